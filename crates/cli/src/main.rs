@@ -1,0 +1,2 @@
+//! The binary `ferry`.
+fn main() {}

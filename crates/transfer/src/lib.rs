@@ -1,0 +1,5 @@
+//! Moving bytes: what an address space and a filler are, and the wire between them.
+//!
+//! Nothing outside of `linux/` knows what a process is: guest RAM and Wasm memory use the same traits.
+
+pub mod space;

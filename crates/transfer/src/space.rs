@@ -1,0 +1,52 @@
+//! An address space that can be read, and a filler that writes one.
+//!
+//! Spaces are numbered within one workload. A private address space of a process is one; so is each memory object
+//! that several of them share (then addresses are offsets into the object), guest RAM, or a Wasm memory. Reads
+//! and writes take `&self`: several mover threads work on one space.
+
+use std::io;
+
+/// Number of a space within its workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpaceId(pub u32);
+
+/// Size of the pages in which memory is counted, bytes.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// A run of pages: `start` and `len` in bytes, both multiples of [`PAGE_SIZE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Range {
+    /// First byte.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl Range {
+    /// First byte after it.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.start + self.len
+    }
+}
+
+/// Memory to read: every space with the ranges whose content must travel, ascending and disjoint.
+pub trait PageSource: Send + Sync {
+    /// The ranges of each space that hold content (untouched and zero pages are left out where that is known).
+    fn ranges(&self) -> &[(SpaceId, Vec<Range>)];
+
+    /// Reads `buffer.len()` bytes at `address`. Reading less is an error.
+    fn read(&self, space: SpaceId, address: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Bytes in all ranges.
+    fn bytes(&self) -> u64 {
+        self.ranges().iter().flat_map(|(_, ranges)| ranges).map(|range| range.len).sum()
+    }
+}
+
+/// Memory to fill, at the place where it will finally live.
+pub trait PageSink: Send + Sync {
+    /// Writes `bytes` at `address`. A space or address outside of what was prepared is an error: a peer that names one
+    /// ends the move.
+    fn write(&self, space: SpaceId, address: u64, bytes: &[u8]) -> io::Result<()>;
+}
