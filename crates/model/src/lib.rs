@@ -5,6 +5,8 @@
 
 pub mod error;
 pub mod event;
+pub mod facts;
 pub mod ids;
 pub mod plan;
+pub mod planning;
 pub mod resource;

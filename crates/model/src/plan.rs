@@ -32,6 +32,10 @@ pub struct Resource {
     /// Why it cannot be moved by this version at all, if so; with what the user can do.
     #[n(7)]
     pub unsupported: Option<Blocker>,
+    /// Identity of the shared file system that it lies on (`nfs4 server:/export`), where it does.
+    #[n(8)]
+    #[serde(default)]
+    pub shared: Option<String>,
 }
 
 /// Who holds a resource.
@@ -71,6 +75,23 @@ pub struct Item {
     /// Bytes that cross the network for it.
     #[n(3)]
     pub bytes: u64,
+}
+
+/// What the source found: everything that a decision needs of that side.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Inventory {
+    /// The workload.
+    #[n(0)]
+    pub workload: WorkloadId,
+    /// The host that it runs on.
+    #[n(1)]
+    pub facts: crate::facts::HostFacts,
+    /// Its resource segment.
+    #[n(2)]
+    pub resources: Vec<Resource>,
+    /// Bytes of its execution segment's memory that would travel now.
+    #[n(3)]
+    pub memory_bytes: u64,
 }
 
 /// The whole plan of a move.

@@ -1,0 +1,124 @@
+//! Making a plan: a pure function of what the source found, what the target answered and what the user allows.
+//!
+//! It touches nothing and decides everything: a move executes the plan or refuses. Blockers come from three places:
+//! a host that does not fit (`fit`), a resource that no action can serve (`decide`), and the target's policy.
+
+mod decide;
+mod fit;
+mod stable;
+pub mod table;
+
+use crate::facts::Answer;
+use crate::ids::HostName;
+use crate::plan::{Blocker, Inventory, Item, Plan, Resource};
+use crate::resource::Binding;
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+pub use stable::facts_hash;
+
+/// Largest file that moves as if it were not attached to its host, bytes. Above it the user has to say so with
+/// `--with`: moving it is possible, but it should not come as a surprise.
+pub const UNATTACHED_BYTES_MAX: u64 = 4 << 30;
+
+/// How the workload is moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Stop, move code and files, start anew. Execution state is lost.
+    #[n(0)]
+    Cold,
+    /// Suspend to an image, copy the image, resume.
+    #[n(1)]
+    Warm,
+    /// As warm, streamed, with no image on disk.
+    #[n(2)]
+    #[default]
+    StopAndCopy,
+}
+
+/// What the user asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Options {
+    /// To where.
+    #[n(0)]
+    pub target: HostName,
+    /// How.
+    #[n(1)]
+    pub method: Method,
+    /// The original goes on: a remote clone instead of a migration.
+    #[n(2)]
+    pub clone: bool,
+    /// Names of resources whose binding the user overrides (`--with PATH:binding`).
+    #[n(3)]
+    pub bindings: Vec<(String, Binding)>,
+}
+
+/// Decides what a move would do. Blockers and exceptions included; nothing is touched.
+#[must_use]
+pub fn make(inventory: &Inventory, answer: &Answer, options: &Options) -> Plan {
+    let mut blockers = Vec::new();
+    if options.target == inventory.facts.host {
+        blockers.push(Blocker {
+            what: format!("{} is where the workload already runs", options.target),
+            lifted_by: "name another host: ferry host ls".into(),
+        });
+    }
+    if options.method != Method::Cold {
+        blockers.extend(fit::execution(&inventory.facts, &answer.facts));
+    }
+    blockers.extend(fit::room(inventory, &answer.facts, options));
+    blockers.extend(answer.refusals.iter().map(|refusal| Blocker {
+        what: format!("{} refuses: {refusal}", options.target),
+        lifted_by: format!("change the policy of {} (policy.toml in its state directory)", options.target),
+    }));
+
+    let mut items = Vec::with_capacity(inventory.resources.len());
+    for resource in &inventory.resources {
+        match item(resource, answer, options) {
+            Ok(item) => items.push(item),
+            Err(blocker) => blockers.push(blocker),
+        }
+    }
+    Plan {
+        workload: inventory.workload,
+        source: inventory.facts.host.clone(),
+        target: options.target.clone(),
+        items,
+        blockers,
+        exceptions: exceptions(options),
+        facts: facts_hash(inventory, answer, options),
+    }
+}
+
+fn item(resource: &Resource, answer: &Answer, options: &Options) -> Result<Item, Blocker> {
+    let mut resource = resource.clone();
+    if let Some((_, binding)) = options.bindings.iter().find(|(name, _)| *name == resource.name) {
+        resource.binding = *binding;
+    }
+    // A cold move loses the execution state, so what cannot be captured of it stands in nobody's way.
+    if options.method != Method::Cold
+        && let Some(blocker) = &resource.unsupported
+    {
+        return Err(blocker.clone());
+    }
+    let decision = decide::decide(&resource, answer, options)?;
+    Ok(Item { resource, action: decision.action, reason: decision.reason, bytes: decision.bytes })
+}
+
+fn exceptions(options: &Options) -> Vec<String> {
+    let mut named = Vec::new();
+    if !options.clone {
+        named.push(format!(
+            "if {} is lost for good between the commit and the resume, the workload is lost with it",
+            options.target
+        ));
+    }
+    if options.method == Method::Cold {
+        named.push("a cold move ends the workload and starts it anew: what it held in memory is lost".into());
+    }
+    named
+}
+
+#[cfg(test)]
+mod tests;
