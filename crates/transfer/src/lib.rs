@@ -2,4 +2,6 @@
 //!
 //! Nothing outside of `linux/` knows what a process is: guest RAM and Wasm memory use the same traits.
 
+pub mod access;
+pub mod linux;
 pub mod space;

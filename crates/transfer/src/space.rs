@@ -4,21 +4,25 @@
 //! that several of them share (then addresses are offsets into the object), guest RAM, or a Wasm memory. Reads
 //! and writes take `&self`: several mover threads work on one space.
 
+use minicbor::{Decode, Encode};
 use std::io;
 
 /// Number of a space within its workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpaceId(pub u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+#[cbor(transparent)]
+pub struct SpaceId(#[n(0)] pub u32);
 
 /// Size of the pages in which memory is counted, bytes.
 pub const PAGE_SIZE: u64 = 4096;
 
 /// A run of pages: `start` and `len` in bytes, both multiples of [`PAGE_SIZE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct Range {
     /// First byte.
+    #[n(0)]
     pub start: u64,
     /// Length in bytes.
+    #[n(1)]
     pub len: u64,
 }
 
@@ -28,6 +32,21 @@ impl Range {
     pub fn end(&self) -> u64 {
         self.start + self.len
     }
+}
+
+/// Whether `len` bytes at `start` lie within `ranges` (ascending, disjoint). Neighbours that touch count as one.
+#[must_use]
+pub fn covers(ranges: &[Range], start: u64, len: u64) -> bool {
+    let Some(end) = start.checked_add(len) else { return false };
+    let mut at = start;
+    let first = ranges.partition_point(|range| range.start.saturating_add(range.len) <= start);
+    for range in &ranges[first..] {
+        if at >= end || range.start > at {
+            break;
+        }
+        at = range.start.saturating_add(range.len);
+    }
+    at >= end
 }
 
 /// Memory to read: every space with the ranges whose content must travel, ascending and disjoint.
@@ -49,4 +68,21 @@ pub trait PageSink: Send + Sync {
     /// Writes `bytes` at `address`. A space or address outside of what was prepared is an error: a peer that names one
     /// ends the move.
     fn write(&self, space: SpaceId, address: u64, bytes: &[u8]) -> io::Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_prepared_is_covered() {
+        let range = |start, len| Range { start, len };
+        let ranges = [range(0x1000, 0x1000), range(0x2000, 0x1000), range(0x5000, 0x2000)];
+        assert!(covers(&ranges, 0x1000, 0x2000));
+        assert!(covers(&ranges, 0x5fff, 1));
+        assert!(!covers(&ranges, 0x2000, 0x1001));
+        assert!(!covers(&ranges, 0xfff, 2));
+        assert!(!covers(&ranges, 0x7000, 1));
+        assert!(!covers(&ranges, u64::MAX, 2));
+    }
 }
