@@ -72,7 +72,8 @@ impl Cgroup {
     /// ENOENT for a file that this kernel or the parent's settings do not give.
     pub fn read(&self, file: &str) -> io::Result<String> {
         use io::Read;
-        let opened = rustix::fs::openat(&self.directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let opened =
+            rustix::fs::openat(&self.directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut text = String::new();
         fs::File::from(opened).take(PIDS_BYTES_MAX as u64).read_to_string(&mut text)?;
         Ok(text)
@@ -83,7 +84,8 @@ impl Cgroup {
     /// # Errors
     /// As the kernel says.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        let opened = rustix::fs::openat(&self.directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let opened =
+            rustix::fs::openat(&self.directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(&opened, value.as_bytes())?;
         Ok(())
     }
@@ -130,7 +132,10 @@ impl Cgroup {
 
     fn event(&self, name: &str) -> io::Result<bool> {
         let events = self.read("cgroup.events")?;
-        Ok(events.lines().filter_map(|line| line.split_once(' ')).any(|(key, value)| key == name && value == "1"))
+        Ok(events
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .any(|(key, value)| key == name && value == "1"))
     }
 
     /// Waits until everything in it is frozen.
@@ -146,7 +151,9 @@ impl Cgroup {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] after `wait_max`.
     pub fn wait_empty(&self, wait_max: Duration) -> io::Result<()> {
-        self.wait_until(wait_max, "A task does not end", |cgroup| cgroup.populated().map(|populated| !populated))
+        self.wait_until(wait_max, "A task does not end", |cgroup| {
+            cgroup.populated().map(|populated| !populated)
+        })
     }
 
     /// The kernel delays its notifications by 10 ms, more than a whole checkpoint may take: so ask again and again,
@@ -175,7 +182,12 @@ impl Cgroup {
     /// # Errors
     /// When the file cannot be read.
     pub fn procs(&self) -> io::Result<Vec<i32>> {
-        Ok(self.read("cgroup.procs")?.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())
+        Ok(self
+            .read("cgroup.procs")?
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .filter(|pid| *pid > 0)
+            .collect())
     }
 
     /// Kills everything in it and beneath it, frozen or not.

@@ -51,7 +51,8 @@ pub fn fork() -> io::Result<Forked> {
 /// capability for namespaces or chosen ids.
 pub fn clone3(how: &Clone3<'_>) -> io::Result<Forked> {
     const SHARING: u64 =
-        (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND | libc::CLONE_SETTLS | libc::CLONE_VFORK) as u64;
+        (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND | libc::CLONE_SETTLS | libc::CLONE_VFORK)
+            as u64;
     if how.flags & SHARING != 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -179,7 +180,12 @@ mod tests {
 
     #[test]
     fn a_child_with_its_own_pid_namespace_is_number_one_in_it() {
-        let how = Clone3 { flags: libc::CLONE_NEWPID as u64, exit_signal: libc::SIGCHLD, pidfd: true, ..Default::default() };
+        let how = Clone3 {
+            flags: libc::CLONE_NEWPID as u64,
+            exit_signal: libc::SIGCHLD,
+            pidfd: true,
+            ..Default::default()
+        };
         match clone3(&how).expect("clone3 as root") {
             Forked::Child => exit_now(i32::from(rustix::process::getpid().as_raw_pid() != 1)),
             Forked::Parent(pid, pidfd) => {

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_line_with_everything() {
-        let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue\n";
+        let line =
+            b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue\n";
         let mounts = parse(line).unwrap();
         assert_eq!(mounts[0].point, Path::new("/mnt 2"));
         assert_eq!(mounts[0].root, Path::new("/mnt1"));

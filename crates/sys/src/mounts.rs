@@ -3,11 +3,11 @@
 #![allow(unsafe_code)]
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
-};
 pub use rustix::mount::MountAttrFlags;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
 use std::io;
 use std::path::Path;
 
@@ -15,7 +15,12 @@ use std::path::Path;
 ///
 /// # Errors
 /// As the file system says; the kernel's own words, where it gives them, are in the text.
-pub fn new_mount(kind: &str, source: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+pub fn new_mount(
+    kind: &str,
+    source: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     let configured = (|| {
         fsconfig_set_string(context.as_fd(), "source", source)?;
@@ -92,7 +97,8 @@ pub fn make_private(mount: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 fn change(mount: BorrowedFd<'_>, set: u64, clear: u64, propagation: u64, recursive: bool) -> io::Result<()> {
-    let attr = linux_raw_sys::general::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    let attr =
+        linux_raw_sys::general::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the empty path and `attr` outlive the call.
     let result = unsafe {
