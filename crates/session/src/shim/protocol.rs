@@ -1,0 +1,312 @@
+//! What is said on a shim's socket: one request, one answer, each a CBOR value behind its length (`u32`, little-endian).
+//!
+//! Fields are numbered by hand, so that a node and a shim of different versions understand each other: a shim outlives the
+//! node that started it, and meets the next version of it. After [`Request::Attach`] and [`Request::Exec`] have been
+//! answered with [`Answer::Stream`] the connection carries [`crate::shim::stream`] frames.
+
+use super::spec::{ExecSpec, Size, Spec};
+use ferry_model::error::Error;
+use ferry_model::plan::Resource;
+use ferry_transfer::access::SpaceAccess;
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+use std::io::{self, Read, Write};
+
+/// Longest message, bytes: the records of a workload whose sockets and pipes are full. Memory never passes here.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// What is asked of a shim.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Request {
+    /// Makes the capsule and starts the program.
+    #[n(0)]
+    Start {
+        /// What.
+        #[n(0)]
+        spec: Spec,
+    },
+    /// Makes a workload of a tree that already runs. The program stays where it is; only its cgroup changes.
+    #[n(1)]
+    Adopt {
+        /// Identity and name; the rest is found.
+        #[n(0)]
+        spec: Spec,
+        /// Root of the tree, a pid of this host.
+        #[n(1)]
+        pid: i32,
+    },
+    /// What it has: answered by [`Answer::Status`].
+    #[n(2)]
+    Status,
+    /// Answered when the first program has ended.
+    #[n(3)]
+    Wait,
+    /// Sends a signal to the first program; SIGKILL to all.
+    #[n(4)]
+    Signal {
+        /// Number.
+        #[n(0)]
+        signal: i32,
+    },
+    /// Starts another program inside; the connection becomes its standard streams.
+    #[n(5)]
+    Exec {
+        /// What.
+        #[n(0)]
+        spec: ExecSpec,
+    },
+    /// The connection becomes the workload's terminal, or follows its output.
+    #[n(6)]
+    Attach {
+        /// Size of the terminal that attaches.
+        #[n(0)]
+        size: Option<Size>,
+    },
+    /// Reads what the workload holds; stops nothing.
+    #[n(7)]
+    Inspect,
+    /// Freezes all tasks and locks the network.
+    #[n(8)]
+    Freeze,
+    /// Captures the execution state of the frozen tasks. They stay frozen, with no tracer attached.
+    #[n(9)]
+    Capture,
+    /// Gives up: network unlocked, tasks run again. Harmless when they do.
+    #[n(10)]
+    Thaw,
+    /// Makes the capsule and the puppets that will become the workload; nothing of them can run.
+    #[n(11)]
+    Prepare {
+        /// What the workload was asked to be.
+        #[n(0)]
+        spec: Spec,
+        /// The captured state, as it came from [`Answer::Captured`].
+        #[n(1)]
+        state: ByteVec,
+        /// The workload becomes a remote clone: connections are reset, listeners stay.
+        #[n(2)]
+        as_clone: bool,
+    },
+    /// Memory is in: descriptors, threads, registers. Afterwards the workload is whole and frozen, with no tracer.
+    #[n(12)]
+    Finish,
+    /// Network up, announced, thawed. Repeatable.
+    #[n(13)]
+    Resume,
+    /// Kills what there is, removes the capsule, ends the shim. Repeatable.
+    #[n(14)]
+    Destroy,
+    /// Changes the size of the workload's terminal.
+    #[n(15)]
+    Resize {
+        /// The new size.
+        #[n(0)]
+        size: Size,
+    },
+}
+
+/// What a shim answers.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Answer {
+    /// Done; nothing to say.
+    #[n(0)]
+    Done,
+    /// It failed, and what there was before is there again.
+    #[n(1)]
+    Failed {
+        /// Why.
+        #[n(0)]
+        error: Error,
+    },
+    /// Answer to [`Request::Status`] and [`Request::Start`].
+    #[n(2)]
+    Status {
+        /// What there is.
+        #[n(0)]
+        status: Status,
+    },
+    /// Answer to [`Request::Wait`].
+    #[n(3)]
+    Exited {
+        /// How the first program ended.
+        #[n(0)]
+        exit: Exit,
+    },
+    /// Answer to [`Request::Inspect`].
+    #[n(4)]
+    Inventory {
+        /// What the workload holds.
+        #[n(0)]
+        resources: Vec<Resource>,
+    },
+    /// Answer to [`Request::Capture`].
+    #[n(5)]
+    Captured {
+        /// The state, to be handed to [`Request::Prepare`].
+        #[n(0)]
+        state: ByteVec,
+        /// Where the memory is.
+        #[n(1)]
+        spaces: Vec<SpaceAccess>,
+    },
+    /// Answer to [`Request::Prepare`].
+    #[n(6)]
+    Prepared {
+        /// Where the memory goes.
+        #[n(0)]
+        spaces: Vec<SpaceAccess>,
+    },
+    /// The connection is a stream of [`crate::shim::stream`] frames from here.
+    #[n(7)]
+    Stream,
+}
+
+/// Where a shim stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Phase {
+    /// Nothing was asked of it yet.
+    #[n(0)]
+    Empty,
+    /// The workload runs.
+    #[n(1)]
+    Running,
+    /// All its tasks are frozen.
+    #[n(2)]
+    Frozen,
+    /// Puppets are being made and filled.
+    #[n(3)]
+    Building,
+    /// It arrived, is whole and frozen.
+    #[n(4)]
+    Prepared,
+    /// Its first program ended.
+    #[n(5)]
+    Exited,
+    /// What it had is lost: the capsule's init died, or a build was cut short.
+    #[n(6)]
+    Lost,
+}
+
+/// What a shim has.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Status {
+    /// Where it stands.
+    #[n(0)]
+    pub phase: Phase,
+    /// What it was asked for.
+    #[n(1)]
+    pub spec: Option<Spec>,
+    /// Host pid of the first program, while there is one.
+    #[n(2)]
+    pub pid: Option<i32>,
+    /// How the first program ended.
+    #[n(3)]
+    pub exit: Option<Exit>,
+    /// Whether it was adopted.
+    #[n(4)]
+    pub adopted: bool,
+    /// The shim's own pid.
+    #[n(5)]
+    pub shim_pid: i32,
+    /// Path of the log file.
+    #[n(6)]
+    pub log: String,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Exit {
+    /// It exited with this code.
+    #[n(0)]
+    Code(#[n(0)] i32),
+    /// This signal ended it.
+    #[n(1)]
+    Signal(#[n(0)] i32),
+}
+
+impl Exit {
+    /// From what wait(2) reports.
+    #[must_use]
+    pub fn from_wait(status: i32) -> Self {
+        if status & 0x7f == 0 { Self::Code((status >> 8) & 0xff) } else { Self::Signal(status & 0x7f) }
+    }
+}
+
+/// Writes one message with its length in front.
+pub fn send<T: Encode<()>>(to: &mut impl Write, message: &T) -> io::Result<()> {
+    let mut bytes = vec![0; 4];
+    minicbor::encode(message, &mut bytes).map_err(|e| io::Error::other(e.to_string()))?;
+    let len = bytes.len() - 4;
+    if len > MESSAGE_BYTES_MAX {
+        return Err(too_long(len));
+    }
+    bytes[..4].copy_from_slice(&u32::try_from(len).map_err(|_| too_long(len))?.to_le_bytes());
+    to.write_all(&bytes)
+}
+
+/// Reads one message. `UnexpectedEof` when the other side is gone.
+pub fn receive<T: for<'b> Decode<'b, ()>>(from: &mut impl Read) -> io::Result<T> {
+    let mut len = [0; 4];
+    from.read_exact(&mut len)?;
+    let len = length(len)?;
+    let mut bytes = Vec::new();
+    from.take(len as u64).read_to_end(&mut bytes)?;
+    if bytes.len() < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    decode(&bytes)
+}
+
+/// The length that stands in front of a message, checked.
+pub fn length(bytes: [u8; 4]) -> io::Result<usize> {
+    let len = u32::from_le_bytes(bytes) as usize;
+    if len > MESSAGE_BYTES_MAX { Err(too_long(len)) } else { Ok(len) }
+}
+
+/// Decodes the body of a message.
+pub fn decode<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> io::Result<T> {
+    minicbor::decode(bytes)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("Not a message of a shim: {e}")))
+}
+
+fn too_long(len: usize) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("A message of {len} bytes is longer than allowed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_back() {
+        let request = Request::Prepare {
+            spec: Spec {
+                id: ferry_model::ids::WorkloadId([1; 16]),
+                name: "a".into(),
+                command: vec!["b".into()],
+                env: vec![],
+                cwd: "/".into(),
+                user: None,
+                terminal: Some(Size { rows: 2, columns: 3 }),
+                network: None,
+                with: vec![],
+                memory_bytes_max: None,
+                cpu_milli_max: None,
+                hostname: None,
+            },
+            state: vec![1, 2, 3].into(),
+            as_clone: true,
+        };
+        let mut bytes = Vec::new();
+        send(&mut bytes, &request).unwrap();
+        assert_eq!(receive::<Request>(&mut bytes.as_slice()).unwrap(), request);
+        bytes.truncate(bytes.len() - 1);
+        assert!(receive::<Request>(&mut bytes.as_slice()).is_err());
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_anything_is_read() {
+        let bytes = u32::MAX.to_le_bytes();
+        assert_eq!(receive::<Answer>(&mut bytes.as_slice()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}
