@@ -1,1 +1,7 @@
-//! Placeholder.
+//! Capture and restore of process trees: one file per kernel object, and the capsule that they live in.
+//!
+//! `records` is what a captured tree is as data; `capture` fills it from a stopped tree, `restore` builds a tree
+//! from it, and `inspect` looks without stopping anything. Memory's content never passes through the records: it
+//! is read and written by `PageSource` and `PageSink` of the transfer crate.
+
+pub mod records;

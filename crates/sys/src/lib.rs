@@ -5,4 +5,5 @@ pub mod fork;
 pub mod mountinfo;
 pub mod mounts;
 pub mod process_vm;
+pub mod remote;
 pub mod unshare;
