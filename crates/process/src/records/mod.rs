@@ -55,7 +55,9 @@ impl State {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, minicbor::decode::Error> {
         let state: Self = minicbor::decode(bytes)?;
         if state.version > VERSION {
-            return Err(minicbor::decode::Error::message("the state was written by a newer version of Ferry"));
+            return Err(minicbor::decode::Error::message(
+                "the state was written by a newer version of Ferry",
+            ));
         }
         Ok(state)
     }
