@@ -6,6 +6,7 @@
 pub mod error;
 pub mod event;
 pub mod facts;
+pub mod handover;
 pub mod ids;
 pub mod plan;
 pub mod planning;
