@@ -6,6 +6,7 @@
 pub mod capsule;
 pub mod file;
 pub mod memory;
+pub mod socket;
 pub mod task;
 
 pub use capsule::Capsule;
