@@ -5,3 +5,4 @@
 pub mod access;
 pub mod linux;
 pub mod space;
+pub mod wire;

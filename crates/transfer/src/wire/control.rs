@@ -1,0 +1,267 @@
+//! Control messages: one CBOR value each, behind its length (`u32`, little-endian), fields numbered by hand.
+//!
+//! The dialogue of a move, on one connection (S source, T target):
+//!
+//! ```text
+//! S  Ask                     what do you have, what are you?
+//! T  Answer
+//! S  Begin, Handover(offer)  the plan, the workload, the secret of the page streams
+//! T  Handover(reserved)
+//! S  Bulk(files) Chunk.. End staged while the workload runs; again, what changed since, when it is frozen
+//! T  Taken
+//! S  Bulk(state) Chunk.. End execution state of the frozen workload
+//! T  Ready                   spaces exist: the page streams may fill them
+//! S  Handover(state)         receipt with the hash over state and memory
+//! T  Handover(prepared)      and so on, as the handover says
+//! ```
+//!
+//! Either side may say `Failed` where something else was due; the handover then decides what that means. `Event` may come from the
+//! target at any time.
+
+use super::invalid;
+use ferry_model::error::Error;
+use ferry_model::event::Event;
+use ferry_model::facts;
+use ferry_model::ids::Hash;
+use ferry_model::plan::{Plan, Resource};
+use ferry_model::planning::Method;
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+use std::io::{self, Read, Write};
+
+/// Longest control message, bytes: a plan of tens of thousands of resources.
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+
+/// Longest [`Message::Chunk`], bytes.
+pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// What is said on a control connection.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Message {
+    /// Source: what do you have under these names, and what are you?
+    #[n(0)]
+    Ask {
+        /// Resources that a decision depends on.
+        #[n(0)]
+        resources: Vec<Resource>,
+        /// Address that the workload brings, where it has one of its own.
+        #[n(1)]
+        network: Option<String>,
+        /// The workload's name.
+        #[n(2)]
+        name: String,
+        /// The original goes on.
+        #[n(3)]
+        clone: bool,
+    },
+    /// Target: this.
+    #[n(1)]
+    Answer {
+        /// Facts, holdings and refusals.
+        #[n(0)]
+        answer: facts::Answer,
+    },
+    /// Source: what the move is. A handover offer follows.
+    #[n(2)]
+    Begin {
+        /// Presented by every page stream of this move.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        secret: [u8; 32],
+        /// Number of page streams.
+        #[n(1)]
+        streams: u32,
+        /// How state travels.
+        #[n(2)]
+        method: Method,
+        /// The plan.
+        #[n(3)]
+        plan: Plan,
+        /// What the workload was asked to be (`ferry_session::shim::Spec`).
+        #[n(4)]
+        spec: ByteVec,
+        /// The original goes on.
+        #[n(5)]
+        clone: bool,
+    },
+    /// A message of the handover (`ferry_model::handover::Message`).
+    #[n(3)]
+    Handover {
+        /// Its bytes.
+        #[n(0)]
+        message: ByteVec,
+    },
+    /// Source: something long follows, in chunks.
+    #[n(4)]
+    Bulk {
+        /// What.
+        #[n(0)]
+        kind: Bulk,
+    },
+    /// A piece of it.
+    #[n(5)]
+    Chunk {
+        /// The bytes; at most [`CHUNK_BYTES_MAX`].
+        #[n(0)]
+        bytes: ByteVec,
+    },
+    /// Its end.
+    #[n(6)]
+    End {
+        /// Bytes in all chunks.
+        #[n(0)]
+        bytes: u64,
+        /// Their hash.
+        #[n(1)]
+        hash: Hash,
+    },
+    /// Target: the bulk with this hash is where it belongs.
+    #[n(7)]
+    Taken {
+        /// Hash of what was taken.
+        #[n(0)]
+        hash: Hash,
+    },
+    /// Target: spaces exist, memory may come.
+    #[n(8)]
+    Ready,
+    /// Source: all page streams have been acknowledged.
+    #[n(9)]
+    MemorySent {
+        /// Hash of the memory as sent ([`super::digest::Digest`]).
+        #[n(0)]
+        hash: Hash,
+    },
+    /// Target: something happened there.
+    #[n(10)]
+    Event {
+        /// What; its time counts from the target's `Begin`.
+        #[n(0)]
+        event: Event,
+    },
+    /// It failed here.
+    #[n(11)]
+    Failed {
+        /// Why.
+        #[n(0)]
+        error: Error,
+    },
+    /// Nothing more will be said.
+    #[n(12)]
+    Bye,
+}
+
+/// What a [`Message::Bulk`] announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Bulk {
+    /// Files beneath the workload's root.
+    #[n(0)]
+    Files,
+    /// Execution state.
+    #[n(1)]
+    State,
+    /// A whole image directory.
+    #[n(2)]
+    Image,
+}
+
+/// Sends a message.
+pub fn send(stream: &mut impl Write, message: &Message) -> io::Result<()> {
+    send_limited(stream, message, MESSAGE_BYTES_MAX)?;
+    stream.flush()
+}
+
+/// Receives a message.
+pub fn receive(stream: &mut impl Read) -> io::Result<Message> {
+    let message = receive_limited(stream, MESSAGE_BYTES_MAX)?;
+    check(&message)?;
+    Ok(message)
+}
+
+/// For the fuzzer: a message in a slice, length included.
+pub fn decode(bytes: &[u8]) -> io::Result<Message> {
+    receive(&mut &*bytes)
+}
+
+fn check(message: &Message) -> io::Result<()> {
+    match message {
+        Message::Chunk { bytes } if bytes.len() > CHUNK_BYTES_MAX => {
+            Err(invalid("A chunk is longer than allowed"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sends any CBOR value of at most `bytes_max`.
+pub fn send_limited<T: Encode<()>>(stream: &mut impl Write, message: &T, bytes_max: usize) -> io::Result<()> {
+    let mut bytes = vec![0; 4];
+    minicbor::encode(message, &mut bytes).map_err(|e| io::Error::other(e.to_string()))?;
+    let len = bytes.len() - 4;
+    if len > bytes_max {
+        return Err(invalid(format!("A message of {len} bytes is longer than the {bytes_max} allowed")));
+    }
+    bytes[..4].copy_from_slice(&(len as u32).to_le_bytes());
+    stream.write_all(&bytes)
+}
+
+/// Receives any CBOR value of at most `bytes_max`. Memory grows with what really comes, not with what is announced.
+pub fn receive_limited<T: for<'b> Decode<'b, ()>>(stream: &mut impl Read, bytes_max: usize) -> io::Result<T> {
+    let mut len = [0; 4];
+    stream.read_exact(&mut len)?;
+    let len = u32::from_le_bytes(len) as usize;
+    if len > bytes_max {
+        return Err(invalid(format!("A message of {len} bytes is longer than the {bytes_max} allowed")));
+    }
+    let mut bytes = Vec::new();
+    stream.take(len as u64).read_to_end(&mut bytes)?;
+    if bytes.len() < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    minicbor::decode(&bytes).map_err(|e| invalid(format!("A message that cannot be read: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_read_back() {
+        for message in [
+            Message::Bulk { kind: Bulk::Files },
+            Message::Chunk { bytes: vec![1; 1000].into() },
+            Message::End { bytes: 1000, hash: Hash([3; 32]) },
+            Message::Failed { error: Error::new(ferry_model::error::Kind::Unable, "No") },
+            Message::Bye,
+        ] {
+            let mut bytes = Vec::new();
+            send(&mut bytes, &message).unwrap();
+            assert_eq!(decode(&bytes).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn a_chunk_over_the_limit_is_refused() {
+        let mut bytes = Vec::new();
+        send(&mut bytes, &Message::Chunk { bytes: vec![0; CHUNK_BYTES_MAX + 1].into() }).unwrap();
+        assert!(decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn an_announced_length_costs_no_memory() {
+        let mut bytes = (MESSAGE_BYTES_MAX as u32).to_le_bytes().to_vec();
+        bytes.push(0);
+        assert_eq!(decode(&bytes).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(decode(&bytes).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let mut framed = (bytes.len() as u32).to_le_bytes().to_vec();
+            framed.extend_from_slice(&bytes);
+            let _ = decode(&framed);
+            let _ = super::super::greeting::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What goes over the link between two nodes, as bytes: greeting, control messages, page frames.
+//!
+//! Every connection begins with a [`greeting`] that agrees on a version. Then it carries either [`control`] messages (one per
+//! move: plan, files, state, handover) or [`frame`]s of memory (any number per move, each presenting the move's secret). Everything
+//! here reads from `Read` and writes to `Write`, so that it runs over TLS, a socket pair or a slice; the decoders take a slice, for the
+//! fuzzer. The peer is authenticated, and still not trusted: every length is checked against its limit before it is used.
+
+pub mod bulk;
+pub mod control;
+pub mod digest;
+pub mod frame;
+pub mod greeting;
+pub mod pages;
+
+use std::io;
+
+/// What a connection to another node is. The node makes it of a TLS session.
+pub trait Stream: io::Read + io::Write + Send {
+    /// Limits how long one read or write may block; none: for ever.
+    fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()>;
+}
+
+impl Stream for std::os::unix::net::UnixStream {
+    fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()> {
+        self.set_read_timeout(timeout)?;
+        self.set_write_timeout(timeout)
+    }
+}
+
+impl Stream for std::net::TcpStream {
+    fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()> {
+        self.set_read_timeout(timeout)?;
+        self.set_write_timeout(timeout)
+    }
+}
+
+impl Stream for Box<dyn Stream> {
+    fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()> {
+        (**self).set_timeout(timeout)
+    }
+}
+
+fn invalid(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
