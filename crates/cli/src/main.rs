@@ -1,2 +1,31 @@
-//! The binary `ferry`.
-fn main() {}
+//! The binary `ferry`: one file per verb, progress, rendering, errors. A client of the node's API, and of `session`
+//! for the verbs that need no node.
+
+mod cli;
+mod client;
+mod context;
+mod failure;
+mod output;
+mod progress;
+mod stream;
+mod values;
+mod verbs;
+
+use clap::Parser;
+use ferry_model::error::{Error, Kind};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let json = cli.common.json;
+    // A panic is a bug, and has its own exit code; the message itself goes to standard error by the default hook.
+    let outcome = std::panic::catch_unwind(|| verbs::dispatch(cli));
+    match outcome {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => failure::report(&error, json),
+        Err(_) => {
+            let error = Error::new(Kind::Bug, "Ferry stopped at a state that should be impossible");
+            failure::report(&error.hint("report it with the lines above and the command that you gave"), json)
+        }
+    }
+}

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What kind of trouble it is. Each has a prefix and an exit code of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = ErrorKind)]
 pub enum Kind {
     /// This host cannot: a kernel feature, a privilege, a resource is missing.
     #[n(0)]
@@ -65,7 +66,7 @@ impl Kind {
 }
 
 /// An error for people and programs: sentence, causes from near to far, hints.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Error {
     /// What kind it is.
     #[n(0)]

@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// A phase of a move, in the order in which they come.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize,
-)]
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Inventory, facts of the target, decision.
@@ -42,7 +41,7 @@ pub enum Phase {
 }
 
 /// One thing that happened in a move. Times are microseconds of the reporting host's CLOCK_MONOTONIC since the move began.
-#[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Event {
     /// When, in microseconds since the move began.
     #[n(0)]
@@ -54,7 +53,7 @@ pub struct Event {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum What {
     /// A phase began.

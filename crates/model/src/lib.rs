@@ -3,6 +3,7 @@
 //! No I/O, no async, no unsafe, and no other crate of the workspace: everything may use this one, it uses
 //! nothing. What stands here can be model-checked and property-tested without a machine.
 
+pub mod api;
 pub mod error;
 pub mod event;
 pub mod facts;

@@ -6,7 +6,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 /// One resource as found on the source, before any decision.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Resource {
     /// What sort of thing it is, in the field's words: `file`, `library`, `tcp-connection`, `terminal`, `memory` ..
     #[n(0)]
@@ -39,7 +39,7 @@ pub struct Resource {
 }
 
 /// Who holds a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Holder {
     /// Process id, as the workload sees it.
     #[n(0)]
@@ -50,7 +50,7 @@ pub struct Holder {
 }
 
 /// Something that makes a move impossible, found before anything is touched.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Blocker {
     /// What stands in the way, with pid and descriptor.
     #[n(0)]
@@ -61,7 +61,7 @@ pub struct Blocker {
 }
 
 /// A resource with what will be done about it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Item {
     /// The resource.
     #[n(0)]
@@ -95,7 +95,7 @@ pub struct Inventory {
 }
 
 /// The whole plan of a move.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Plan {
     /// What is moved.
     #[n(0)]

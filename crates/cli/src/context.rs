@@ -1,0 +1,77 @@
+//! What a verb gets: the common options, a way to print, and the node's API. Only here are terminal and environment
+//! looked at; the libraries below never do.
+
+use crate::cli::Common;
+use crate::client::Client;
+use crate::output::Output;
+use ferry_model::error::Result;
+use serde::Serialize;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What every verb works with.
+pub struct Context {
+    common: Common,
+    /// Where results go.
+    pub out: Output,
+}
+
+impl Context {
+    /// Looks at the terminal once.
+    pub fn new(common: Common) -> Self {
+        let out = Output::stdout();
+        Self { common, out }
+    }
+
+    /// Whether the result is for a program.
+    pub fn json(&self) -> bool {
+        self.common.json
+    }
+
+    /// Directory of what must outlive a reboot.
+    pub fn state(&self) -> &Path {
+        &self.common.state
+    }
+
+    /// Directory of the sockets.
+    pub fn run_dir(&self) -> &Path {
+        &self.common.run
+    }
+
+    /// The local node's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.common.run.join("node.sock")
+    }
+
+    /// The local node's API. An error with a hint if no node answers.
+    pub fn client(&self) -> Result<Client> {
+        Client::connect(&self.socket())
+    }
+
+    /// Prints a result: as one JSON document, or by `human` for people.
+    pub fn show<T: Serialize>(
+        &self,
+        value: &T,
+        human: impl FnOnce(&T, &mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let mut buffer = Vec::new();
+        if self.json() {
+            serde_json::to_writer_pretty(&mut buffer, value).map_err(|cause| crate::failure::bug(&cause))?;
+            buffer.push(b'\n');
+        } else {
+            human(value, &mut buffer).map_err(|cause| crate::failure::bug(&cause))?;
+        }
+        self.out.write(&buffer)
+    }
+
+    /// Prints one value of a stream: as one line of JSON, or by `human`.
+    pub fn show_line<T: Serialize>(&self, value: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
+        let mut line = if self.json() {
+            serde_json::to_string(value).map_err(|cause| crate::failure::bug(&cause))?
+        } else {
+            human(value)
+        };
+        line.push('\n');
+        self.out.write(line.as_bytes())
+    }
+}

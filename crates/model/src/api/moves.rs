@@ -1,0 +1,122 @@
+//! Moves: things with an id that are listed, followed and cancelled.
+
+use crate::error::Error;
+use crate::event::Event;
+use crate::ids::{HostName, MoveId, WorkloadId};
+use crate::plan::Plan;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// How state travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Stop, move code and files, start anew: execution state is lost.
+    Cold,
+    /// Suspend to an image, copy the image, resume.
+    Warm,
+    /// As warm, streamed, with no image on disk.
+    #[default]
+    StopAndCopy,
+}
+
+/// Asks for a plan; changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// Where it would go.
+    pub to: HostName,
+    /// How state would travel.
+    #[serde(default)]
+    pub method: Method,
+}
+
+/// Asks for moves. With `from` the receiver begins it; without, the sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveRequest {
+    /// Workloads by name, id or the beginning of an id.
+    pub workloads: Vec<String>,
+    /// Where they go.
+    pub to: HostName,
+    /// Where they are fetched from; none: from the node that is asked.
+    #[serde(default)]
+    pub from: Option<HostName>,
+    /// How state travels.
+    #[serde(default)]
+    pub method: Method,
+    /// Exactly this plan, or refuse. Only with one workload.
+    #[serde(default)]
+    pub plan: Option<Plan>,
+}
+
+/// Which end of a move this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveRole {
+    /// The workload leaves.
+    Source,
+    /// The workload arrives.
+    Target,
+}
+
+/// Where a move stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveState {
+    /// Under way.
+    Running,
+    /// The workload runs at the target.
+    Done,
+    /// It was given up; the workload runs at the source.
+    RolledBack,
+    /// Refused before anything was touched.
+    Refused,
+    /// Nobody knows yet: both sides stay frozen and ask the decider.
+    InDoubt,
+}
+
+/// One move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Move {
+    /// Its identity, the same at both ends.
+    pub id: MoveId,
+    /// What moves.
+    pub workload: WorkloadId,
+    /// The workload's name.
+    pub name: String,
+    /// From here.
+    pub source: HostName,
+    /// To there.
+    pub target: HostName,
+    /// Which end this host is.
+    pub role: MoveRole,
+    /// Whether the original goes on.
+    pub clone: bool,
+    /// How state travels.
+    pub method: Method,
+    /// Where it stands.
+    pub state: MoveState,
+    /// When it began, seconds since 1970.
+    pub began_unix: u64,
+    /// Time that the workload stood still, once known.
+    pub downtime_us: Option<u64>,
+    /// Time from begin to end, once it ended.
+    pub total_us: Option<u64>,
+    /// Why it did not end well.
+    pub error: Option<Error>,
+    /// Everything that happened so far.
+    #[serde(default)]
+    pub events: Vec<Event>,
+}
+
+/// An event on the stream of a move, with the move that it belongs to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TimedEvent {
+    /// Which move.
+    #[serde(rename = "move")]
+    pub id: MoveId,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
