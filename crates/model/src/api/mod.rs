@@ -7,6 +7,7 @@ mod host;
 mod moves;
 mod node;
 mod schema;
+pub mod stdio;
 mod trouble;
 mod workload;
 
