@@ -50,8 +50,6 @@ pub struct Common {
 /// Every verb. Help shows them in this order.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Say what this host can do
-    Check(verbs::check::Args),
     /// Make, start and join nodes
     Node(verbs::node::Args),
     /// List the hosts of the fleet
@@ -96,7 +94,4 @@ pub enum Verb {
     Completions(verbs::completions::Args),
     /// Write man pages
     Man(verbs::man::Args),
-    /// The process that outlives the node and keeps one workload
-    #[command(hide = true)]
-    Shim(verbs::shim::Args),
 }

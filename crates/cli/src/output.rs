@@ -6,7 +6,6 @@ use std::io::{ErrorKind, IsTerminal, Write};
 
 /// Standard output, looked at once.
 pub struct Output {
-    terminal: bool,
     colour: bool,
 }
 
@@ -15,12 +14,12 @@ impl Output {
     pub fn stdout() -> Self {
         let terminal = std::io::stdout().is_terminal();
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { terminal, colour }
+        Self { colour }
     }
 
-    /// Whether a person watches.
-    pub fn is_terminal(&self) -> bool {
-        self.terminal
+    /// Whether a person watches standard error.
+    pub fn stderr_is_terminal() -> bool {
+        std::io::stderr().is_terminal()
     }
 
     /// Writes bytes as they are.

@@ -1,10 +1,13 @@
-//! `attach` and `exec`: after the HTTP upgrade, frames of `ferry_model::api::stdio` both ways. Reading and writing are
-//! two threads on one socket; the terminal is raw meanwhile, and put back whatever happens.
+//! `attach` and `exec`: after the HTTP upgrade, frames of `ferry_session::shim::stream` both ways, which the node passes on to
+//! the workload's shim as they are. Reading and writing are two threads on one socket; the terminal is raw meanwhile,
+//! and put back whatever happens.
 
 use crate::client::{error_of, unreachable_node};
 use crate::failure::{bug, usage};
-use ferry_model::api::stdio::{Decoder, Frame, PROTOCOL};
 use ferry_model::error::{Error, Kind, Result};
+use ferry_session::shim::protocol::Exit;
+use ferry_session::shim::spec::Size;
+use ferry_session::shim::stream::Frame;
 use hyper::StatusCode;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde::Serialize;
@@ -12,6 +15,9 @@ use std::io::{IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+/// Name of the protocol in the `Upgrade` header.
+const PROTOCOL: &str = "ferry-stdio/1";
 
 /// Longest head of an answer, bytes.
 const HEAD_MAX: usize = 16 * 1024;
@@ -44,7 +50,7 @@ pub fn relay(socket: &Path, path: &str, body: &impl Serialize, terminal: bool, i
         // Blocked in read(2) when the program ends, and goes with the process then.
         std::thread::spawn(move || send_input(writer, detach_keys, &detached));
     } else {
-        let _ = (&writer).write_all(&Frame::InputEnd.encode());
+        let _ = (&writer).write_all(&Frame::Input(Vec::new()).encode());
     }
     let end = receive(stream, &early);
     drop(raw);
@@ -95,22 +101,22 @@ fn upgrade(socket: &Path, path: &str, body: &impl Serialize) -> Result<(UnixStre
 }
 
 fn receive(mut stream: UnixStream, early: &[u8]) -> Result<End> {
-    let mut decoder = Decoder::default();
-    decoder.push(early);
+    let mut waiting = early.to_vec();
     let mut piece = vec![0; 64 * 1024];
     loop {
-        while let Some(frame) = decoder.next_frame().map_err(|cause| bug(&cause))? {
+        while let Some((frame, len)) = Frame::decode(&waiting).map_err(|cause| broken(&cause))? {
+            waiting.drain(..len);
             match frame {
                 Frame::Output(bytes) => pass_on(&mut std::io::stdout().lock(), &bytes)?,
                 Frame::ErrorOutput(bytes) => pass_on(&mut std::io::stderr().lock(), &bytes)?,
-                Frame::Exit(code) => return Ok(End::Exit(code)),
-                Frame::Failure(text) => return Err(Error::new(Kind::Unable, text)),
-                Frame::Input(_) | Frame::InputEnd | Frame::Resize(..) => {}
+                Frame::Exit(Exit::Code(code)) => return Ok(End::Exit(u8::try_from(code & 0xff).unwrap_or(255))),
+                Frame::Exit(Exit::Signal(signal)) => return Ok(End::Exit(u8::try_from(128 + signal).unwrap_or(255))),
+                Frame::Input(_) | Frame::Resize(_) => {}
             }
         }
         match stream.read(&mut piece) {
             Ok(0) => return Ok(End::Closed),
-            Ok(count) => decoder.push(&piece[..count]),
+            Ok(count) => waiting.extend_from_slice(&piece[..count]),
             Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => {}
             Err(cause) => return Err(broken(&cause)),
         }
@@ -127,7 +133,7 @@ fn send_input(mut stream: UnixStream, detach_keys: bool, detached: &std::sync::m
     loop {
         let count = match std::io::stdin().lock().read(&mut piece) {
             Ok(0) | Err(_) => {
-                let _ = stream.write_all(&Frame::InputEnd.encode());
+                let _ = stream.write_all(&Frame::Input(Vec::new()).encode());
                 return;
             }
             Ok(count) => count,
@@ -154,7 +160,7 @@ fn send_sizes(mut stream: UnixStream) {
         let size = tcgetwinsize(std::io::stdout()).ok().map(|size| (size.ws_row, size.ws_col));
         if let Some((rows, columns)) = size
             && size != last
-            && stream.write_all(&Frame::Resize(rows, columns).encode()).is_err()
+            && stream.write_all(&Frame::Resize(Size { rows, columns }).encode()).is_err()
         {
             return;
         }

@@ -7,7 +7,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 /// A host, as far as a plan has to know it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HostFacts {
     /// Its name.
     #[n(0)]
@@ -45,7 +45,7 @@ pub struct HostFacts {
 }
 
 /// What the target says of one resource that the plan asked about.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Holding {
     /// Sort of the resource asked about.
     #[n(0)]
@@ -62,7 +62,7 @@ pub struct Holding {
 }
 
 /// What a target has under a resource's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Found {
     /// Nothing.
@@ -77,7 +77,7 @@ pub enum Found {
 }
 
 /// The target's whole answer.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Answer {
     /// The host.
     #[n(0)]

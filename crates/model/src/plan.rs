@@ -78,7 +78,7 @@ pub struct Item {
 }
 
 /// What the source found: everything that a decision needs of that side.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Inventory {
     /// The workload.
     #[n(0)]

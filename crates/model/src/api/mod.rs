@@ -7,12 +7,11 @@ mod host;
 mod moves;
 mod node;
 mod schema;
-pub mod stdio;
 mod trouble;
 mod workload;
 
-pub use host::{Feature, Host, HostDetail, HostFacts};
-pub use moves::{Method, Move, MoveRequest, MoveRole, MoveState, PlanRequest, TimedEvent};
+pub use host::{Host, HostDetail};
+pub use moves::{Move, MoveRequest, MoveRole, MoveState, PlanRequest, TimedEvent};
 pub use node::{AuthorityStatus, NodeStatus, Token, TokenRequest};
 pub use trouble::{Doctor, Finding, Recovery, RecoveryAction, RecoveryChoice};
 pub use workload::{

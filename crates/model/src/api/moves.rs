@@ -4,21 +4,9 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::ids::{HostName, MoveId, WorkloadId};
 use crate::plan::Plan;
+use crate::planning::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-/// How state travels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// Stop, move code and files, start anew: execution state is lost.
-    Cold,
-    /// Suspend to an image, copy the image, resume.
-    Warm,
-    /// As warm, streamed, with no image on disk.
-    #[default]
-    StopAndCopy,
-}
 
 /// Asks for a plan; changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -1,0 +1,66 @@
+//! The verbs, one file each: its arguments with their help, and what it does. `dispatch` is the only place that
+//! knows all of them.
+
+pub mod adopt;
+pub mod attach;
+pub mod clone;
+pub mod completions;
+pub mod doctor;
+pub mod exec;
+mod follow;
+pub mod host;
+pub mod kill;
+pub mod logs;
+pub mod man;
+pub mod r#move;
+pub mod moves;
+pub mod node;
+pub mod plan;
+pub mod ps;
+pub mod pull;
+pub mod recover;
+pub mod rm;
+pub mod run;
+pub mod show;
+pub mod stop;
+pub mod wait;
+
+use crate::cli::{Cli, Verb};
+use crate::client::segment;
+use crate::context::Context;
+use ferry_model::error::Result;
+use std::process::ExitCode;
+
+/// Runs the verb that was given.
+pub fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let context = Context::new(cli.common);
+    match cli.verb {
+        Verb::Node(args) => node::run(&context, args),
+        Verb::Host(args) => host::run(&context, args),
+        Verb::Run(args) => run::run(&context, args),
+        Verb::Adopt(args) => adopt::run(&context, args),
+        Verb::Ps(args) => ps::run(&context, args),
+        Verb::Show(args) => show::run(&context, args),
+        Verb::Logs(args) => logs::run(&context, args),
+        Verb::Attach(args) => attach::run(&context, args),
+        Verb::Exec(args) => exec::run(&context, args),
+        Verb::Wait(args) => wait::run(&context, args),
+        Verb::Stop(args) => stop::run(&context, args),
+        Verb::Kill(args) => kill::run(&context, args),
+        Verb::Rm(args) => rm::run(&context, args),
+        Verb::Plan(args) => plan::run(&context, args),
+        Verb::Move(args) => r#move::run(&context, args),
+        Verb::Pull(args) => pull::run(&context, args),
+        Verb::Moves(args) => moves::run(&context, args),
+        Verb::Clone(args) => clone::run(&context, args),
+        Verb::Recover(args) => recover::run(&context, args),
+        Verb::Doctor(args) => doctor::run(&context, args),
+        Verb::Completions(args) => completions::run(&context, args),
+        Verb::Man(args) => man::run(&context, args),
+    }
+}
+
+/// Path of a workload in the API.
+fn workload_path(workload: &str, rest: &str) -> String {
+    format!("/v1/workloads/{}{rest}", segment(workload))
+}
