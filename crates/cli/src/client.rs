@@ -131,7 +131,8 @@ impl Client {
         let (mut sender, connection) = handshake.map_err(|cause| broken(&cause))?;
         tokio::spawn(connection);
         let request = Request::builder().method(method).uri(path).header("host", "ferry");
-        let request = if body.is_some() { request.header("content-type", "application/json") } else { request };
+        let request =
+            if body.is_some() { request.header("content-type", "application/json") } else { request };
         let request = request.body(Full::new(Bytes::from(body.unwrap_or_default())));
         let request = request.map_err(|cause| crate::failure::bug(&cause))?;
         sender.send_request(request).await.map_err(|cause| broken(&cause))
@@ -154,7 +155,8 @@ pub fn segment(text: &str) -> String {
 /// The data lines of one server-sent event, as JSON. Comments (keep-alive) have none.
 fn parse_event<T: DeserializeOwned>(event: &[u8]) -> Result<Option<T>> {
     let text = String::from_utf8_lossy(event);
-    let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
+    let data: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
     if data.is_empty() {
         return Ok(None);
     }
@@ -164,9 +166,9 @@ fn parse_event<T: DeserializeOwned>(event: &[u8]) -> Result<Option<T>> {
 async fn collect(response: Response<Incoming>) -> Result<Bytes> {
     let limited = http_body_util::Limited::new(response.into_body(), ANSWER_MAX);
     let collected = limited.collect().await;
-    collected.map(http_body_util::Collected::to_bytes).map_err(|cause| {
-        Error::new(Kind::Unable, "The node broke off its answer").context(cause.to_string())
-    })
+    collected
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|cause| Error::new(Kind::Unable, "The node broke off its answer").context(cause.to_string()))
 }
 
 /// What the node said instead of a result: its error, whole.

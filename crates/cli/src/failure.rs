@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 /// Prints `error` to standard error and gives the exit code of its kind.
 pub fn report(error: &Error, json: bool) -> ExitCode {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let text = if json { as_json(error) } else { as_text(error, colour) };
     // Nobody is left to tell if standard error is gone.
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -46,7 +47,9 @@ mod tests {
 
     #[test]
     fn an_error_is_a_sentence_numbered_causes_and_hints() {
-        let error = Error::new(Kind::Unable, "connection refused").context("The node did not answer").hint("ferry node up");
+        let error = Error::new(Kind::Unable, "connection refused")
+            .context("The node did not answer")
+            .hint("ferry node up");
         let text = "Cannot: The node did not answer\n  1. connection refused\n  hint: ferry node up\n";
         assert_eq!(as_text(&error, false), text);
         let json: serde_json::Value = serde_json::from_str(&as_json(&error)).unwrap();

@@ -28,9 +28,8 @@ impl Output {
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => Ok(()),
             Err(cause) if cause.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-            Err(cause) => {
-                Err(Error::from_source(Kind::Unable, &cause).context("The result could not be written to standard output"))
-            }
+            Err(cause) => Err(Error::from_source(Kind::Unable, &cause)
+                .context("The result could not be written to standard output")),
         }
     }
 

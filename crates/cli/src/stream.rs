@@ -109,8 +109,12 @@ fn receive(mut stream: UnixStream, early: &[u8]) -> Result<End> {
             match frame {
                 Frame::Output(bytes) => pass_on(&mut std::io::stdout().lock(), &bytes)?,
                 Frame::ErrorOutput(bytes) => pass_on(&mut std::io::stderr().lock(), &bytes)?,
-                Frame::Exit(Exit::Code(code)) => return Ok(End::Exit(u8::try_from(code & 0xff).unwrap_or(255))),
-                Frame::Exit(Exit::Signal(signal)) => return Ok(End::Exit(u8::try_from(128 + signal).unwrap_or(255))),
+                Frame::Exit(Exit::Code(code)) => {
+                    return Ok(End::Exit(u8::try_from(code & 0xff).unwrap_or(255)));
+                }
+                Frame::Exit(Exit::Signal(signal)) => {
+                    return Ok(End::Exit(u8::try_from(128 + signal).unwrap_or(255)));
+                }
                 Frame::Input(_) | Frame::Resize(_) => {}
             }
         }
@@ -139,7 +143,8 @@ fn send_input(mut stream: UnixStream, detach_keys: bool, detached: &std::sync::m
             Ok(count) => count,
         };
         let typed = &piece[..count];
-        let pair = typed.windows(2).any(|pair| pair == DETACH) || (last == DETACH[0] && typed[0] == DETACH[1]);
+        let pair =
+            typed.windows(2).any(|pair| pair == DETACH) || (last == DETACH[0] && typed[0] == DETACH[1]);
         if detach_keys && pair {
             let _ = detached.send(());
             let _ = stream.shutdown(std::net::Shutdown::Both);
@@ -180,7 +185,8 @@ impl RawTerminal {
         if !stdin.is_terminal() {
             return Ok(None);
         }
-        let before = tcgetattr(&stdin).map_err(|cause| usage(format!("The terminal does not answer: {cause}")))?;
+        let before =
+            tcgetattr(&stdin).map_err(|cause| usage(format!("The terminal does not answer: {cause}")))?;
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw)

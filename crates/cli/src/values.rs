@@ -17,22 +17,33 @@ pub fn size(text: &str) -> Result<u64, String> {
         "t" => 40,
         _ => return Err(format!("the unit '{unit}' is not one of K, M, G, T")),
     };
-    let number: f64 = number.parse().map_err(|_| "a number with an optional K, M, G or T is expected".to_owned())?;
+    let number: f64 =
+        number.parse().map_err(|_| "a number with an optional K, M, G or T is expected".to_owned())?;
     let bytes = number * (1_u64 << shift) as f64;
-    if bytes < 1.0 || bytes > (1_u64 << 52) as f64 { Err("out of range".to_owned()) } else { Ok(bytes as u64) }
+    if bytes < 1.0 || bytes > (1_u64 << 52) as f64 {
+        Err("out of range".to_owned())
+    } else {
+        Ok(bytes as u64)
+    }
 }
 
 /// Processors, as thousandths: `0.5`, `2`.
 pub fn processors(text: &str) -> Result<u64, String> {
-    let number: f64 = text.parse().map_err(|_| "a number of processors is expected, such as 0.5 or 2".to_owned())?;
-    if (0.001..=100_000.0).contains(&number) { Ok((number * 1000.0).round() as u64) } else { Err("out of range".to_owned()) }
+    let number: f64 =
+        text.parse().map_err(|_| "a number of processors is expected, such as 0.5 or 2".to_owned())?;
+    if (0.001..=100_000.0).contains(&number) {
+        Ok((number * 1000.0).round() as u64)
+    } else {
+        Err("out of range".to_owned())
+    }
 }
 
 /// A span of time: `500ms`, `10s`, `5m`, `2h`, or seconds.
 pub fn span(text: &str) -> Result<Duration, String> {
     let end = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let number: f64 = number.parse().map_err(|_| "a span such as 500ms, 10s, 5m or 2h is expected".to_owned())?;
+    let number: f64 =
+        number.parse().map_err(|_| "a span such as 500ms, 10s, 5m or 2h is expected".to_owned())?;
     let seconds = match unit {
         "ms" => number / 1e3,
         "" | "s" => number,
@@ -47,16 +58,19 @@ pub fn span(text: &str) -> Result<Duration, String> {
 /// A signal by name or number: `TERM`, `SIGTERM`, `15`.
 pub fn signal(text: &str) -> Result<i32, String> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-        "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     if let Ok(number) = text.parse::<i32>() {
         return if (1..=64).contains(&number) { Ok(number) } else { Err("signals are 1 to 64".to_owned()) };
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let at = NAMES.iter().position(|known| *known == name).ok_or_else(|| format!("there is no signal '{text}'"))?;
+    let at = NAMES
+        .iter()
+        .position(|known| *known == name)
+        .ok_or_else(|| format!("there is no signal '{text}'"))?;
     Ok(i32::try_from(at).unwrap_or(0) + 1)
 }
 
@@ -105,7 +119,10 @@ mod tests {
     #[test]
     fn a_path_may_have_a_binding() {
         assert_eq!(with("/srv/data").unwrap().binding, Binding::Identifier);
-        assert_eq!(with("/srv/data:value").unwrap(), With { path: "/srv/data".to_owned(), binding: Binding::Value });
+        assert_eq!(
+            with("/srv/data:value").unwrap(),
+            With { path: "/srv/data".to_owned(), binding: Binding::Value }
+        );
         assert_eq!(with("/srv/a:b/c").unwrap().path, "/srv/a:b/c");
         assert!(with("/srv:copy").is_err() && with("srv").is_err());
     }

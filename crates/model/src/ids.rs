@@ -114,6 +114,13 @@ impl TryFrom<String> for HostName {
     }
 }
 
+impl FromStr for HostName {
+    type Err = BadId;
+    fn from_str(name: &str) -> Result<Self, BadId> {
+        Self::new(name)
+    }
+}
+
 impl From<HostName> for String {
     fn from(name: HostName) -> Self {
         name.0

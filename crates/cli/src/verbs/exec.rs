@@ -56,6 +56,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     match relay(client.socket(), &path, &request, terminal, args.interactive)? {
         End::Exit(code) => Ok(ExitCode::from(code)),
         End::Detached => Ok(ExitCode::SUCCESS),
-        End::Closed => Err(Error::new(Kind::Unable, "The program's end was not reported: its capsule is gone")),
+        End::Closed => {
+            Err(Error::new(Kind::Unable, "The program's end was not reported: its capsule is gone"))
+        }
     }
 }

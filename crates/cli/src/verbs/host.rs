@@ -54,7 +54,11 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
 }
 
 fn row(host: &Host) -> Vec<String> {
-    vec![host.name.to_string(), host.address.clone().unwrap_or_else(|| "-".to_owned()), state(host).to_owned()]
+    vec![
+        host.name.to_string(),
+        host.address.clone().unwrap_or_else(|| "-".to_owned()),
+        state(host).to_owned(),
+    ]
 }
 
 fn state(host: &Host) -> &'static str {
@@ -74,7 +78,12 @@ fn print(detail: &HostDetail, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "kernel    {} ({})", facts.kernel_release, facts.architecture)?;
     writeln!(out, "memory    {} can be had", bytes(facts.memory_available_bytes))?;
     writeln!(out, "disk      {} can be had", bytes(facts.disk_available_bytes))?;
-    writeln!(out, "processor {} flags, extended registers of {} bytes", facts.cpu_flags.len(), facts.xsave_bytes)?;
+    writeln!(
+        out,
+        "processor {} flags, extended registers of {} bytes",
+        facts.cpu_flags.len(),
+        facts.xsave_bytes
+    )?;
     writeln!(out, "bridge    {}", facts.bridge.as_deref().unwrap_or("-"))?;
     writeln!(out, "features  {}", facts.kernel_features.join(" "))
 }

@@ -31,7 +31,9 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     std::fs::create_dir_all(&dir).map_err(|cause| unwritable(&dir, &cause))?;
     let mut written = Vec::new();
     write(&command, "ferry", &dir, &mut written)?;
-    context.show(&written, |written, out| written.iter().try_for_each(|path| writeln!(out, "{}", path.display())))?;
+    context.show(&written, |written, out| {
+        written.iter().try_for_each(|path| writeln!(out, "{}", path.display()))
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -47,7 +49,7 @@ fn write(command: &clap::Command, name: &str, dir: &Path, written: &mut Vec<Path
 
 fn page(command: &clap::Command, name: &str) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    let man = clap_mangen::Man::new(command.clone().name(name.to_owned()));
+    let man = clap_mangen::Man::new(command.clone()).title(name);
     man.render(&mut text).map_err(|cause| crate::failure::bug(&cause))?;
     Ok(text)
 }

@@ -5,7 +5,6 @@ pub mod adopt;
 pub mod attach;
 pub mod clone;
 pub mod completions;
-pub mod doctor;
 pub mod exec;
 mod follow;
 pub mod host;
@@ -14,7 +13,6 @@ pub mod logs;
 pub mod man;
 pub mod r#move;
 pub mod moves;
-pub mod node;
 pub mod plan;
 pub mod ps;
 pub mod pull;
@@ -35,7 +33,6 @@ use std::process::ExitCode;
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     let context = Context::new(cli.common);
     match cli.verb {
-        Verb::Node(args) => node::run(&context, args),
         Verb::Host(args) => host::run(&context, args),
         Verb::Run(args) => run::run(&context, args),
         Verb::Adopt(args) => adopt::run(&context, args),
@@ -54,7 +51,6 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Moves(args) => moves::run(&context, args),
         Verb::Clone(args) => clone::run(&context, args),
         Verb::Recover(args) => recover::run(&context, args),
-        Verb::Doctor(args) => doctor::run(&context, args),
         Verb::Completions(args) => completions::run(&context, args),
         Verb::Man(args) => man::run(&context, args),
     }

@@ -79,7 +79,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
 
 fn read_plan(path: &PathBuf) -> Result<Plan> {
     let fail = |cause: &(dyn std::error::Error + 'static)| {
-        Error::from_source(Kind::Usage, cause).context(format!("{} could not be read as a plan", path.display()))
+        Error::from_source(Kind::Usage, cause)
+            .context(format!("{} could not be read as a plan", path.display()))
     };
     let size = std::fs::metadata(path).map_err(|cause| fail(&cause))?.len();
     if size > PLAN_BYTES_MAX {

@@ -68,7 +68,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     if let Some(path) = &args.output {
         let text = serde_json::to_vec_pretty(&plan).map_err(|cause| crate::failure::bug(&cause))?;
         std::fs::write(path, text).map_err(|cause| {
-            Error::from_source(Kind::Unable, &cause).context(format!("The plan could not be written to {}", path.display()))
+            Error::from_source(Kind::Unable, &cause)
+                .context(format!("The plan could not be written to {}", path.display()))
         })?;
     }
     context.show(&plan, |plan, out| print(context, plan, out))?;

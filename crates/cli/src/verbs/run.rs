@@ -105,7 +105,8 @@ pub fn environment(given: Vec<String>, terminal: bool) -> Result<Vec<String>> {
             env.push(entry);
         } else {
             let value = std::env::var(&entry);
-            let value = value.map_err(|_| usage(format!("The variable {entry} is not set here and has no value")))?;
+            let value =
+                value.map_err(|_| usage(format!("The variable {entry} is not set here and has no value")))?;
             env.push(format!("{entry}={value}"));
         }
     }

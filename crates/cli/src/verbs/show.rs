@@ -31,7 +31,14 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
 fn print(context: &Context, detail: &WorkloadDetail, out: &mut dyn Write) -> std::io::Result<()> {
     let workload = &detail.workload;
     let heading = |text: &str| context.out.paint(Style::Bold, text);
-    writeln!(out, "{}  {}  on {}, epoch {}", workload.name, ps::state(workload), workload.host, workload.epoch.0)?;
+    writeln!(
+        out,
+        "{}  {}  on {}, epoch {}",
+        workload.name,
+        ps::state(workload),
+        workload.host,
+        workload.epoch.0
+    )?;
     writeln!(out, "id       {}", workload.id)?;
     writeln!(out, "command  {}", workload.command.join(" "))?;
     if let Some(net) = &workload.net {

@@ -15,6 +15,6 @@ pub use moves::{Move, MoveRequest, MoveRole, MoveState, PlanRequest, TimedEvent}
 pub use node::{AuthorityStatus, NodeStatus, Token, TokenRequest};
 pub use trouble::{Doctor, Finding, Recovery, RecoveryAction, RecoveryChoice};
 pub use workload::{
-    AdoptRequest, CloneRequest, ExecRequest, Exit, KillRequest, RunRequest, Segments, StopRequest, Waited, With,
-    Workload, WorkloadDetail, WorkloadState,
+    AdoptRequest, CloneRequest, ExecRequest, Exit, KillRequest, RunRequest, Segments, StopRequest, Waited,
+    With, Workload, WorkloadDetail, WorkloadState,
 };

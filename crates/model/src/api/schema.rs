@@ -2,8 +2,8 @@
 
 use crate::ids::{BootId, Epoch, Hash, HostName, MoveId, WorkloadId};
 use std::borrow::Cow;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 macro_rules! text {

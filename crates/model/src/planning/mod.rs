@@ -22,7 +22,9 @@ pub use stable::facts_hash;
 pub const UNATTACHED_BYTES_MAX: u64 = 4 << 30;
 
 /// How the workload is moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// Stop, move code and files, start anew. Execution state is lost.
