@@ -57,6 +57,18 @@ pub trait PageSource: Send + Sync {
     /// Reads `buffer.len()` bytes at `address`. Reading less is an error.
     fn read(&self, space: SpaceId, address: u64, buffer: &mut [u8]) -> io::Result<()>;
 
+    /// Fills `buffer` with the content of `ranges` of one space, one after the other; their lengths add up to the buffer's. Worth
+    /// overriding: thousands of small mappings are read with a few calls.
+    fn read_ranges(&self, space: SpaceId, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
+        let mut rest = buffer;
+        for range in ranges {
+            let (head, tail) = split_mut(rest, range.len)?;
+            self.read(space, range.start, head)?;
+            rest = tail;
+        }
+        Ok(())
+    }
+
     /// Bytes in all ranges.
     fn bytes(&self) -> u64 {
         self.ranges().iter().flat_map(|(_, ranges)| ranges).map(|range| range.len).sum()
@@ -68,6 +80,33 @@ pub trait PageSink: Send + Sync {
     /// Writes `bytes` at `address`. A space or address outside of what was prepared is an error: a peer that names one
     /// ends the move.
     fn write(&self, space: SpaceId, address: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes `bytes` over `ranges` of one space, one after the other; their lengths add up to that of the bytes.
+    fn write_ranges(&self, space: SpaceId, ranges: &[Range], bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        for range in ranges {
+            let (head, tail) = split(rest, range.len)?;
+            self.write(space, range.start, head)?;
+            rest = tail;
+        }
+        Ok(())
+    }
+}
+
+fn split(bytes: &[u8], len: u64) -> io::Result<(&[u8], &[u8])> {
+    let len = usize::try_from(len).ok().filter(|len| *len <= bytes.len());
+    len.map(|len| bytes.split_at(len)).ok_or_else(too_short)
+}
+
+fn split_mut(bytes: &mut [u8], len: u64) -> io::Result<(&mut [u8], &mut [u8])> {
+    match usize::try_from(len) {
+        Ok(len) if len <= bytes.len() => Ok(bytes.split_at_mut(len)),
+        _ => Err(too_short()),
+    }
+}
+
+fn too_short() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the ranges are longer than the buffer")
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One space that has been opened: the pid with its `/proc/PID/mem`, or the file.
 
 use crate::access::Via;
+use crate::space::Range;
 use ferry_sys::process_vm;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -41,4 +42,56 @@ impl Opened {
             Self::File(file) => file.write_all_at(bytes, address),
         }
     }
+
+    /// Reads `ranges` one after the other, as many of them with one call as the kernel takes.
+    pub(super) fn read_ranges(&self, ranges: &[Range], mut buffer: &mut [u8]) -> io::Result<()> {
+        for group in ranges.chunks(process_vm::PIECES_MAX) {
+            let bytes = checked(group, buffer.len())?;
+            let (mut part, rest) = buffer.split_at_mut(bytes);
+            buffer = rest;
+            if let Self::Task { pid, .. } = self
+                && process_vm::read_pieces(*pid, &pieces(group), part).is_ok_and(|done| done == bytes)
+            {
+                continue;
+            }
+            for range in group {
+                let (head, tail) = part.split_at_mut(range.len as usize);
+                self.read(range.start, head)?;
+                part = tail;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes over `ranges` one after the other.
+    pub(super) fn write_ranges(&self, ranges: &[Range], mut bytes: &[u8]) -> io::Result<()> {
+        for group in ranges.chunks(process_vm::PIECES_MAX) {
+            let len = checked(group, bytes.len())?;
+            let (mut part, rest) = bytes.split_at(len);
+            bytes = rest;
+            if let Self::Task { pid, .. } = self
+                && process_vm::write_pieces(*pid, &pieces(group), part).is_ok_and(|done| done == len)
+            {
+                continue;
+            }
+            for range in group {
+                let (head, tail) = part.split_at(range.len as usize);
+                self.write(range.start, head)?;
+                part = tail;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sum of the lengths, if it is at most `limit`.
+fn checked(ranges: &[Range], limit: usize) -> io::Result<usize> {
+    let sum = ranges.iter().try_fold(0_u64, |sum, range| sum.checked_add(range.len));
+    sum.and_then(|sum| usize::try_from(sum).ok())
+        .filter(|sum| *sum <= limit)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the ranges are longer than the buffer"))
+}
+
+fn pieces(ranges: &[Range]) -> Vec<(u64, usize)> {
+    ranges.iter().map(|range| (range.start, range.len as usize)).collect()
 }

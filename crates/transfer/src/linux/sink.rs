@@ -34,4 +34,18 @@ impl PageSink for LinuxSink {
             )),
         }
     }
+
+    fn write_ranges(&self, space: SpaceId, ranges: &[Range], bytes: &[u8]) -> io::Result<()> {
+        match self.opened.get(&space) {
+            Some((opened, prepared))
+                if ranges.iter().all(|range| space::covers(prepared, range.start, range.len)) =>
+            {
+                opened.write_ranges(ranges, bytes)
+            }
+            _ => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("{} bytes of space {} were not prepared for", bytes.len(), space.0),
+            )),
+        }
+    }
 }

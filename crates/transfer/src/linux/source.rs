@@ -35,4 +35,11 @@ impl PageSource for LinuxSource {
             None => Err(io::Error::new(io::ErrorKind::NotFound, format!("No space {}", space.0))),
         }
     }
+
+    fn read_ranges(&self, space: SpaceId, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
+        match self.opened.get(&space) {
+            Some(opened) => opened.read_ranges(ranges, buffer),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("No space {}", space.0))),
+        }
+    }
 }
