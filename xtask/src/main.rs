@@ -1,2 +1,73 @@
-//! Tasks.
-fn main() {}
+//! Tasks of the project, so that nobody has to remember long command lines: `cargo xtask test | bench NAME | soak`.
+
+mod packages;
+mod run;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Tasks of the project
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Xtask {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the Debian packages that the tests need, build once, run all tests
+    Test(test::Args),
+    /// Measure: prints a table, and JSON with --json
+    Bench(BenchArgs),
+    /// Move real workloads there and back, again and again, for a while
+    Soak(SoakArgs),
+}
+
+#[derive(clap::Args)]
+struct BenchArgs {
+    /// What to measure: `process`
+    name: String,
+    /// Everything after it goes to the bench
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct SoakArgs {
+    /// How many demos to run, one after another
+    #[arg(long, default_value_t = 20)]
+    rounds: u32,
+}
+
+fn main() -> ExitCode {
+    let done = match Xtask::parse().task {
+        Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench(&args),
+        Task::Soak(args) => soak(args.rounds),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Benches are programs: `crates/bench/src/bin/NAME.rs`.
+fn bench(args: &BenchArgs) -> Result<(), String> {
+    let package = ["-p", "ferry-bench", "--bin", &args.name, "--"];
+    run::cargo(&["run", "--quiet", "--release"], &package, &args.rest)
+}
+
+/// Each round is a whole demo, which checks every reply and that nothing is left behind, and fails otherwise.
+fn soak(rounds: u32) -> Result<(), String> {
+    for round in 1..=rounds {
+        eprintln!("xtask: round {round} of {rounds}");
+        run::cargo(&["run", "--quiet", "--release"], &["-p", "ferry-cli", "--", "demo", "--json"], &[])
+            .map_err(|why| format!("round {round}: {why}"))?;
+    }
+    Ok(())
+}
