@@ -145,8 +145,9 @@ pub enum Input {
     Fence,
 }
 
-/// What the driver has to do. In order; each done before the next; if one fails, the rest is dropped and the machine is
-/// rebuilt from the journal, as after a crash.
+/// What the driver has to do, in order, each done before the next. A journal that cannot be written drops the rest: the
+/// machine is then rebuilt from the journal, as after a crash. Any other effect that fails is asked again at a later
+/// [`Input::Tick`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Append and sync to disk.

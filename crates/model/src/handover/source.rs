@@ -286,7 +286,10 @@ impl Source {
     fn on_tick(&mut self) -> Vec<Effect> {
         match &self.stage {
             Stage::Offered { reserved: false } => vec![self.send(Body::Offer { terms: self.terms })],
-            Stage::Frozen { sent: Some(receipt) } => vec![self.send(Body::State { receipt: *receipt })],
+            Stage::Frozen { sent: Some(receipt) } => {
+                let state = self.send(Body::State { receipt: *receipt });
+                if self.terms.purpose == Purpose::Clone { vec![Effect::Thaw, state] } else { vec![state] }
+            }
             Stage::Orphan => vec![self.send(Body::Ask)],
             Stage::Deciding { receipt, target_boot_id, fence, .. } => {
                 vec![self.ask(*receipt, *target_boot_id, *fence)]

@@ -4,7 +4,7 @@
 //! discard as it likes. From PREPARED on only the source's ABORT or the decider's record ends it: it holds what may be
 //! the last whole copy. A target that won and cannot start hands back, but never after STARTING.
 
-use super::entry::steps_of;
+use super::entry::{last_record, steps_of};
 use super::{
     Answer, Body, Cas, Effect, Entry, Input, Key, Machine, Message, Outcome, Parties, Purpose, Receipt,
     Record, Standing, Step, Terms, after_next,
@@ -28,6 +28,7 @@ enum Stage {
     Prepared { receipt: Receipt },
     Checking { receipt: Receipt, record: Record },
     HandingBack { receipt: Receipt, record: Record, doubt: bool },
+    Returned { record: Record },
     Starting,
     Running,
     Draining { paused: bool },
@@ -79,7 +80,10 @@ impl Target {
                     (_, Some(receipt), Some(record)) => Stage::HandingBack { receipt, record, doubt: true },
                     _ => continue,
                 },
-                Step::HandedBack => Stage::Ended(Outcome::HandedBack),
+                Step::HandedBack => match last_record(entries) {
+                    Some(record) => Stage::Returned { record: record.clone() },
+                    None => continue,
+                },
                 Step::Starting => Stage::Starting,
                 Step::Running if target.terms.post_copy => Stage::Draining { paused: true },
                 Step::Running => Stage::Running,
@@ -89,6 +93,7 @@ impl Target {
                 Step::Lost => Stage::PagesLost,
                 Step::Done => Stage::Ended(match &target.stage {
                     Stage::Discarding { .. } => Outcome::Aborted,
+                    Stage::Returned { .. } => Outcome::HandedBack,
                     Stage::Dead => Outcome::Died,
                     Stage::PagesLost => Outcome::Lost,
                     _ => Outcome::Moved,
@@ -233,7 +238,7 @@ impl Target {
     }
 
     fn handed_back(&mut self, record: Record) -> Vec<Effect> {
-        self.stage = Stage::Ended(Outcome::HandedBack);
+        self.stage = Stage::Returned { record: record.clone() };
         let known = Effect::Journal(Entry::Record(record.clone()));
         vec![known, self.journal(Step::HandedBack), Effect::Destroy, self.send(Body::HandBack { record })]
     }
@@ -270,6 +275,14 @@ impl Target {
                 vec![Effect::Restore]
             }
             (Stage::Reserved { .. } | Stage::Prepared { .. }, Body::Abort { reason }) => self.discard(reason),
+            (Stage::Returned { record }, Body::Commit { .. }) => {
+                let record = record.clone();
+                vec![self.send(Body::HandBack { record })]
+            }
+            // The record is the decider's to show; this only tells the source to look.
+            (Stage::Ended(Outcome::HandedBack), Body::Commit { record }) => {
+                vec![self.send(Body::HandBack { record })]
+            }
             (Stage::Prepared { receipt }, Body::State { .. } | Body::Ask) => {
                 let receipt = *receipt;
                 vec![self.receipt_or_unable(receipt)]
@@ -318,7 +331,7 @@ impl Target {
             Stage::Starting => vec![Effect::Thaw],
             Stage::Running | Stage::Draining { .. } => vec![self.send(Body::Running)],
             Stage::Complete { hash } => vec![self.send(Body::Complete { hash: *hash })],
-            Stage::Discarding { .. } => vec![Effect::Destroy],
+            Stage::Discarding { .. } | Stage::Returned { .. } => vec![Effect::Destroy],
             Stage::Dead => vec![self.send(Body::Died)],
             Stage::PagesLost => vec![Effect::Hold, self.send(Body::Lost)],
             Stage::Reserved { .. } | Stage::Ended(_) => Vec::new(),
@@ -329,13 +342,6 @@ impl Target {
 impl Machine for Target {
     fn on(&mut self, input: Input) -> Vec<Effect> {
         match (&mut self.stage, input) {
-            (Stage::Ended(Outcome::HandedBack), Input::Message(message)) if message.key == self.key => {
-                // The record is the decider's to show; this only tells the source to look.
-                match message.body {
-                    Body::Commit { record } => vec![self.send(Body::HandBack { record })],
-                    _ => Vec::new(),
-                }
-            }
             (_, Input::Message(message)) if message.key == self.key => self.on_message(message.body),
             (_, Input::Tick) => self.on_tick(),
             (Stage::Reserved { .. }, Input::Cancel(reason)) => self.discard(reason),
@@ -375,6 +381,7 @@ impl Machine for Target {
             }
             (Stage::Draining { .. }, Input::SourceLost) => self.pages_lost(),
             (Stage::Discarding { .. }, Input::Destroyed) => self.done(Outcome::Aborted),
+            (Stage::Returned { .. }, Input::Destroyed) => self.done(Outcome::HandedBack),
             (_, Input::CopyGone) => self.on_copy_gone(),
             _ => Vec::new(),
         }
@@ -405,6 +412,7 @@ impl Machine for Target {
             Stage::Prepared { .. } => "prepared",
             Stage::Checking { .. } => "won",
             Stage::HandingBack { .. } => "handing back",
+            Stage::Returned { .. } => "handed back",
             Stage::Starting => "starting",
             Stage::Running => "running",
             Stage::Draining { paused: true } => "paused",
