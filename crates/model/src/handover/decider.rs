@@ -137,6 +137,7 @@ pub enum By {
 ///
 /// # Errors
 /// [`Answer::Is`] when owner or epoch are not the expected ones, [`Answer::Refused`] when the change is against the rules.
+#[expect(clippy::result_large_err, reason = "both are the answer, and neither is on a hot path")]
 pub fn apply(current: &Record, cas: &Cas, by: &By) -> Result<Record, Answer> {
     let new = &cas.new;
     if new.id != current.id {

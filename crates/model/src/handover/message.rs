@@ -10,6 +10,15 @@ use minicbor::{Decode, Encode};
 /// Longest reason that is accepted from the other side, in bytes.
 pub const REASON_LENGTH_MAX: usize = 1024;
 
+/// Cuts a reason to [`REASON_LENGTH_MAX`], so that no journal entry grows with what the other side says.
+pub(super) fn bounded(mut reason: String) -> String {
+    if reason.len() > REASON_LENGTH_MAX {
+        let end = (0..=REASON_LENGTH_MAX).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
+        reason.truncate(end);
+    }
+    reason
+}
+
 /// A message with the key that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct Message {

@@ -5,6 +5,7 @@
 //! (the host restarted): then only the target can still have a whole one, so nothing may be cancelled.
 
 use super::entry::steps_of;
+use super::message::bounded;
 use super::{
     Answer, Body, Cas, Effect, Entry, Input, Key, Machine, Message, Outcome, Parties, Purpose, Receipt,
     Record, Standing, Step, Terms, won_by,
@@ -140,6 +141,7 @@ impl Source {
     }
 
     fn back(&mut self, reason: String, outcome: Outcome) -> Vec<Effect> {
+        let reason = bounded(reason);
         let told = self.send(Body::Abort { reason: reason.clone() });
         if !self.copy {
             // Frozen, it was in nobody's hands; before that it simply ended, like any program whose host restarts.

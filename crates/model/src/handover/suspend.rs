@@ -5,6 +5,7 @@
 //! question to the decider only on its answer.
 
 use super::entry::steps_of;
+use super::message::bounded;
 use super::{
     Answer, Cas, Effect, Entry, Input, Key, Machine, Outcome, Parties, Receipt, Record, Standing, Step,
 };
@@ -78,7 +79,7 @@ impl Suspend {
             return vec![self.journal(Step::Died)];
         }
         self.stage = Stage::Aborting;
-        vec![self.journal(Step::Aborted { reason: reason.into() }), Effect::Thaw]
+        vec![self.journal(Step::Aborted { reason: bounded(reason.into()) }), Effect::Thaw]
     }
 
     fn ask(&self, image: Hash) -> Effect {

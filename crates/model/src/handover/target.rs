@@ -5,6 +5,7 @@
 //! the last whole copy. A target that won and cannot start hands back, but never after STARTING.
 
 use super::entry::{last_record, steps_of};
+use super::message::bounded;
 use super::{
     Answer, Body, Cas, Effect, Entry, Input, Key, Machine, Message, Outcome, Parties, Purpose, Receipt,
     Record, Standing, Step, Terms, after_next,
@@ -173,6 +174,7 @@ impl Target {
     }
 
     fn discard(&mut self, reason: String) -> Vec<Effect> {
+        let reason = bounded(reason);
         let told = self.send(Body::Discarded { reason: reason.clone() });
         let effects = vec![self.journal(Step::Discarded { reason: reason.clone() }), Effect::Destroy, told];
         self.stage = Stage::Discarding { reason };
@@ -216,6 +218,7 @@ impl Target {
 
     /// Won, not STARTING: give it back, and never start it, whatever the decider answers and whenever.
     fn cannot_start(&mut self, reason: String) -> Vec<Effect> {
+        let reason = bounded(reason);
         let Stage::Checking { receipt, record } = &self.stage else { return Vec::new() };
         if self.terms.purpose == Purpose::Clone {
             return self.discard(reason);
