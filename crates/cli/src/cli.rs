@@ -90,4 +90,10 @@ pub enum Verb {
     Completions(verbs::completions::Args),
     /// Write man pages
     Man(verbs::man::Args),
+    /// The demo's server
+    #[command(hide = true)]
+    KvServer(crate::demo::kv::server::Args),
+    /// The demo's clients
+    #[command(hide = true)]
+    KvClient(crate::demo::kv::client::Args),
 }

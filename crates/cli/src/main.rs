@@ -4,6 +4,7 @@
 mod cli;
 mod client;
 mod context;
+mod demo;
 mod failure;
 mod output;
 mod progress;
@@ -16,6 +17,11 @@ use ferry_model::error::{Error, Kind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // The lab's helpers are this program again; their arguments are no verb's.
+    if std::env::args().nth(1).is_some_and(|verb| verb == "lab-agent") {
+        let rest: Vec<String> = std::env::args().skip(2).collect();
+        return ferry_lab::agent_main(&rest);
+    }
     let cli = cli::Cli::parse();
     let json = cli.common.json;
     // A panic is a bug, and has its own exit code; the message itself goes to standard error by the default hook.

@@ -53,6 +53,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Recover(args) => recover::run(&context, args),
         Verb::Completions(args) => completions::run(&context, args),
         Verb::Man(args) => man::run(&context, args),
+        Verb::KvServer(args) => crate::demo::kv::server::run(args),
+        Verb::KvClient(args) => crate::demo::kv::client::run(args),
     }
 }
 

@@ -1,0 +1,55 @@
+//! What the clients saw, as numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// Sums over all connections since the last mark, or since the beginning.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Connections that were opened, and none of which may be reopened.
+    pub connections: u64,
+    /// Replies that arrived and were right.
+    pub replies: u64,
+    /// Requests that were never answered.
+    pub replies_lost: u64,
+    /// Replies with a content that cannot be.
+    pub replies_wrong: u64,
+    /// Replies that came twice, or requests that were executed twice.
+    pub replies_doubled: u64,
+    /// Connections that ended or failed.
+    pub connections_broken: u64,
+    /// Longest time from the moment at which a request was due until its reply, in milliseconds.
+    pub outage_ms: f64,
+    /// The first few faults in words.
+    #[serde(default)]
+    pub faults: Vec<String>,
+}
+
+/// Most faults kept in words.
+const FAULTS_MAX: usize = 8;
+
+impl Report {
+    /// Adds what another connection saw.
+    pub fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.replies += other.replies;
+        self.replies_lost += other.replies_lost;
+        self.replies_wrong += other.replies_wrong;
+        self.replies_doubled += other.replies_doubled;
+        self.connections_broken += other.connections_broken;
+        self.outage_ms = self.outage_ms.max(other.outage_ms);
+        let room = FAULTS_MAX.saturating_sub(self.faults.len());
+        self.faults.extend(other.faults.iter().take(room).cloned());
+    }
+
+    /// Keeps a fault in words, if there is room.
+    pub fn fault(&mut self, text: String) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(text);
+        }
+    }
+
+    /// Nothing was lost, wrong, doubled or broken.
+    pub fn is_clean(&self) -> bool {
+        [self.replies_lost, self.replies_wrong, self.replies_doubled, self.connections_broken] == [0; 4]
+    }
+}
