@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod fork;
+pub mod mapped;
 pub mod mountinfo;
 pub mod mounts;
 pub mod process_vm;
