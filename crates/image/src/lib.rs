@@ -8,6 +8,8 @@
 
 pub mod consumed;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod key;
 pub mod limits;
 pub mod manifest;
@@ -26,11 +28,3 @@ pub use reader::{FillMemory, Loaded, Reader, Unverified, Verified};
 pub use space::{Piece, SpaceRanges};
 pub use stream::{StreamReader, StreamWriter};
 pub use writer::{Header, MemoryReport, ReadMemory, Writer};
-
-/// Signs `manifest` as [`Writer::finish`] would, whatever it says: for tests and fuzzers that attack the reader from behind the
-/// signature.
-#[doc(hidden)]
-#[must_use]
-pub fn sign_for_tests(manifest: &[u8], key: &HostKey) -> Vec<u8> {
-    signature::sign(manifest, key)
-}

@@ -31,7 +31,7 @@ fn resize(path: &Path, by: i64) {
 
 /// Writes a manifest of an attacker who holds the host's key: what a reader must refuse even when it is signed.
 fn sign_again(fixture: &Fixture, manifest: &[u8]) {
-    let signature = ferry_image::sign_for_tests(manifest, &fixture.key);
+    let signature = ferry_image::fuzzing::sign(manifest, &fixture.key);
     std::fs::write(fixture.dir.join("manifest"), manifest).unwrap();
     std::fs::write(fixture.dir.join("manifest.sig"), signature).unwrap();
 }
@@ -71,7 +71,7 @@ fn the_signature_altered_removed_or_of_another_image() {
     assert!(matches!(open(&fixture), Err(Error::BadSignatureFile(_))));
     resize(&path, -20);
     assert!(matches!(open(&fixture), Err(Error::BadSignatureFile(_))));
-    std::fs::write(&path, ferry_image::sign_for_tests(b"something else", &fixture.key)).unwrap();
+    std::fs::write(&path, ferry_image::fuzzing::sign(b"something else", &fixture.key)).unwrap();
     assert!(matches!(open(&fixture), Err(Error::ManifestAltered)));
     std::fs::remove_file(&path).unwrap();
     let error = open(&fixture).unwrap_err();
@@ -85,7 +85,7 @@ fn signed_by_a_stranger() {
     let stranger = tempfile::tempdir().unwrap();
     let key = HostKey::load_or_create(stranger.path()).unwrap();
     let manifest = std::fs::read(fixture.dir.join("manifest")).unwrap();
-    std::fs::write(fixture.dir.join("manifest.sig"), ferry_image::sign_for_tests(&manifest, &key)).unwrap();
+    std::fs::write(fixture.dir.join("manifest.sig"), ferry_image::fuzzing::sign(&manifest, &key)).unwrap();
     let error = open(&fixture).unwrap_err();
     assert!(matches!(&error, Error::ForeignKey(found) if *found == key.public()));
     let seen = Seen::from(error);

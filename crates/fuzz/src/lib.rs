@@ -1,0 +1,29 @@
+//! What fuzzers throw bytes at: every reader of bytes that Ferry did not write itself.
+//!
+//! Each target is a plain function of bytes that must return, whatever they are: no panic, no endless loop, no allocation
+//! that the bytes do not pay for. What a reader accepts is put through the invariants that the code after it relies
+//! on. The programs in `fuzz/` (cargo-fuzz, nightly) look for new inputs for hours; the test of this crate throws some thousand
+//! mutations of good inputs at every target, in every run of the tests.
+
+pub mod image;
+pub mod mutate;
+pub mod wire;
+
+/// One reader under attack.
+pub struct Target {
+    /// Its name: that of its program in `fuzz/fuzz_targets`.
+    pub name: &'static str,
+    /// Reads the bytes.
+    pub run: fn(&[u8]),
+    /// Good inputs, from which mutations begin.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "image_manifest", run: image::manifest, seeds: image::manifest_seeds },
+    Target { name: "image_signature", run: image::signature, seeds: image::signature_seeds },
+    Target { name: "wire_control", run: wire::control, seeds: wire::control_seeds },
+    Target { name: "wire_frame", run: wire::frame, seeds: wire::frame_seeds },
+    Target { name: "wire_greeting", run: wire::greeting, seeds: wire::greeting_seeds },
+];
