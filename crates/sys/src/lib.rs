@@ -2,9 +2,14 @@
 
 pub mod cgroup;
 pub mod fork;
+pub mod kcmp;
 pub mod mapped;
 pub mod mountinfo;
 pub mod mounts;
+pub mod pagemap;
+pub mod proc;
 pub mod process_vm;
+pub mod ptrace;
 pub mod remote;
+pub mod schedule;
 pub mod unshare;

@@ -1,0 +1,307 @@
+//! Address spaces: mappings with their flags, the objects behind shared ones, and which pages hold content.
+
+use super::Error;
+use crate::records::memory::{Backing, MemoryObject, ObjectKind, Space, Vma, vma};
+use ferry_sys::pagemap;
+use ferry_sys::proc;
+use ferry_sys::proc::maps::{self, Mapping};
+use ferry_sys::proc::smaps::{self, Flags};
+use ferry_transfer::access::{SpaceAccess, Via};
+use ferry_transfer::space::{Range, SpaceId};
+use rustix::fs::SeekFrom;
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+/// Flags and keys of mappings, by their bounds.
+pub(super) type Advice = HashMap<(u64, u64), (Flags, u32)>;
+
+/// Spaces with fewer mappings and less memory than this are asked for their flags while they stand still: it costs little.
+const MAPPINGS_ASKED_LATE_MAX: usize = 200;
+const RESIDENT_ASKED_LATE_MAX: u64 = 32 << 20;
+
+/// Reads the flags of all mappings of a running process.
+pub(super) fn observe(pid: i32) -> Option<Advice> {
+    let text = proc::read(pid, "smaps").ok()?;
+    let entries = smaps::parse(&text).ok()?;
+    Some(entries.into_iter().map(|entry| ((entry.start, entry.end), (entry.flags, entry.key))).collect())
+}
+
+/// A place of `len` bytes that is free in all of `spaces`.
+#[must_use]
+pub fn hole(spaces: &[&[Mapping]], len: u64) -> Option<u64> {
+    const FIRST: u64 = 0x100_0000_0000;
+    const STEP: u64 = 0x100_0000;
+    const LAST: u64 = 0x7000_0000_0000;
+    let mut at = FIRST;
+    'next: while at < LAST {
+        for space in spaces {
+            // A gap on both sides keeps stacks and neighbours away.
+            let first = space.partition_point(|mapping| mapping.end + (1 << 20) <= at);
+            if let Some(mapping) = space.get(first).filter(|mapping| mapping.start < at + len + (1 << 20)) {
+                at = (mapping.end + (2 << 20)).next_multiple_of(STEP);
+                continue 'next;
+            }
+        }
+        return Some(at);
+    }
+    None
+}
+
+/// Reads the mappings of a process.
+pub(super) fn mappings(pid: i32) -> Result<Vec<Mapping>, Error> {
+    let text = proc::read(pid, "maps").map_err(Error::read("the mappings", pid))?;
+    let mut all = maps::parse(&text).map_err(|bad| Error::read("the mappings", pid)(bad.into()))?;
+    all.retain(|mapping| mapping.name != b"[vsyscall]");
+    Ok(all)
+}
+
+/// All objects found so far, by device and inode.
+#[derive(Debug)]
+pub(super) struct Objects {
+    next: u32,
+    by_inode: HashMap<((u32, u32), u64), u32>,
+    pub(super) found: Vec<MemoryObject>,
+    pub(super) access: Vec<SpaceAccess>,
+}
+
+impl Objects {
+    /// Numbers of objects begin after those of the spaces.
+    pub(super) fn after(spaces: u32) -> Self {
+        Self { next: spaces, by_inode: HashMap::new(), found: Vec::new(), access: Vec::new() }
+    }
+
+    fn of(&mut self, pid: i32, ns_pid: i32, mapping: &Mapping, kind: ObjectKind) -> Result<u32, Error> {
+        if let Some(id) = self.by_inode.get(&(mapping.device, mapping.inode)) {
+            return Ok(*id);
+        }
+        let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
+        let what = || format!("the object mapped at {:#x}", mapping.start);
+        let file = File::open(&path).map_err(Error::read(what(), pid))?;
+        let metadata = file.metadata().map_err(Error::read(what(), pid))?;
+        if !metadata.is_file() {
+            let name = String::from_utf8_lossy(&mapping.name).into_owned();
+            return Err(Error::unsupported(ns_pid, format!("a mapping of {name}")));
+        }
+        let id = self.next;
+        self.next += 1;
+        let seals = if kind == ObjectKind::Memfd {
+            rustix::fs::fcntl_get_seals(&file).map_or(0, |seals| seals.bits())
+        } else {
+            0
+        };
+        let name = mapping.name.strip_suffix(b" (deleted)").unwrap_or(&mapping.name);
+        self.found.push(MemoryObject {
+            id,
+            kind,
+            size: metadata.len(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            name: name.strip_prefix(b"/memfd:").unwrap_or(name).to_vec(),
+            seals,
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+        });
+        let ranges = file_content(&file, metadata.len()).map_err(Error::read(what(), pid))?;
+        self.access.push(SpaceAccess { space: SpaceId(id), via: Via::File { path }, ranges });
+        self.by_inode.insert((mapping.device, mapping.inode), id);
+        Ok(id)
+    }
+}
+
+/// Where a file has data. The last range ends with its last page.
+fn file_content(file: &File, size: u64) -> std::io::Result<Vec<Range>> {
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start & !(pagemap::PAGE - 1),
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.next_multiple_of(pagemap::PAGE);
+        ranges.push(Range { start, len: end - start });
+        at = end;
+    }
+    Ok(ranges)
+}
+
+/// What the mappings of one process become.
+pub(super) struct Mapped {
+    pub(super) space: Space,
+    pub(super) access: SpaceAccess,
+}
+
+/// Turns mappings into records and finds the private pages that hold content.
+pub(super) fn capture(
+    id: u32,
+    pid: i32,
+    ns_pid: i32,
+    maps: &[Mapping],
+    observed: Option<&Advice>,
+    resident: u64,
+    objects: &mut Objects,
+) -> Result<Mapped, Error> {
+    let late = maps.len() < MAPPINGS_ASKED_LATE_MAX && resident < RESIDENT_ASKED_LATE_MAX;
+    let known = |advice: &Advice| {
+        maps.iter().all(|mapping| {
+            mapping.name.starts_with(b"[v") || advice.contains_key(&(mapping.start, mapping.end))
+        })
+    };
+    let fresh = match observed {
+        Some(advice) if !late && known(advice) => None,
+        _ => Some(observe(pid).ok_or_else(|| {
+            Error::read("the flags of the mappings", pid)(std::io::Error::other("smaps is not readable"))
+        })?),
+    };
+    let empty = Advice::new();
+    let advice = fresh.as_ref().or(observed).unwrap_or(&empty);
+    let mut space = Space { id, ..Space::default() };
+    for mapping in maps {
+        let (flags, key) = advice.get(&(mapping.start, mapping.end)).copied().unwrap_or_default();
+        let backing = backing(pid, ns_pid, mapping, flags, objects)?;
+        if let Some(what) = obstacle(flags) {
+            let place =
+                format!("{what} at {:#x} ({})", mapping.start, String::from_utf8_lossy(&mapping.name));
+            return Err(Error::unsupported(ns_pid, place));
+        }
+        space.vmas.push(Vma {
+            start: mapping.start,
+            end: mapping.end,
+            prot: mapping.prot,
+            flags: flag_bits(mapping, flags),
+            backing,
+            pkey: key,
+        });
+    }
+    let private: Vec<(u64, u64)> = space
+        .vmas
+        .iter()
+        .filter(|vma| vma.flags & vma::SHARED == 0 && !matches!(vma.backing, Backing::Kernel { .. }))
+        .map(|vma| (vma.start, vma.end))
+        .collect();
+    let regions =
+        pagemap::private_content(pid, &private).map_err(Error::read("which pages hold content", pid))?;
+    let ranges = intersect(&regions, &private);
+    let access = SpaceAccess { space: SpaceId(id), via: Via::Task { pid }, ranges };
+    Ok(Mapped { space, access })
+}
+
+/// The parts of `regions` that are in one of `within`; both ascend.
+fn intersect(regions: &[pagemap::Region], within: &[(u64, u64)]) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::with_capacity(regions.len());
+    let mut next = 0;
+    for region in regions {
+        while next < within.len() && within[next].1 <= region.start {
+            next += 1;
+        }
+        for &(start, end) in within[next..].iter().take_while(|(start, _)| *start < region.end) {
+            let (start, end) = (start.max(region.start), end.min(region.end));
+            match ranges.last_mut() {
+                Some(last) if last.end() == start => last.len += end - start,
+                _ => ranges.push(Range { start, len: end - start }),
+            }
+        }
+    }
+    ranges
+}
+
+fn backing(
+    pid: i32,
+    ns_pid: i32,
+    mapping: &Mapping,
+    flags: Flags,
+    objects: &mut Objects,
+) -> Result<Backing, Error> {
+    let name = mapping.name.as_slice();
+    if name == b"[vdso]" || name.starts_with(b"[vvar") {
+        return Ok(Backing::Kernel { name: String::from_utf8_lossy(name).into_owned() });
+    }
+    if name == b"[uprobes]" || flags.has(b"io") || flags.has(b"pf") {
+        let name = String::from_utf8_lossy(name).into_owned();
+        return Err(Error::unsupported(ns_pid, format!("memory of a device or of the kernel: {name}")));
+    }
+    if mapping.inode == 0 && !name.starts_with(b"/") {
+        return Ok(Backing::Anonymous);
+    }
+    let kind = if name.starts_with(b"/memfd:") {
+        ObjectKind::Memfd
+    } else if name == b"/dev/zero (deleted)" || name.starts_with(b"[anon_shmem:") {
+        ObjectKind::Anonymous
+    } else if name.starts_with(b"/SYSV") {
+        return Err(Error::unsupported(ns_pid, "System V shared memory"));
+    } else if name.starts_with(b"anon_inode:") || !name.starts_with(b"/") {
+        let name = String::from_utf8_lossy(name).into_owned();
+        return Err(Error::unsupported(ns_pid, format!("a mapping of {name}")));
+    } else if mapping.deleted() {
+        ObjectKind::Deleted
+    } else {
+        return Ok(Backing::File { path: name.to_vec(), offset: mapping.offset, inode: mapping.inode });
+    };
+    let id = objects.of(pid, ns_pid, mapping, kind)?;
+    Ok(Backing::Object { id, offset: mapping.offset })
+}
+
+/// What about a mapping cannot be moved by this version, by its flags.
+pub(crate) fn obstacle(flags: Flags) -> Option<&'static str> {
+    [
+        (b"ht", "huge pages of hugetlbfs"),
+        (b"um", "memory watched by a userfaultfd"),
+        (b"uw", "memory watched by a userfaultfd"),
+        (b"ui", "memory watched by a userfaultfd"),
+        (b"ss", "a shadow stack"),
+        (b"mm", "a mixed mapping of a device"),
+        (b"dp", "droppable memory"),
+    ]
+    .into_iter()
+    .find(|(word, _)| flags.has(word))
+    .map(|(_, what)| what)
+}
+
+fn flag_bits(mapping: &Mapping, flags: Flags) -> u32 {
+    let table: [(&[u8; 2], u32); 13] = [
+        (b"gd", vma::GROWSDOWN),
+        (b"lo", vma::LOCKED),
+        (b"nr", vma::NORESERVE),
+        (b"hg", vma::HUGEPAGE),
+        (b"nh", vma::NOHUGEPAGE),
+        (b"dc", vma::DONTFORK),
+        (b"wf", vma::WIPEONFORK),
+        (b"dd", vma::DONTDUMP),
+        (b"mg", vma::MERGEABLE),
+        (b"sr", vma::SEQUENTIAL),
+        (b"rr", vma::RANDOM),
+        (b"lf", vma::LOCK_ON_FAULT),
+        (b"mw", vma::MAY_WRITE),
+    ];
+    let set = table.iter().filter(|(word, _)| flags.has(word)).fold(0, |bits, (_, bit)| bits | bit);
+    if mapping.shared { set | vma::SHARED } else { set }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferry_sys::pagemap::Region;
+
+    #[test]
+    fn content_is_cut_at_the_borders_of_mappings() {
+        let region = |start, end| Region { start, end, categories: 0 };
+        let ranges = intersect(
+            &[region(0x1000, 0x5000), region(0x8000, 0x9000), region(0xa000, 0xc000)],
+            &[(0x2000, 0x3000), (0x4000, 0x8000), (0xb000, 0xf000)],
+        );
+        let wanted = [(0x2000, 0x1000), (0x4000, 0x1000), (0xb000, 0x1000)];
+        assert_eq!(ranges.iter().map(|range| (range.start, range.len)).collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn a_hole_is_free_in_every_space() {
+        let mapping = |start: u64, end: u64| Mapping { start, end, ..Mapping::default() };
+        let one = [mapping(0x100_0000_0000, 0x100_0100_0000)];
+        let two = [mapping(0x100_0300_0000, 0x100_0301_0000)];
+        let at = hole(&[&one, &two], 1 << 20).unwrap();
+        let free = |space: &[Mapping]| space.iter().all(|m| m.end <= at || m.start >= at + (1 << 20));
+        assert!(free(&one) && free(&two));
+    }
+}

@@ -1,0 +1,94 @@
+//! Capture: from a running tree to a [`State`], from outside.
+//!
+//! 1. [`seize`] attaches to every thread and stops it. (Safety never rests on that: a cgroup that is frozen stays frozen when
+//!    the tracer dies.)
+//! 2. [`Seized::capture`] reads `/proc` and asks ptrace; what only a task itself can say is asked by one batch per thread.
+//! 3. [`Seized::release`] puts everything back and lets go, or [`Seized::kill`] ends the tree.
+//!
+//! At no moment does a killed tracer harm the tree: see `ferry_sys::remote::code`.
+
+pub mod interrupted;
+pub mod memory;
+mod process;
+mod seize;
+mod site;
+mod thread;
+mod tree;
+
+pub use seize::{Scope, Seized, SeizedTask, SeizedThread, TaskRef, seize};
+
+use crate::records::State;
+use ferry_sys::remote;
+use ferry_transfer::access::SpaceAccess;
+use std::io;
+use std::time::Duration;
+
+/// A captured tree. It is still stopped.
+#[derive(Debug)]
+pub struct Captured {
+    /// Everything but the content of memory. `files` and `capsule` are filled in by their own modules.
+    pub state: State,
+    /// How the content of memory is reached while the tree is stopped, from any process of this host that may.
+    pub memory: Vec<SpaceAccess>,
+    /// Waits with a time-out: to be given to the next capture of the same tree.
+    pub waits: Vec<interrupted::KnownWait>,
+    /// Remote calls that were made.
+    pub stats: remote::Stats,
+}
+
+/// What a capture should know beforehand.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// What an earlier capture or restore of this tree gave as `waits`.
+    pub waits: Vec<interrupted::KnownWait>,
+}
+
+/// Why a tree could not be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A remote call failed.
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
+    /// Something could not be read.
+    #[error("Cannot read {what} of task {pid}")]
+    Read {
+        /// What.
+        what: String,
+        /// Task, as this host sees it.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread does not stop.
+    #[error(
+        "Task {tid} does not stop: it has been in an uninterruptible wait for {waited:?}; try again when its input or output is done"
+    )]
+    Stuck {
+        /// Thread, as this host sees it.
+        tid: i32,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// This version cannot move it. An inventory names the same thing before anything is touched.
+    #[error("Process {pid} holds what cannot be moved: {what}")]
+    Unsupported {
+        /// Process, as it sees itself.
+        pid: i32,
+        /// What.
+        what: String,
+    },
+    /// There is nothing to capture.
+    #[error("No task is left to capture")]
+    Empty,
+}
+
+impl Error {
+    pub(crate) fn read(what: impl Into<String>, pid: i32) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Read { what, pid, source }
+    }
+
+    pub(crate) fn unsupported(pid: i32, what: impl Into<String>) -> Self {
+        Self::Unsupported { pid, what: what.into() }
+    }
+}

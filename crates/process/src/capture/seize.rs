@@ -1,0 +1,394 @@
+//! Attaching to a whole tree: every thread of every process, until no new one appears.
+//!
+//! What is dear to read (VmFlags, which cost a walk of the page tables) and what can only be known before (since when a thread
+//! waits) is observed while the tree still runs.
+
+use super::Error;
+use super::interrupted::{self, Observed};
+use super::memory::{self, Advice};
+use super::site::Site;
+use ferry_sys::proc;
+use ferry_sys::proc::stat::{self, Stat};
+use ferry_sys::proc::status::{self, Status};
+use ferry_sys::ptrace::{self, Registers, Stop};
+use ferry_sys::remote::{Machine, Tracee};
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Which processes belong to the tree.
+#[derive(Clone, Debug)]
+pub enum Scope {
+    /// Those in this cgroup's directory (not in those beneath it).
+    Cgroup(PathBuf),
+    /// This process and all its descendants.
+    Tree(i32),
+}
+
+/// A process, by its two ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TaskRef {
+    /// As this host's `/proc` has it.
+    pub host_pid: i32,
+    /// As it sees itself.
+    pub ns_pid: i32,
+}
+
+/// One stopped thread.
+#[derive(Clone, Debug)]
+pub struct SeizedThread {
+    /// As this host sees it.
+    pub tid: i32,
+    /// As it sees itself.
+    pub ns_tid: i32,
+    /// Registers with which it will go on.
+    pub registers: Registers,
+    /// Its mask of blocked signals.
+    pub mask: u64,
+    /// The signal of the group stop that it was in.
+    pub group_stop: Option<i32>,
+    /// `/proc/PID/task/TID/status`.
+    pub status: Status,
+    /// Registers or mask in the kernel are not those above at the moment.
+    pub(super) dirty: bool,
+}
+
+/// One process of the tree.
+#[derive(Debug)]
+pub struct SeizedTask {
+    /// Its ids.
+    pub ids: TaskRef,
+    /// `/proc/PID/stat`.
+    pub stat: Stat,
+    /// `/proc/PID/status` of the leader.
+    pub status: Status,
+    /// Threads, the leader first; empty for a zombie.
+    pub threads: Vec<SeizedThread>,
+    pub(super) site: Option<Site>,
+}
+
+impl SeizedTask {
+    pub(super) fn tracee(&self, thread: usize) -> Tracee {
+        let thread = &self.threads[thread];
+        Tracee { tid: thread.tid, ns_pid: self.ids.ns_pid, ns_tid: thread.ns_tid }
+    }
+}
+
+/// A tree whose every thread is stopped. Dropping it lets go of it as [`Seized::release`] does.
+#[derive(Debug)]
+pub struct Seized {
+    pub(super) tasks: Vec<SeizedTask>,
+    pub(super) machine: Machine,
+    pub(super) observed: HashMap<i32, Observed>,
+    pub(super) advice: HashMap<i32, Advice>,
+    pub(super) done: bool,
+}
+
+/// How long a thread may take to stop before the attempt is given up and begun again: a parent waiting for its vfork child is
+/// in an uninterruptible wait, but not for long.
+const STOP_WAIT_MAX: Duration = Duration::from_millis(100);
+/// How long to try in all.
+const TRIES_MAX: Duration = Duration::from_secs(5);
+
+/// Stops every thread of the tree. If the cgroup is frozen, the tasks stay stopped when it is thawed afterwards, and must be
+/// thawed for [`Seized::capture`] to ask them anything.
+///
+/// # Errors
+/// [`Error::Stuck`] when a thread is in an uninterruptible wait; then everything runs on as before.
+pub fn seize(scope: &Scope) -> Result<Seized, Error> {
+    let begin = Instant::now();
+    loop {
+        match try_seize(scope) {
+            Err(Error::Stuck { .. }) if begin.elapsed() < TRIES_MAX => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_seize(scope: &Scope) -> Result<Seized, Error> {
+    let mut seized = Seized {
+        tasks: Vec::new(),
+        machine: Machine::default(),
+        observed: HashMap::new(),
+        advice: HashMap::new(),
+        done: false,
+    };
+    for pid in members(scope)? {
+        seized.observed.extend(interrupted::observe(pid));
+        if let Some(advice) = memory::observe(pid) {
+            seized.advice.insert(pid, advice);
+        }
+    }
+    let mut attached: Vec<(i32, i32)> = Vec::new();
+    let result = attach_all(scope, &mut attached).and_then(|()| stop_all(&attached));
+    let stops = match result {
+        Ok(stops) => stops,
+        Err(error) => {
+            let_go(&attached);
+            return Err(error);
+        }
+    };
+    if let Err(error) = seized.read_identities(scope, &stops) {
+        let_go(&attached);
+        seized.done = true;
+        return Err(error);
+    }
+    if seized.tasks.is_empty() {
+        return Err(Error::Empty);
+    }
+    Ok(seized)
+}
+
+/// The processes of the scope as they are now, parents before children where that is known.
+pub(crate) fn members(scope: &Scope) -> Result<Vec<i32>, Error> {
+    match scope {
+        Scope::Cgroup(directory) => {
+            let text = std::fs::read_to_string(directory.join("cgroup.procs"))
+                .map_err(Error::read("cgroup.procs", 0))?;
+            let mut pids: Vec<i32> =
+                text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
+            pids.sort_unstable();
+            pids.dedup();
+            Ok(pids)
+        }
+        Scope::Tree(root) => {
+            let mut all = vec![*root];
+            let mut at = 0;
+            while at < all.len() {
+                let pid = all[at];
+                at += 1;
+                for tid in proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default() {
+                    let children =
+                        proc::read_path(&format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+                    let children = String::from_utf8_lossy(&children);
+                    all.extend(children.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+                }
+            }
+            Ok(all)
+        }
+    }
+}
+
+fn attach_all(scope: &Scope, attached: &mut Vec<(i32, i32)>) -> Result<(), Error> {
+    let mut known: std::collections::HashSet<i32> = std::collections::HashSet::new();
+    loop {
+        let mut new = false;
+        for pid in members(scope)? {
+            for tid in proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default() {
+                if !known.insert(tid) {
+                    continue;
+                }
+                let options = ptrace::TRACE_SYSGOOD | ptrace::SUSPEND_SECCOMP;
+                let result = ptrace::seize(tid, options).or_else(|error| match error.raw_os_error() {
+                    // SUSPEND_SECCOMP needs a privilege and a kernel option; without it only filtered tasks suffer.
+                    Some(libc::EPERM | libc::EINVAL) => ptrace::seize(tid, ptrace::TRACE_SYSGOOD),
+                    _ => Err(error),
+                });
+                match result {
+                    Ok(()) => {
+                        attached.push((pid, tid));
+                        new = true;
+                        ptrace::interrupt(tid).map_err(Error::read("a stop", tid))?;
+                    }
+                    // Gone, or a zombie, which nobody can attach to.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(_) if is_zombie(pid, tid) => {}
+                    Err(source) => {
+                        return Err(Error::Read { what: "the state".into(), pid: tid, source });
+                    }
+                }
+            }
+        }
+        if !new {
+            return Ok(());
+        }
+    }
+}
+
+fn is_zombie(pid: i32, tid: i32) -> bool {
+    proc::read_path(&format!("/proc/{pid}/task/{tid}/stat"))
+        .ok()
+        .and_then(|line| stat::parse(&line).ok())
+        .is_none_or(|stat| matches!(stat.state, b'Z' | b'X'))
+}
+
+/// Waits for every attached thread. What comes back: process, thread, signal of a group stop.
+fn stop_all(attached: &[(i32, i32)]) -> Result<Vec<(i32, i32, Option<i32>)>, Error> {
+    let mut stops = Vec::with_capacity(attached.len());
+    for &(pid, tid) in attached {
+        if let Some(signal) = stop_one(tid)? {
+            stops.push((pid, tid, (signal != libc::SIGTRAP).then_some(signal)));
+        }
+    }
+    Ok(stops)
+}
+
+/// Signal of the stop, or `None` when the thread ended.
+fn stop_one(tid: i32) -> Result<Option<i32>, Error> {
+    let begin = Instant::now();
+    let mut rounds = 0u32;
+    loop {
+        match ptrace::poll(tid) {
+            Ok(Some(Stop::Event { signal })) => return Ok(Some(signal)),
+            // A signal that was on its way: let it be delivered; the stop follows before any of its handler runs.
+            Ok(Some(Stop::Signal(signal))) => {
+                ptrace::cont(tid, signal).map_err(Error::read("a stop", tid))?
+            }
+            Ok(Some(Stop::Call | Stop::Other(_))) => {
+                ptrace::cont(tid, 0).map_err(Error::read("a stop", tid))?
+            }
+            Ok(Some(Stop::Gone(_))) => return Ok(None),
+            Ok(None) => {
+                rounds += 1;
+                if rounds > 200 {
+                    std::thread::sleep(Duration::from_micros(20));
+                } else {
+                    std::thread::yield_now();
+                }
+                if begin.elapsed() > STOP_WAIT_MAX {
+                    return Err(Error::Stuck { tid, waited: begin.elapsed() });
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+            Err(source) => return Err(Error::Read { what: "a stop".into(), pid: tid, source }),
+        }
+    }
+}
+
+/// Detaches from threads that may or may not have stopped.
+fn let_go(attached: &[(i32, i32)]) {
+    for &(_, tid) in attached {
+        if ptrace::detach(tid, 0).is_ok() {
+            continue;
+        }
+        // Not stopped yet: it will be at its next chance. A thread in an uninterruptible wait is waited for in vain, so not for ever.
+        let begin = Instant::now();
+        while begin.elapsed() < STOP_WAIT_MAX {
+            match ptrace::poll(tid) {
+                Ok(Some(Stop::Signal(signal))) => {
+                    let _ = ptrace::detach(tid, signal);
+                    break;
+                }
+                Ok(Some(Stop::Gone(_))) | Err(_) => break,
+                Ok(Some(_)) => {
+                    let _ = ptrace::detach(tid, 0);
+                    break;
+                }
+                Ok(None) => std::thread::sleep(Duration::from_micros(50)),
+            }
+        }
+    }
+}
+
+impl Seized {
+    /// The processes that are stopped, zombies left out.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskRef> {
+        self.tasks.iter().filter(|task| !task.threads.is_empty()).map(|task| task.ids).collect()
+    }
+
+    fn read_identities(&mut self, scope: &Scope, stops: &[(i32, i32, Option<i32>)]) -> Result<(), Error> {
+        for pid in members(scope)? {
+            let Ok(stat) = stat::read(pid) else { continue };
+            let Ok(status) = status::read(&pid.to_string()) else { continue };
+            let ids = TaskRef { host_pid: pid, ns_pid: status.ns_tgid.last().copied().unwrap_or(pid) };
+            let mut threads = Vec::new();
+            for &(_, tid, group_stop) in stops.iter().filter(|(owner, ..)| *owner == pid) {
+                threads.push(read_thread(pid, tid, group_stop).map_err(Error::read("a thread", tid))?);
+            }
+            threads.sort_by_key(|thread| (thread.tid != pid, thread.tid));
+            let zombie = matches!(stat.state, b'Z' | b'X');
+            if !zombie && threads.is_empty() {
+                continue;
+            }
+            if zombie && !threads.is_empty() {
+                return Err(Error::unsupported(ids.ns_pid, "its first thread has ended while others run"));
+            }
+            self.tasks.push(SeizedTask { ids, stat, status, threads, site: None });
+        }
+        Ok(())
+    }
+
+    /// Puts registers, masks and mappings back as they were and lets go. The tree runs on, or stays frozen with its cgroup.
+    ///
+    /// # Errors
+    /// The first thing that could not be put back; everything else was tried.
+    pub fn release(mut self) -> Result<(), Error> {
+        self.put_back()
+    }
+
+    fn put_back(&mut self) -> Result<(), Error> {
+        self.done = true;
+        let mut first = Ok(());
+        for at in 0..self.tasks.len() {
+            let result = self.leave_site(at);
+            first = first.and(result);
+        }
+        let held = std::mem::take(&mut self.machine.held);
+        for thread in self.tasks.iter().flat_map(|task| &task.threads) {
+            let signal = held
+                .iter()
+                .find(|(tid, _)| *tid == thread.tid)
+                .map_or(0, |(_, info)| i32::from_ne_bytes([info[0], info[1], info[2], info[3]]));
+            match ptrace::detach(thread.tid, signal) {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                    first = first.and(Err(Error::read("the trace", thread.tid)(error)));
+                }
+                _ => {}
+            }
+        }
+        first
+    }
+
+    /// Kills every process of the tree and waits until all are gone. Zombies whose parent is outside are left to it.
+    ///
+    /// # Errors
+    /// When a process cannot be killed.
+    pub fn kill(mut self) -> Result<(), Error> {
+        self.done = true;
+        for task in self.tasks.iter().filter(|task| !task.threads.is_empty()) {
+            match ptrace::send(task.ids.host_pid, libc::SIGKILL) {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                    return Err(Error::read("the end", task.ids.host_pid)(error));
+                }
+                _ => {}
+            }
+        }
+        for task in &self.tasks {
+            // The leader's end is only reported after that of the others.
+            for thread in task.threads.iter().rev() {
+                while let Ok(stop) = ptrace::wait(thread.tid) {
+                    if matches!(stop, Stop::Gone(_)) {
+                        break;
+                    }
+                    let _ = ptrace::cont(thread.tid, 0);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Seized {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = self.put_back();
+        }
+    }
+}
+
+fn read_thread(pid: i32, tid: i32, group_stop: Option<i32>) -> io::Result<SeizedThread> {
+    let status = status::read(&format!("{pid}/task/{tid}"))?;
+    Ok(SeizedThread {
+        tid,
+        ns_tid: status.ns_pid.last().copied().unwrap_or(tid),
+        registers: ptrace::registers(tid)?,
+        mask: ptrace::signal_mask(tid)?,
+        group_stop,
+        status,
+        dirty: false,
+    })
+}

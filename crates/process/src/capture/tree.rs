@@ -1,0 +1,323 @@
+//! The whole tree: every step of a capture in its order, and how the processes are related.
+
+use super::seize::{Seized, SeizedTask};
+use super::site::{Site, thread_site};
+use super::{Captured, Context, Error, interrupted, memory, process, thread};
+use crate::records::task::{Life, Task};
+use crate::records::{State, VERSION};
+use ferry_sys::kcmp::{self, What};
+use ferry_sys::proc::maps::Mapping;
+use ferry_sys::proc::{self, status, timers};
+use ferry_sys::remote::Reach;
+use ferry_sys::schedule;
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+impl Seized {
+    /// Reads everything but the content of memory and files. Afterwards the tasks are as they were when they were stopped, so
+    /// that their cgroup can be frozen again, and they be released or killed at any time.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for what this version cannot move; the tree is still stopped and whole.
+    pub fn capture(&mut self, context: &Context) -> Result<Captured, Error> {
+        for at in 0..self.tasks.len() {
+            refuse(&self.tasks, at)?;
+        }
+        let stats = self.machine.stats;
+        let result = self.capture_all(context);
+        for at in 0..self.tasks.len() {
+            self.leave_site(at)?;
+        }
+        let mut captured = result?;
+        captured.stats = self.machine.stats;
+        captured.stats.calls -= stats.calls;
+        captured.stats.batches -= stats.batches;
+        captured.stats.lone -= stats.lone;
+        Ok(captured)
+    }
+
+    fn capture_all(&mut self, context: &Context) -> Result<Captured, Error> {
+        let mut state = State { version: VERSION, ..State::default() };
+        let spaces = self.tasks.iter().filter(|task| !task.threads.is_empty()).count() as u32;
+        let mut objects = memory::Objects::after(spaces);
+        let mut access = Vec::new();
+        let mut waits = Vec::new();
+        for at in self.parents_first() {
+            let mut task = self.relations(at);
+            if self.tasks[at].threads.is_empty() {
+                task.life = Life::Zombie { status: self.tasks[at].stat.exit_code };
+                state.tasks.push(task);
+                continue;
+            }
+            let (pid, ns_pid) = (self.tasks[at].ids.host_pid, self.tasks[at].ids.ns_pid);
+            self.settle_threads(at)?;
+            let maps = memory::mappings(pid)?;
+            let mut space = {
+                let resident = self.tasks[at].status.resident;
+                let id = state.spaces.len() as u32;
+                memory::capture(id, pid, ns_pid, &maps, self.advice.get(&pid), resident, &mut objects)?
+            };
+            let answers = self.ask(at, &maps, &mut task)?;
+            self.look_at_waits(at, context, &mut task, &mut waits);
+            self.space_fields(at, &maps, &answers, &mut space.space)?;
+            task.space = Some(space.space.id);
+            state.spaces.push(space.space);
+            access.push(space.access);
+            state.tasks.push(task);
+        }
+        state.objects = objects.found;
+        access.extend(objects.access);
+        Ok(Captured { state, memory: access, waits, stats: ferry_sys::remote::Stats::default() })
+    }
+
+    /// Leaves restartable sequences and lets calls begin again that were interrupted by nothing but us.
+    fn settle_threads(&mut self, at: usize) -> Result<(), Error> {
+        let task = &mut self.tasks[at];
+        for thread in &mut task.threads {
+            interrupted::leave_rseq(task.ids.host_pid, thread)
+                .map_err(Error::read("the rseq area", thread.tid))?;
+            let before = thread.registers;
+            let [own, shared, ..] = thread.status.signals;
+            interrupted::begin_again(&mut thread.registers, thread.mask, own | shared);
+            thread.dirty |= before != thread.registers;
+        }
+        let pending = task
+            .threads
+            .iter()
+            .fold(0, |bits, thread| bits | thread.status.signals[0] | thread.status.signals[1]);
+        // The signal that ends a batch must not be one that is on its way.
+        let free = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD]
+            .into_iter()
+            .find(|signal| pending >> (signal - 1) & 1 == 0);
+        self.machine.signal = free.unwrap_or(libc::SIGURG);
+        Ok(())
+    }
+
+    /// Asks the leader and then every thread, and reads what only they and ptrace can tell.
+    fn ask(&mut self, at: usize, maps: &[Mapping], task: &mut Task) -> Result<process::SpaceAnswers, Error> {
+        let pid = self.tasks[at].ids.host_pid;
+        let text = proc::read(pid, "timers").unwrap_or_default();
+        let timers = timers::parse(&text).map_err(|bad| Error::read("the timers", pid)(bad.into()))?;
+        Site::enter(self, at, maps)?;
+        let task_seized = &self.tasks[at];
+        let Some(site) = &task_seized.site else { unreachable!("it has just been entered") };
+        let mut program = site.program();
+        let questions = process::Questions::ask(&mut program, &timers);
+        let mut parts = Vec::new();
+        for index in 0..task_seized.threads.len() {
+            let first = if index == 0 { 0 } else { program.len() };
+            let asked = thread::Questions::ask(&mut program);
+            parts.push((first, program.len(), asked));
+        }
+        debug_assert!(questions.len() <= program.len());
+        let reach = Reach::Process(pid);
+        reach.load(&program)?;
+        for (index, (first, end, _)) in parts.iter().enumerate() {
+            let (tracee, call) = (self.tasks[at].tracee(index), thread_site(&self.tasks[at], index));
+            let Some(site) = &self.tasks[at].site else { unreachable!("it has just been entered") };
+            let records = site.record(*first);
+            self.tasks[at].threads[index].dirty = true;
+            self.machine.start(tracee, &call, records, end - first)?;
+        }
+        for index in 0..parts.len() {
+            let (tracee, call) = (self.tasks[at].tracee(index), thread_site(&self.tasks[at], index));
+            self.machine.finish(tracee, &call)?;
+        }
+        reach.store(&mut program)?;
+        program.check(0..program.len())?;
+        let answers = questions.answer(&program, &timers, task);
+        self.translate_timer_threads(at, task);
+        // After the timers: one that fires in between is then rather seen twice than never.
+        for (index, (.., asked)) in parts.iter().enumerate() {
+            let seized = &self.tasks[at].threads[index];
+            let mut record = thread::look(seized).map_err(Error::read("the registers", seized.tid))?;
+            asked.answer(&program, &mut record);
+            record.pending =
+                thread::pending(seized.tid, false).map_err(Error::read("pending signals", seized.tid))?;
+            task.threads.push(record);
+        }
+        task.pending = thread::pending(pid, true).map_err(Error::read("pending signals", pid))?;
+        Ok(answers)
+    }
+
+    /// `/proc/PID/timers` names tasks as this host sees them; the record needs them as they see themselves.
+    fn translate_timer_threads(&self, at: usize, task: &mut Task) {
+        let seized = &self.tasks[at];
+        for timer in &mut task.timers {
+            let thread = seized.threads.iter().find(|thread| thread.tid == timer.thread);
+            timer.thread = thread.map_or(seized.ids.ns_pid, |thread| thread.ns_tid);
+        }
+    }
+
+    fn look_at_waits(
+        &self,
+        at: usize,
+        context: &Context,
+        task: &mut Task,
+        waits: &mut Vec<interrupted::KnownWait>,
+    ) {
+        let seized = &self.tasks[at];
+        let now = schedule::boottime_ns();
+        for (thread, record) in seized.threads.iter().zip(&mut task.threads) {
+            let observed = self.observed.get(&thread.tid);
+            record.wait = interrupted::wait_of(seized.ids.host_pid, thread, observed, &context.waits, now);
+            if let Some(wait) = record.wait {
+                waits.push(interrupted::KnownWait {
+                    tid: thread.ns_tid,
+                    instruction: thread.registers.rip,
+                    call: wait.call,
+                    end_ns: wait.left_ns.map(|left| now + left),
+                });
+            }
+        }
+    }
+
+    fn space_fields(
+        &self,
+        at: usize,
+        maps: &[Mapping],
+        answers: &process::SpaceAnswers,
+        space: &mut crate::records::Space,
+    ) -> Result<(), Error> {
+        let pid = self.tasks[at].ids.host_pid;
+        let stat = &self.tasks[at].stat;
+        let ((start_code, end_code, start_stack), (start_data, end_data, start_brk)) = (stat.code, stat.data);
+        let (arg_start, arg_end, env_start, env_end) = stat.arguments;
+        space.layout = [
+            start_code,
+            end_code,
+            start_data,
+            end_data,
+            start_brk,
+            answers.brk,
+            start_stack,
+            arg_start,
+            arg_end,
+            env_start,
+            env_end,
+        ];
+        space.auxv = proc::read(pid, "auxv").map_err(Error::read("the auxiliary vector", pid))?;
+        space.exe = proc::link(pid, "exe").map_err(Error::read("the executable's path", pid))?;
+        space.dumpable = answers.dumpable;
+        space.thp_disabled = answers.thp_disabled;
+        space.mdwe = answers.mdwe;
+        space.merge_any = answers.merge_any;
+        let filter = proc::read(pid, "coredump_filter").unwrap_or_default();
+        space.coredump_filter =
+            u32::from_str_radix(String::from_utf8_lossy(&filter).trim(), 16).unwrap_or(0x33);
+        space.vdso_hash = vdso_hash(pid, maps).map_err(Error::read("the vDSO", pid))?;
+        Ok(())
+    }
+
+    /// Indices of the tasks, parents before their children.
+    fn parents_first(&self) -> Vec<usize> {
+        let by_pid: HashMap<i32, usize> =
+            self.tasks.iter().enumerate().map(|(at, task)| (task.ids.host_pid, at)).collect();
+        let depth = |mut at: usize| {
+            let mut depth = 0;
+            while let Some(parent) =
+                by_pid.get(&self.tasks[at].stat.parent).filter(|_| depth < self.tasks.len())
+            {
+                at = *parent;
+                depth += 1;
+            }
+            depth
+        };
+        let mut order: Vec<usize> = (0..self.tasks.len()).collect();
+        order.sort_by_key(|at| (depth(*at), self.tasks[*at].ids.ns_pid));
+        order
+    }
+
+    /// Who a process is among the others, and what `/proc` alone tells of it.
+    fn relations(&self, at: usize) -> Task {
+        let seized = &self.tasks[at];
+        let parent = self.tasks.iter().find(|task| task.ids.host_pid == seized.stat.parent);
+        let innermost = |ids: &[i32]| ids.last().copied().unwrap_or(0);
+        let pid = seized.ids.host_pid;
+        let stopped = seized.threads.iter().find_map(|thread| thread.group_stop);
+        Task {
+            pid: seized.ids.ns_pid,
+            parent: parent.map_or(0, |parent| parent.ids.ns_pid),
+            group: self.leader(seized.stat.group, innermost(&seized.status.ns_group)),
+            session: self.leader(seized.stat.session, innermost(&seized.status.ns_session)),
+            life: stopped.map_or(Life::Running, |signal| Life::Stopped {
+                signal,
+                uncollected: seized.stat.exit_code != 0,
+            }),
+            exit_signal: seized.stat.exit_signal,
+            limits: proc::read(pid, "limits")
+                .ok()
+                .and_then(|text| status::parse_limits(&text).ok())
+                .unwrap_or_default(),
+            umask: seized.status.umask,
+            cwd: proc::link(pid, "cwd").unwrap_or_default(),
+            root: proc::link(pid, "root").unwrap_or_default(),
+            oom_score_adj: number(pid, "oom_score_adj"),
+            comm: seized.stat.comm.clone(),
+            ..Task::default()
+        }
+    }
+
+    /// A group's or session's number: 0 when its leader lives outside of the tree. A dead leader's number stays.
+    fn leader(&self, host_pid: i32, ns_pid: i32) -> i32 {
+        let inside = self.tasks.iter().any(|task| task.ids.host_pid == host_pid);
+        let outside = host_pid <= 0 || std::fs::exists(format!("/proc/{host_pid}")).unwrap_or(false);
+        if !inside && outside { 0 } else { ns_pid }
+    }
+}
+
+fn number(pid: i32, name: &str) -> i32 {
+    let text = proc::read(pid, name).unwrap_or_default();
+    proc::text::signed(&text).map_or(0, |value| value as i32)
+}
+
+/// Hash of the code that the kernel maps into every task: the whole vDSO.
+pub(crate) fn vdso_hash(pid: i32, maps: &[Mapping]) -> std::io::Result<[u8; 32]> {
+    let Some(vdso) = maps.iter().find(|mapping| mapping.name == b"[vdso]") else { return Ok([0; 32]) };
+    let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
+    ferry_sys::process_vm::read(pid, vdso.start, &mut bytes)?;
+    // What is in its tail for the time of a capture does not belong to it.
+    if let Ok(tail) = ferry_sys::remote::tail::Tail::find(&bytes, vdso.start) {
+        bytes[(tail.base - vdso.start) as usize..].fill(0);
+    }
+    Ok(*blake3::hash(&bytes).as_bytes())
+}
+
+/// Refuses what this version cannot rebuild.
+fn refuse(tasks: &[SeizedTask], at: usize) -> Result<(), Error> {
+    const CODE_SEGMENT_32: u64 = 0x23;
+    let task = &tasks[at];
+    let pid = task.ids.ns_pid;
+    let same = |one: i32, two: i32, what: What| {
+        kcmp::compare(one, two, what)
+            .map(|order| order == Ordering::Equal)
+            .map_err(Error::read("what it shares", one))
+    };
+    for thread in &task.threads {
+        if thread.status.seccomp != 0 {
+            return Err(Error::unsupported(pid, "a seccomp filter"));
+        }
+        if thread.registers.cs == CODE_SEGMENT_32 {
+            return Err(Error::unsupported(pid, "32-bit code"));
+        }
+        if !thread.status.thread_features.is_empty() {
+            return Err(Error::unsupported(pid, "a shadow stack"));
+        }
+        for what in [What::Files, What::FileSystem] {
+            if thread.tid != task.ids.host_pid && !same(task.ids.host_pid, thread.tid, what)? {
+                return Err(Error::unsupported(
+                    pid,
+                    format!("thread {} has descriptors or a directory of its own", thread.ns_tid),
+                ));
+            }
+        }
+    }
+    let Some(first) = task.threads.first() else { return Ok(()) };
+    for other in tasks[..at].iter().filter(|other| !other.threads.is_empty()) {
+        if same(first.tid, other.threads[0].tid, What::Space)? {
+            let what = format!("its memory is shared with process {}", other.ids.ns_pid);
+            return Err(Error::unsupported(pid, what));
+        }
+    }
+    Ok(())
+}
