@@ -1,6 +1,7 @@
 //! One per move: phases, execution of the plan, journal; and the shim with its protocol.
 
 pub mod decider;
+pub mod facts;
 pub mod handover;
 pub mod journal;
 pub mod shim;
