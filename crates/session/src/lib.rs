@@ -3,5 +3,6 @@
 pub mod decider;
 pub mod facts;
 pub mod handover;
+pub mod imaging;
 pub mod journal;
 pub mod shim;

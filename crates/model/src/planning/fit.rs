@@ -108,7 +108,8 @@ pub(super) fn room(inventory: &Inventory, target: &HostFacts, options: &Options)
 }
 
 /// Flags that describe the machine to its kernel only say nothing about what a program may have found.
-fn visible_to_programs(flag: &str) -> bool {
+#[must_use]
+pub fn visible_to_programs(flag: &str) -> bool {
     const KERNEL_ONLY: &[&str] = &[
         "arat",
         "arch_capabilities",

@@ -15,6 +15,7 @@ use crate::resource::Binding;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+pub use fit::visible_to_programs;
 pub use stable::facts_hash;
 
 /// Largest file that moves as if it were not attached to its host, bytes. Above it the user has to say so with

@@ -83,6 +83,7 @@ pub struct Seized {
     pub(super) observed: HashMap<i32, Observed>,
     pub(super) advice: HashMap<i32, Advice>,
     pub(super) done: bool,
+    since: Instant,
 }
 
 /// How long a thread may take to stop before the attempt is given up and begun again: a parent waiting for its vfork child is
@@ -115,6 +116,7 @@ fn try_seize(scope: &Scope) -> Result<Seized, Error> {
         observed: HashMap::new(),
         advice: HashMap::new(),
         done: false,
+        since: Instant::now(),
     };
     for pid in members(scope)? {
         seized.observed.extend(interrupted::observe(pid));
@@ -122,6 +124,7 @@ fn try_seize(scope: &Scope) -> Result<Seized, Error> {
             seized.advice.insert(pid, advice);
         }
     }
+    seized.since = Instant::now();
     let mut attached: Vec<(i32, i32)> = Vec::new();
     let result = attach_all(scope, &mut attached).and_then(|()| stop_all(&attached));
     let stops = match result {
@@ -284,6 +287,12 @@ fn let_go(attached: &[(i32, i32)]) {
 }
 
 impl Seized {
+    /// When the first of them was stopped.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
     /// The processes that are stopped, zombies left out.
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskRef> {
