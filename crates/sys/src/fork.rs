@@ -152,6 +152,19 @@ pub fn default_signal_actions() {
     }
 }
 
+/// Sets a resource limit (`RLIMIT_*`) of the calling process; `u64::MAX` is none.
+///
+/// # Errors
+/// EPERM for a hard limit above the present one without CAP_SYS_RESOURCE.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` outlives the call.
+    match unsafe { libc::prlimit64(0, resource as _, &raw const limit, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Waits for a child and gives its raw wait status; `None` when `block` is false and none has ended. `pid` -1 is any.
 ///
 /// # Errors
