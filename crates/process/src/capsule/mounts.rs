@@ -88,7 +88,7 @@ fn describe(mount: &Mount, before: &[Mount], after: &[Mount]) -> Result<Record> 
             kind: kind.into(),
             source,
             options: mount.options.clone(),
-            super_options: mount.super_options.clone(),
+            super_options: if kind == "bind" { String::new() } else { mount.super_options.clone() },
         })
     };
     // A part of a file system that is mounted already, or the same one once more: a bind mount.
