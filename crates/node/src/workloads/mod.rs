@@ -1,0 +1,362 @@
+//! The workloads of this host: one directory each, with the node's record, the shim's socket, the log, the journal and the
+//! upper layer. What a workload does is asked of its shim, never remembered: a shim outlives the node, and a restarted node
+//! finds everything again by looking into the directories.
+
+mod record;
+mod request;
+
+use ferry_model::api::{
+    AdoptRequest, ExecRequest, Exit, RunRequest, Segments, Workload, WorkloadDetail, WorkloadState,
+};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::ids::{HostName, WorkloadId};
+use ferry_session::shim::protocol::{self, Phase};
+use ferry_session::shim::{Client, ExecSpec, Size, Spec};
+use record::NodeRecord;
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Size of a terminal before the client has said its own.
+const SIZE: Size = Size { rows: 24, columns: 80 };
+
+/// Signal that nothing survives.
+const SIGKILL: i32 = 9;
+
+/// The registry of this host's workloads. Its functions block: call them on threads that may.
+pub struct Workloads {
+    dir: PathBuf,
+    ferry: PathBuf,
+    host: HostName,
+    bridge: String,
+    records: Mutex<BTreeMap<WorkloadId, NodeRecord>>,
+}
+
+impl Workloads {
+    /// Reads what the state directory holds.
+    pub fn open(state: &Path, ferry: &Path, host: &HostName, bridge: &str) -> Result<Self> {
+        let dir = state.join("workloads");
+        crate::files::make_private_dir(&dir)?;
+        let records = record::load_all(&dir)?;
+        Ok(Self {
+            dir,
+            ferry: ferry.to_owned(),
+            host: host.clone(),
+            bridge: bridge.to_owned(),
+            records: Mutex::new(records),
+        })
+    }
+
+    /// Directory of a workload.
+    #[must_use]
+    pub fn directory(&self, id: WorkloadId) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    /// How many there are, departed ones not counted.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.records().values().filter(|record| record.gone_to.is_none()).count()
+    }
+
+    /// Finds a workload by name, id, or the beginning of an id. One that is here goes before one that left.
+    pub fn find(&self, wanted: &str) -> Result<WorkloadId> {
+        let records = self.records();
+        let present = |id: &WorkloadId| records.get(id).is_some_and(|record| record.gone_to.is_none());
+        let named: Vec<WorkloadId> =
+            records.iter().filter(|(_, record)| record.name == wanted).map(|(id, _)| *id).collect();
+        if let Some(id) = named.iter().find(|id| present(id)).or(named.last()) {
+            return Ok(*id);
+        }
+        let digits = wanted.strip_prefix("w-").unwrap_or(wanted);
+        let begins = |id: &WorkloadId| digits.len() >= 4 && id.to_string()[2..].starts_with(digits);
+        match records.keys().copied().filter(begins).collect::<Vec<_>>()[..] {
+            [id] => Ok(id),
+            [] => Err(Error::new(Kind::Usage, format!("There is no workload '{wanted}' here"))
+                .hint("`ferry ps --all` lists them")),
+            _ => Err(Error::new(Kind::Usage, format!("Several workloads' ids begin with '{wanted}'"))),
+        }
+    }
+
+    /// All of them, the newest last.
+    #[must_use]
+    pub fn list(&self) -> Vec<Workload> {
+        let records: Vec<(WorkloadId, NodeRecord)> =
+            self.records().iter().map(|(id, record)| (*id, record.clone())).collect();
+        let mut list: Vec<Workload> = records.into_iter().map(|(id, record)| self.look(id, &record)).collect();
+        list.sort_by(|a, b| (a.created_unix, &a.name).cmp(&(b.created_unix, &b.name)));
+        list
+    }
+
+    /// One of them.
+    pub fn get(&self, id: WorkloadId) -> Result<Workload> {
+        let record = self.record(id)?;
+        Ok(self.look(id, &record))
+    }
+
+    /// One of them, with its three segments.
+    pub fn detail(&self, id: WorkloadId) -> Result<WorkloadDetail> {
+        let workload = self.get(id)?;
+        let segments = match workload.state {
+            WorkloadState::Running => match self.client(id).and_then(|mut client| client.inspect()) {
+                Ok(resources) => request::segments(resources),
+                Err(error) => Segments { unread: Some(error.message), ..Segments::default() },
+            },
+            _ => Segments { unread: Some("it does not run here".to_owned()), ..Segments::default() },
+        };
+        Ok(WorkloadDetail { workload, segments })
+    }
+
+    /// Starts a new one.
+    pub fn run(&self, request: RunRequest) -> Result<Workload> {
+        let id = request::new_id()?;
+        let name = self.name_for(request.name.as_deref(), id)?;
+        let spec = request::spec(id, &name, request, &self.bridge)?;
+        self.start(spec, |client, spec| client.start(spec), false)
+    }
+
+    /// Makes one of a process tree that already runs.
+    pub fn adopt(&self, request: &AdoptRequest) -> Result<Workload> {
+        let id = request::new_id()?;
+        let name = self.name_for(request.name.as_deref(), id)?;
+        let spec = request::adopted(id, &name, request.pid)?;
+        self.start(spec, |client, spec| client.adopt(spec, request.pid), true)
+    }
+
+    fn start(
+        &self,
+        spec: Spec,
+        begin: impl FnOnce(&mut Client, Spec) -> Result<()>,
+        adopted: bool,
+    ) -> Result<Workload> {
+        let id = spec.id;
+        let dir = self.directory(id);
+        let record = NodeRecord::of(&spec, adopted);
+        self.claim(id, record.clone())?;
+        let started = record.save(&dir).and_then(|()| {
+            let client = Client::spawn(&self.ferry, &dir, false);
+            let mut client = client.map_err(|cause| {
+                Error::from_source(Kind::Unable, &cause).context("The workload's shim could not be started")
+            })?;
+            begin(&mut client, spec).inspect_err(|_| drop(client.destroy()))
+        });
+        if let Err(error) = started {
+            self.records().remove(&id);
+            let _ = std::fs::remove_dir_all(&dir);
+            return Err(error);
+        }
+        Ok(self.look(id, &record))
+    }
+
+    /// Takes a name and an id; of two who want the same name, one gets it.
+    fn claim(&self, id: WorkloadId, record: NodeRecord) -> Result<()> {
+        let mut records = self.records();
+        if records.values().any(|other| other.gone_to.is_none() && other.name == record.name) {
+            return Err(Error::new(Kind::Refused, format!("There is a workload named {} already", record.name))
+                .hint("another name (--name), or `ferry rm` for one that has ended"));
+        }
+        records.insert(id, record);
+        Ok(())
+    }
+
+    /// Waits until its first process has ended.
+    pub fn wait(&self, id: WorkloadId) -> Result<Exit> {
+        let record = self.record(id)?;
+        if let Some(host) = &record.gone_to {
+            return Err(Error::new(Kind::Remainder, format!("{} moved to {host}", record.name))
+                .hint(format!("wait for it there: ferry wait {}", record.name)));
+        }
+        self.client(id)?.wait().map(exit)
+    }
+
+    /// Sends a signal to its first process; SIGKILL to all.
+    pub fn signal(&self, id: WorkloadId, signal: i32) -> Result<()> {
+        self.client(id)?.signal(signal)
+    }
+
+    /// Forgets it, with its files. Killed first if `force`.
+    pub fn remove(&self, id: WorkloadId, force: bool) -> Result<Workload> {
+        let workload = self.get(id)?;
+        match workload.state {
+            WorkloadState::Moving | WorkloadState::InDoubt => {
+                return Err(Error::new(Kind::Refused, format!("{} is on a move", workload.name))
+                    .hint("`ferry moves ls` shows it, `ferry moves cancel` gives it up"));
+            }
+            WorkloadState::Running | WorkloadState::Starting if !force => {
+                return Err(Error::new(Kind::Refused, format!("{} still runs", workload.name))
+                    .hint("`ferry stop` ends it; `ferry rm --force` kills it"));
+            }
+            _ => {}
+        }
+        let dir = self.directory(id);
+        if workload.state != WorkloadState::Gone {
+            if let Ok(mut client) = Client::connect(&dir) {
+                if force {
+                    let _ = client.signal(SIGKILL);
+                }
+                client.destroy()?;
+            } else if workload.state == WorkloadState::Lost {
+                // What a dead shim left (cgroup, processes) is put right by a successor, then taken down.
+                if let Ok(mut client) = Client::spawn(&self.ferry, &dir, true) {
+                    client.destroy()?;
+                }
+            }
+        }
+        std::fs::remove_dir_all(&dir).map_err(|cause| {
+            Error::from_source(Kind::Unable, &cause).context(format!("{} could not be removed", dir.display()))
+        })?;
+        self.records().remove(&id);
+        Ok(workload)
+    }
+
+    /// A stream of frames to and from its terminal or output.
+    pub fn attach(&self, id: WorkloadId) -> Result<UnixStream> {
+        self.client(id)?.attach(None)
+    }
+
+    /// A stream of frames to and from another program inside.
+    pub fn exec(&self, id: WorkloadId, request: ExecRequest) -> Result<UnixStream> {
+        if request.command.is_empty() {
+            return Err(Error::new(Kind::Usage, "No program is named"));
+        }
+        let spec = ExecSpec {
+            env: request::environment(&request.env, request.user.as_deref(), request.terminal),
+            command: request.command,
+            cwd: request.cwd,
+            user: request.user,
+            terminal: request.terminal.then_some(SIZE),
+        };
+        self.client(id)?.exec(spec)
+    }
+
+    /// Path of what it wrote.
+    #[must_use]
+    pub fn log(&self, id: WorkloadId) -> PathBuf {
+        self.directory(id).join(ferry_session::shim::LOG)
+    }
+
+    /// Starts a successor for a shim that died, which takes over what its predecessor left.
+    pub fn restart_shim(&self, id: WorkloadId) -> Result<()> {
+        self.record(id)?;
+        Client::spawn(&self.ferry, &self.directory(id), true).map(drop).map_err(|cause| {
+            Error::from_source(Kind::Unable, &cause).context("Another shim could not be started")
+        })
+    }
+
+    /// Looks at every workload after a start of the node; shims that died get a successor. Returns how many were found.
+    pub fn reconnect(&self) -> (usize, usize) {
+        let ids: Vec<WorkloadId> =
+            self.records().iter().filter(|(_, record)| record.gone_to.is_none()).map(|(id, _)| *id).collect();
+        let mut restarted = 0;
+        for id in &ids {
+            if Client::connect(&self.directory(*id)).is_err() {
+                match self.restart_shim(*id) {
+                    Ok(()) => restarted += 1,
+                    Err(error) => tracing::warn!(workload = %id, %error, causes = ?error.causes, "shim not restarted"),
+                }
+            }
+        }
+        (ids.len(), restarted)
+    }
+
+    /// A workload arrived from another host.
+    pub fn arrived(&self, id: WorkloadId) -> Result<()> {
+        let dir = self.directory(id);
+        let status = self.client(id)?.status()?;
+        let spec = status.spec.ok_or_else(|| Error::new(Kind::Bug, "A shim does not know what arrived"))?;
+        let record = NodeRecord::of(&spec, status.adopted);
+        record.save(&dir)?;
+        self.records().insert(id, record);
+        Ok(())
+    }
+
+    /// A workload left for another host, or (`to` none) was given up.
+    pub fn departed(&self, id: WorkloadId, to: Option<&HostName>) -> Result<()> {
+        let mut records = self.records();
+        match (records.get_mut(&id), to) {
+            (Some(record), Some(to)) => {
+                record.gone_to = Some(to.clone());
+                record.save(&self.directory(id))
+            }
+            (_, None) => {
+                records.remove(&id);
+                Ok(())
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// A connection to its shim.
+    pub fn client(&self, id: WorkloadId) -> Result<Client> {
+        let record = self.record(id)?;
+        if let Some(host) = &record.gone_to {
+            return Err(Error::new(Kind::Usage, format!("{} moved to {host}", record.name))
+                .hint(format!("ask the node of {host}")));
+        }
+        Client::connect(&self.directory(id)).map_err(|cause| {
+            Error::from_source(Kind::Unable, &cause)
+                .context(format!("The shim of {} does not answer", record.name))
+                .hint(format!("ferry recover {}", record.name))
+        })
+    }
+
+    fn look(&self, id: WorkloadId, record: &NodeRecord) -> Workload {
+        let status = match &record.gone_to {
+            Some(_) => None,
+            None => Client::connect(&self.directory(id)).ok().and_then(|mut client| client.status().ok()),
+        };
+        let state = match (&record.gone_to, &status) {
+            (Some(_), _) => WorkloadState::Gone,
+            (None, None) => WorkloadState::Lost,
+            (None, Some(status)) => state(status.phase),
+        };
+        Workload {
+            id,
+            name: record.name.clone(),
+            host: record.gone_to.clone().unwrap_or_else(|| self.host.clone()),
+            epoch: record.epoch,
+            state,
+            command: record.command.clone(),
+            pid: status.as_ref().and_then(|status| status.pid),
+            exit: status.as_ref().and_then(|status| status.exit).map(exit),
+            moving: None,
+            net: record.net.clone(),
+            adopted: record.adopted,
+            created_unix: record.created_unix,
+        }
+    }
+
+    fn name_for(&self, wanted: Option<&str>, id: WorkloadId) -> Result<String> {
+        match wanted {
+            Some(name) => request::check_name(name),
+            None => Ok(format!("w{}", &id.to_string()[2..10])),
+        }
+    }
+
+    fn record(&self, id: WorkloadId) -> Result<NodeRecord> {
+        let gone = || Error::new(Kind::Usage, format!("There is no workload {id} here"));
+        self.records().get(&id).cloned().ok_or_else(gone)
+    }
+
+    fn records(&self) -> MutexGuard<'_, BTreeMap<WorkloadId, NodeRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn state(phase: Phase) -> WorkloadState {
+    match phase {
+        Phase::Empty => WorkloadState::Starting,
+        Phase::Running => WorkloadState::Running,
+        Phase::Frozen | Phase::Building | Phase::Prepared => WorkloadState::Moving,
+        Phase::Exited => WorkloadState::Exited,
+        Phase::Lost => WorkloadState::Lost,
+    }
+}
+
+fn exit(exit: protocol::Exit) -> Exit {
+    match exit {
+        protocol::Exit::Code(code) => Exit::Code(code),
+        protocol::Exit::Signal(signal) => Exit::Signal(signal),
+    }
+}
