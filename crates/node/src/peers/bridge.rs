@@ -1,0 +1,48 @@
+//! Joins a TLS connection to a socket pair, so that everything above it can be plain blocking code, and so that an end of
+//! it could be given to another process. Each direction is copied by one task of the runtime.
+
+use super::open::Open;
+use ferry_model::ids::HostName;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+/// Bytes copied at once, each way: large enough that page frames do not wait for the scheduler.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Returns the blocking end of a pair whose other end is joined to `tls` until either side closes or the peer, known as
+/// `name` by the certificate numbered `serial`, is put out.
+pub fn join(tls: TlsStream<TcpStream>, open: &Arc<Open>, name: &HostName, serial: &[u8]) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    theirs.set_nonblocking(true)?;
+    let mut theirs = tokio::net::UnixStream::from_std(theirs)?;
+    let mut tls = tls;
+    let (begin, begun) = tokio::sync::oneshot::channel::<u64>();
+    let registry = open.clone();
+    let task = tokio::spawn(async move {
+        let Ok(number) = begun.await else { return };
+        let _leaves = Leaves { registry, number };
+        // How it ended is seen by both ends: they read an end of file.
+        let copied = tokio::io::copy_bidirectional_with_sizes(&mut tls, &mut theirs, BUFFER_BYTES, BUFFER_BYTES).await;
+        if let Err(cause) = copied {
+            tracing::debug!(%cause, "a connection to a peer broke");
+        }
+    });
+    let number = open.enter(name, serial, task.abort_handle());
+    begin.send(number).map_err(|_| io::Error::other("The runtime is going down"))?;
+    Ok(ours)
+}
+
+/// Takes the connection out of the registry, also when its task is aborted.
+struct Leaves {
+    registry: Arc<Open>,
+    number: u64,
+}
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.registry.leave(self.number);
+    }
+}

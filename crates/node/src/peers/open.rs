@@ -1,0 +1,59 @@
+//! Which connections are open, and to whom: so that a member that is put out loses them at once.
+
+use crate::trust::roster::Roster;
+use ferry_model::ids::HostName;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::AbortHandle;
+
+/// The open connections.
+#[derive(Debug, Default)]
+pub struct Open {
+    tasks: Mutex<HashMap<u64, Peer>>,
+    next: std::sync::atomic::AtomicU64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    name: HostName,
+    serial: Vec<u8>,
+    task: AbortHandle,
+}
+
+impl Open {
+    /// Watches the list of members for as long as the runtime lives, and closes what no longer may be open.
+    pub fn watch(roster: &Arc<Roster>) -> Arc<Self> {
+        let open = Arc::new(Self::default());
+        let (watched, mut changes, roster) = (Arc::downgrade(&open), roster.watch(), roster.clone());
+        tokio::spawn(async move {
+            while changes.changed().await.is_ok() {
+                let Some(open) = watched.upgrade() else { return };
+                open.close_unless(|name, serial| roster.admits(name, serial));
+            }
+        });
+        open
+    }
+
+    /// Registers the connection that `task` carries; returns its number for [`Self::leave`].
+    pub fn enter(self: &Arc<Self>, name: &HostName, serial: &[u8], task: AbortHandle) -> u64 {
+        let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let peer = Peer { name: name.clone(), serial: serial.to_vec(), task };
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(number, peer);
+        number
+    }
+
+    /// A connection ended.
+    pub fn leave(&self, number: u64) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+    }
+
+    fn close_unless(&self, admits: impl Fn(&HostName, &[u8]) -> bool) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, peer| {
+            let stays = admits(&peer.name, &peer.serial);
+            if !stays {
+                peer.task.abort();
+            }
+            stays
+        });
+    }
+}

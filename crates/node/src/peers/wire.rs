@@ -1,0 +1,129 @@
+//! What nodes ask each other, apart from moves: one request, one reply, on a connection whose purpose is `Node`. Fields
+//! and variants are numbered by hand; a variant that is not known is an error to its sender and nothing else.
+
+use crate::trust::members::MembersRecord;
+use ferry_model::error::Error;
+use ferry_model::facts::HostFacts;
+use ferry_model::handover::{Answer, Cas, Record};
+use ferry_model::ids::{MoveId, WorkloadId};
+use ferry_model::planning::Method;
+use minicbor::{Decode, Encode};
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Request {
+    /// Are you there?
+    #[n(0)]
+    Ping,
+    /// To the authority: this is where I am reached; give me the list of members if it is newer than mine.
+    #[n(1)]
+    Members {
+        /// Version that the asker has.
+        #[n(0)]
+        have: u64,
+        /// Where the asker is reached; none: it listens to nobody.
+        #[n(1)]
+        address: Option<String>,
+    },
+    /// From the authority: this is the list of members now.
+    #[n(2)]
+    NewMembers {
+        /// The list.
+        #[n(0)]
+        members: MembersRecord,
+    },
+    /// What are you, for a plan?
+    #[n(3)]
+    Facts,
+    /// What have you written down about this workload?
+    #[n(4)]
+    Record {
+        /// Which.
+        #[n(0)]
+        id: WorkloadId,
+    },
+    /// Decide about a workload that you own.
+    #[n(5)]
+    Cas {
+        /// The change.
+        #[n(0)]
+        cas: Cas,
+    },
+    /// Send me this workload of yours.
+    #[n(6)]
+    Pull {
+        /// Its name, id, or the beginning of an id.
+        #[n(0)]
+        workload: String,
+        /// How.
+        #[n(1)]
+        method: Method,
+    },
+    /// What does your journal say about this workload?
+    #[n(7)]
+    Journal {
+        /// Which.
+        #[n(0)]
+        id: WorkloadId,
+    },
+}
+
+/// A reply.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Reply {
+    /// Done; nothing to say.
+    #[n(0)]
+    Done,
+    /// It failed, or was refused.
+    #[n(1)]
+    Failed {
+        /// Why.
+        #[n(0)]
+        error: Error,
+    },
+    /// To `Members`.
+    #[n(2)]
+    Members {
+        /// The list, if it is newer.
+        #[n(0)]
+        members: Option<MembersRecord>,
+    },
+    /// To `Facts`.
+    #[n(3)]
+    Facts {
+        /// They.
+        #[n(0)]
+        facts: HostFacts,
+    },
+    /// To `Record`.
+    #[n(4)]
+    Record {
+        /// What is written down; none: nothing.
+        #[n(0)]
+        record: Option<Record>,
+    },
+    /// To `Cas`.
+    #[n(5)]
+    Decided {
+        /// How it was decided.
+        #[n(0)]
+        answer: Answer,
+    },
+    /// To `Pull`: the move has begun.
+    #[n(6)]
+    Moving {
+        /// The move.
+        #[n(0)]
+        id: MoveId,
+        /// The workload.
+        #[n(1)]
+        workload: WorkloadId,
+    },
+    /// To `Journal`.
+    #[n(7)]
+    Journal {
+        /// A line for each entry, oldest first.
+        #[n(0)]
+        lines: Vec<String>,
+    },
+}
