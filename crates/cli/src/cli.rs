@@ -50,6 +50,8 @@ pub struct Common {
 /// Every verb. Help shows them in this order.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Make, start and join nodes
+    Node(verbs::node::Args),
     /// List the hosts of the fleet
     Host(verbs::host::Args),
     /// Run a program as a workload in a capsule of its own
@@ -86,6 +88,8 @@ pub enum Verb {
     Clone(verbs::clone::Args),
     /// After trouble: say where a workload stands and what can safely be done
     Recover(verbs::recover::Args),
+    /// Look for damage and leftovers, by owner
+    Doctor(verbs::doctor::Args),
     /// Print shell completions
     Completions(verbs::completions::Args),
     /// Write man pages

@@ -134,7 +134,9 @@ pub fn verify(state: &Path) -> Result<u64, String> {
             .and_then(|text| serde_json::from_str(text).ok())
             .ok_or_else(|| format!("line {next} is not a record"))?;
         if line.number != next || line.before != last {
-            return Err(format!("line {next} does not follow the one before it: something was taken out or put in"));
+            return Err(format!(
+                "line {next} does not follow the one before it: something was taken out or put in"
+            ));
         }
         if line.hash != line.expected() {
             return Err(format!("line {next} was changed"));
@@ -145,7 +147,11 @@ pub fn verify(state: &Path) -> Result<u64, String> {
     let head_number = head.split(' ').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     // A crash between the line and its head leaves the head one behind, and no further.
     let agrees = head.trim() == format!("{number} {last}") || (head_number + 1 == number);
-    if agrees || (number == 0 && head.is_empty()) { Ok(number) } else { Err("its end was cut off".to_owned()) }
+    if agrees || (number == 0 && head.is_empty()) {
+        Ok(number)
+    } else {
+        Err("its end was cut off".to_owned())
+    }
 }
 
 fn last_line(path: &Path) -> Result<(u64, Hash)> {
@@ -164,7 +170,8 @@ fn head_path(path: &Path) -> PathBuf {
 }
 
 fn unable(path: &Path, cause: &std::io::Error) -> Error {
-    Error::from_source(Kind::Unable, cause).context(format!("The audit log {} cannot be used", path.display()))
+    Error::from_source(Kind::Unable, cause)
+        .context(format!("The audit log {} cannot be used", path.display()))
 }
 
 #[cfg(test)]

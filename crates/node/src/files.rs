@@ -16,7 +16,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 pub fn make_private_dir(dir: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|cause| unable(&cause, "made", dir))?;
-    std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(|cause| unable(&cause, "made private", dir))
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700))
+        .map_err(|cause| unable(&cause, "made private", dir))
 }
 
 /// Puts `bytes` at `path`, durably, readable by the owner only.
@@ -25,11 +26,12 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".new-{}", unique()));
     let beside = std::path::PathBuf::from(beside);
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    });
+    let written =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&beside, path)
+        });
     if let Err(cause) = written {
         let _ = std::fs::remove_file(&beside);
         return Err(fail(cause));

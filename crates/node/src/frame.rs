@@ -4,7 +4,6 @@
 use ferry_model::error::{Error, Kind, Result};
 use minicbor::{Decode, Encode};
 use std::io::{Read, Write};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Longest message, bytes. Large things (memory, files) never travel in a message.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -19,26 +18,10 @@ pub fn send(to: &mut impl Write, message: &impl Encode<()>) -> Result<()> {
 pub fn receive<T: for<'b> Decode<'b, ()>>(from: &mut impl Read) -> Result<T> {
     let mut length = [0; 4];
     from.read_exact(&mut length).map_err(|cause| broken(&cause))?;
-    let mut bytes = vec![0; check(length)?];
-    from.read_exact(&mut bytes).map_err(|cause| broken(&cause))?;
-    decode(&bytes)
-}
-
-/// Sends a message, without blocking a thread.
-pub async fn send_async(to: &mut (impl AsyncWrite + Unpin), message: &impl Encode<()>) -> Result<()> {
-    let bytes = encode(message)?;
-    to.write_all(&bytes).await.map_err(|cause| broken(&cause))?;
-    to.flush().await.map_err(|cause| broken(&cause))
-}
-
-/// Receives a message, without blocking a thread.
-pub async fn receive_async<T: for<'b> Decode<'b, ()>>(from: &mut (impl AsyncRead + Unpin)) -> Result<T> {
-    let mut length = [0; 4];
-    from.read_exact(&mut length).await.map_err(|cause| broken(&cause))?;
     let length = check(length)?;
     // Memory follows what arrives, not what was announced.
     let mut bytes = Vec::new();
-    from.take(length as u64).read_to_end(&mut bytes).await.map_err(|cause| broken(&cause))?;
+    from.take(length as u64).read_to_end(&mut bytes).map_err(|cause| broken(&cause))?;
     if bytes.len() < length {
         return Err(broken(&std::io::Error::from(std::io::ErrorKind::UnexpectedEof)));
     }

@@ -32,7 +32,8 @@ impl OpenJournals {
         }
         let dir = self.dir.join(id.to_string());
         crate::files::make_private_dir(&dir)?;
-        let journal = Journal::open_shared(&dir.join(FILE)).map_err(|cause| Error::from_source(Kind::Unable, &cause))?;
+        let journal = Journal::open_shared(&dir.join(FILE))
+            .map_err(|cause| Error::from_source(Kind::Unable, &cause))?;
         open.insert(id, journal.clone());
         Ok(journal)
     }

@@ -1,5 +1,19 @@
-//! The daemon of a host: the local API, the peers, and the trust between them.
+//! The daemon of a host: the local API, the peers, the trust between them, and the workloads and moves behind them.
+//!
+//! The node decides nothing that must survive it by itself: workloads live in their shims, moves in their journals. Kill it
+//! at any time; the next one finds everything again.
 
+pub mod api;
+pub mod audit;
+pub mod doctor;
 mod files;
 mod frame;
+mod journals;
+mod node;
+pub mod peers;
+mod policy;
 pub mod trust;
+mod up;
+mod workloads;
+
+pub use up::{Config, up};

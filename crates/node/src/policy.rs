@@ -66,7 +66,14 @@ struct Pull {
 impl Default for Receive {
     fn default() -> Self {
         let all = vec!["*".to_owned()];
-        Self { from: all.clone(), names: all, clones: true, networks: true, sorts_refused: Vec::new(), bytes_max: None }
+        Self {
+            from: all.clone(),
+            names: all,
+            clones: true,
+            networks: true,
+            sorts_refused: Vec::new(),
+            bytes_max: None,
+        }
     }
 }
 
@@ -103,16 +110,23 @@ impl Policy {
             against.push("no remote clones may come here ([receive] clones)".to_owned());
         }
         if let (Some(address), false) = (offer.network, rules.networks) {
-            against.push(format!("a workload may not bring an address, and it brings {address} ([receive] networks)"));
+            against.push(format!(
+                "a workload may not bring an address, and it brings {address} ([receive] networks)"
+            ));
         }
         let refused = |resource: &&Resource| rules.sorts_refused.contains(&resource.sort);
         if let Some(resource) = offer.resources.iter().find(refused) {
             let name = &resource.name;
-            against.push(format!("no {} may come here, and it has {name} ([receive] sorts_refused)", resource.sort));
+            against.push(format!(
+                "no {} may come here, and it has {name} ([receive] sorts_refused)",
+                resource.sort
+            ));
         }
         let bytes = offer.resources.iter().fold(0_u64, |sum, resource| sum.saturating_add(resource.bytes));
         if let Some(most) = rules.bytes_max.filter(|most| bytes > *most) {
-            against.push(format!("its resources have {bytes} bytes, and {most} is the most ([receive] bytes_max)"));
+            against.push(format!(
+                "its resources have {bytes} bytes, and {most} is the most ([receive] bytes_max)"
+            ));
         }
         against
     }
@@ -160,7 +174,13 @@ mod tests {
 
     fn refusals(policy: &str, clone: bool) -> Vec<String> {
         let (from, resources) = (HostName::new("beta").unwrap(), [file(10)]);
-        let offer = Offered { from: &from, name: "web-1", network: Some("10.7.0.5/24"), clone, resources: &resources };
+        let offer = Offered {
+            from: &from,
+            name: "web-1",
+            network: Some("10.7.0.5/24"),
+            clone,
+            resources: &resources,
+        };
         parse(policy).refusals(&offer)
     }
 

@@ -5,6 +5,7 @@ pub mod adopt;
 pub mod attach;
 pub mod clone;
 pub mod completions;
+pub mod doctor;
 pub mod exec;
 mod follow;
 pub mod host;
@@ -13,6 +14,7 @@ pub mod logs;
 pub mod man;
 pub mod r#move;
 pub mod moves;
+pub mod node;
 pub mod plan;
 pub mod ps;
 pub mod pull;
@@ -33,6 +35,8 @@ use std::process::ExitCode;
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     let context = Context::new(cli.common);
     match cli.verb {
+        Verb::Node(args) => node::run(&context, args),
+        Verb::Doctor(args) => doctor::run(&context, args),
         Verb::Host(args) => host::run(&context, args),
         Verb::Run(args) => run::run(&context, args),
         Verb::Adopt(args) => adopt::run(&context, args),

@@ -14,7 +14,12 @@ const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Returns the blocking end of a pair whose other end is joined to `tls` until either side closes or the peer, known as
 /// `name` by the certificate numbered `serial`, is put out.
-pub fn join(tls: TlsStream<TcpStream>, open: &Arc<Open>, name: &HostName, serial: &[u8]) -> io::Result<UnixStream> {
+pub fn join(
+    tls: TlsStream<TcpStream>,
+    open: &Arc<Open>,
+    name: &HostName,
+    serial: &[u8],
+) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     theirs.set_nonblocking(true)?;
     let mut theirs = tokio::net::UnixStream::from_std(theirs)?;
@@ -25,7 +30,8 @@ pub fn join(tls: TlsStream<TcpStream>, open: &Arc<Open>, name: &HostName, serial
         let Ok(number) = begun.await else { return };
         let _leaves = Leaves { registry, number };
         // How it ended is seen by both ends: they read an end of file.
-        let copied = tokio::io::copy_bidirectional_with_sizes(&mut tls, &mut theirs, BUFFER_BYTES, BUFFER_BYTES).await;
+        let copied =
+            tokio::io::copy_bidirectional_with_sizes(&mut tls, &mut theirs, BUFFER_BYTES, BUFFER_BYTES).await;
         if let Err(cause) = copied {
             tracing::debug!(%cause, "a connection to a peer broke");
         }

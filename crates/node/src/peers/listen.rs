@@ -65,7 +65,8 @@ enum Accepted {
 async fn accept(tcp: TcpStream, peers: &Peers) -> io::Result<Accepted> {
     tcp.set_nodelay(true)?;
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp).await?;
-    let joins = start.client_hello().alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == tls::JOIN));
+    let joins =
+        start.client_hello().alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == tls::JOIN));
     if joins {
         Ok(Accepted::Joiner(start.into_stream(peers.tls.joining.clone()).await?.into()))
     } else {
@@ -75,7 +76,12 @@ async fn accept(tcp: TcpStream, peers: &Peers) -> io::Result<Accepted> {
 
 type Place = tokio::sync::OwnedSemaphorePermit;
 
-fn admit(tls: TlsStream<TcpStream>, peers: &Arc<Peers>, handler: &Arc<dyn Handler>, place: Place) -> io::Result<()> {
+fn admit(
+    tls: TlsStream<TcpStream>,
+    peers: &Arc<Peers>,
+    handler: &Arc<dyn Handler>,
+    place: Place,
+) -> io::Result<()> {
     let shown = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let shown = shown.ok_or_else(|| io::Error::other("It showed no certificate"))?;
     // The handshake has verified it; what it says is who they are, whatever they call themselves.

@@ -15,11 +15,11 @@ pub use keep::{keep_members, push_members};
 pub use listen::listen;
 pub use serve::Handler;
 
+use crate::frame;
 use crate::trust::certificate;
 use crate::trust::identity::Identity;
 use crate::trust::roster::Roster;
 use crate::trust::tls::Tls;
-use crate::frame;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::HostName;
 use ferry_transfer::wire::greeting::{self, Purpose};
@@ -89,7 +89,8 @@ impl Peers {
     pub fn ask_within(&self, host: &HostName, request: &Request, time_max: Duration) -> Result<Reply> {
         let mut stream = self.connect(host, Purpose::Node).map_err(|cause| unreachable(host, &cause))?;
         stream.set_read_timeout(Some(time_max)).map_err(|cause| unreachable(host, &cause))?;
-        frame::send(&mut stream, request).map_err(|error| error.context(format!("{host} could not be asked")))?;
+        frame::send(&mut stream, request)
+            .map_err(|error| error.context(format!("{host} could not be asked")))?;
         match frame::receive(&mut stream).map_err(|error| error.context(format!("{host} did not answer")))? {
             Reply::Failed { error } => Err(error),
             reply => Ok(reply),
@@ -99,9 +100,11 @@ impl Peers {
     async fn dial(&self, host: &HostName) -> io::Result<UnixStream> {
         let not_found = |what: String| io::Error::new(io::ErrorKind::NotFound, what);
         let members = self.roster.now();
-        let member = members.find(host).ok_or_else(|| not_found(format!("There is no host {host} in the fleet")))?;
+        let member =
+            members.find(host).ok_or_else(|| not_found(format!("There is no host {host} in the fleet")))?;
         let address = member.address.clone();
-        let address = address.ok_or_else(|| not_found(format!("{host} has not said yet where it is reached")))?;
+        let address =
+            address.ok_or_else(|| not_found(format!("{host} has not said yet where it is reached")))?;
         let name = certificate::server_name(host).map_err(io::Error::other)?;
         let connector = tokio_rustls::TlsConnector::from(self.tls.client.clone());
         let connected = tokio::time::timeout(CONNECT_TIME_MAX, async {

@@ -80,7 +80,9 @@ pub fn serve_joiner(mut stream: UnixStream, handler: &dyn Handler) {
         return;
     }
     let asked = frame::receive::<JoinRequest>(&mut stream);
-    let answer = asked.and_then(|request| handler.join(&request)).unwrap_or_else(|error| JoinAnswer::Refused { error });
+    let answer = asked
+        .and_then(|request| handler.join(&request))
+        .unwrap_or_else(|error| JoinAnswer::Refused { error });
     if let Err(error) = frame::send(&mut stream, &answer) {
         tracing::debug!(%error, "a joiner did not hear the answer");
     }

@@ -35,7 +35,10 @@ impl Authority {
     /// The authority whose key is on this host, if it is.
     pub fn load(state: &Path) -> Result<Option<Self>> {
         let dir = Self::dir(state);
-        let (key, own) = (files::read_if_there(&dir.join("authority.key"))?, files::read_if_there(&dir.join("authority.pem"))?);
+        let (key, own) = (
+            files::read_if_there(&dir.join("authority.key"))?,
+            files::read_if_there(&dir.join("authority.pem"))?,
+        );
         let (Some(key), Some(own)) = (key, own) else { return Ok(None) };
         let key = String::from_utf8_lossy(&key).into_owned();
         let key = KeyPair::from_pem(&key).map_err(|cause| unable(&cause))?;
@@ -51,7 +54,8 @@ impl Authority {
         name: &HostName,
         usage: Usage,
     ) -> Result<CertificateDer<'static>> {
-        let signed = certificate::params(name, usage)?.signed_by(key, &self.issuer).map_err(|cause| unable(&cause))?;
+        let signed =
+            certificate::params(name, usage)?.signed_by(key, &self.issuer).map_err(|cause| unable(&cause))?;
         Ok(signed.der().clone())
     }
 

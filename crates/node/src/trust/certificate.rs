@@ -60,7 +60,8 @@ pub struct Statement {
 
 /// A new key pair (ECDSA, P-256).
 pub fn new_key() -> Result<KeyPair> {
-    KeyPair::generate().map_err(|cause| Error::from_source(Kind::Unable, &cause).context("No key could be made"))
+    KeyPair::generate()
+        .map_err(|cause| Error::from_source(Kind::Unable, &cause).context("No key could be made"))
 }
 
 /// What stands in a certificate for `name`.
@@ -101,7 +102,9 @@ pub fn server_name(name: &HostName) -> Result<ServerName<'static>> {
 /// # Errors
 /// `Refused` if it is not a certificate of a node or operator of Ferry's.
 pub fn read(certificate: &CertificateDer<'_>) -> Result<Statement> {
-    let not_ours = |why: &str| Error::new(Kind::Refused, "The certificate is not one of a node or operator").context_end(why);
+    let not_ours = |why: &str| {
+        Error::new(Kind::Refused, "The certificate is not one of a node or operator").context_end(why)
+    };
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| not_ours("it cannot be parsed"))?;
     let names = parsed.subject_alternative_name().ok().flatten();
     let names = names.ok_or_else(|| not_ours("it names nobody"))?;
@@ -111,9 +114,14 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Statement> {
     };
     let name = name.ok_or_else(|| not_ours("its name is not that of a node"))?;
     let usages = parsed.extended_key_usage().ok().flatten().ok_or_else(|| not_ours("it says no usage"))?;
-    let held: Vec<Vec<u64>> = usages.value.other.iter().filter_map(|oid| oid.iter().map(Iterator::collect)).collect();
-    let usage = [Usage::Node, Usage::Authority, Usage::Operator].into_iter().filter(|usage| held.contains(&usage.oid()));
-    let [usage] = usage.collect::<Vec<_>>()[..] else { return Err(not_ours("it has not exactly one usage of Ferry's")) };
+    let held: Vec<Vec<u64>> =
+        usages.value.other.iter().filter_map(|oid| oid.iter().map(Iterator::collect)).collect();
+    let usage = [Usage::Node, Usage::Authority, Usage::Operator]
+        .into_iter()
+        .filter(|usage| held.contains(&usage.oid()));
+    let [usage] = usage.collect::<Vec<_>>()[..] else {
+        return Err(not_ours("it has not exactly one usage of Ferry's"));
+    };
     Ok(Statement { name, usage, serial: parsed.raw_serial().to_vec() })
 }
 
@@ -138,7 +146,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::create(dir.path()).unwrap();
         let key = new_key().unwrap();
-        for (name, usage) in [("alpha", Usage::Node), ("10.0.0.1", Usage::Authority), ("a_b", Usage::Operator)] {
+        for (name, usage) in
+            [("alpha", Usage::Node), ("10.0.0.1", Usage::Authority), ("a_b", Usage::Operator)]
+        {
             let name = HostName::new(name).unwrap();
             let said = read(&authority.sign(&key, &name, usage).unwrap()).unwrap();
             assert_eq!((said.name, said.usage), (name, usage));

@@ -39,10 +39,12 @@ impl Identity {
     pub fn load(state: &Path) -> Result<Option<Self>> {
         let dir = Self::dir(state);
         let Some(own) = files::read_if_there(&dir.join("node.pem"))? else { return Ok(None) };
-        let key = files::read_if_there(&dir.join("node.key"))?.ok_or_else(|| damaged("its key is missing"))?;
+        let key =
+            files::read_if_there(&dir.join("node.key"))?.ok_or_else(|| damaged("its key is missing"))?;
         let authority = files::read_if_there(&dir.join("authority.pem"))?;
         let authority = authority.ok_or_else(|| damaged("the authority's certificate is missing"))?;
-        let parse = |pem: &[u8]| CertificateDer::from_pem_slice(pem).map_err(|cause| damaged(&cause.to_string()));
+        let parse =
+            |pem: &[u8]| CertificateDer::from_pem_slice(pem).map_err(|cause| damaged(&cause.to_string()));
         let certificate = parse(&own)?;
         let members = Members::load(state)?.ok_or_else(|| damaged("the list of members is missing"))?;
         Ok(Some(Self {
@@ -134,7 +136,8 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
-        let group = three.iter().fold(0_u32, |group, &byte| group << 8 | u32::from(byte)) << (8 * (3 - three.len()));
+        let group =
+            three.iter().fold(0_u32, |group, &byte| group << 8 | u32::from(byte)) << (8 * (3 - three.len()));
         for digit in 0..4 {
             let index = (group >> (18 - 6 * digit)) & 63;
             text.push(if digit <= three.len() { char::from(DIGITS[index as usize]) } else { '=' });

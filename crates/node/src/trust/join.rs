@@ -73,11 +73,18 @@ pub fn join(state: &Path, token: &str, address: Option<&str>) -> Result<Identity
         return Err(Error::new(Kind::Refused, "The join token has expired").hint("ask for another one"));
     }
     let address = address.or(token.address.as_deref()).ok_or_else(|| {
-        Error::new(Kind::Usage, "The token does not say where the authority is reached").hint("say it with --address")
+        Error::new(Kind::Usage, "The token does not say where the authority is reached")
+            .hint("say it with --address")
     })?;
     let key = certificate::new_key()?;
-    let request = CertificateParams::default().serialize_request(&key).map_err(|cause| Error::from_source(Kind::Bug, &cause))?;
-    let request = JoinRequest { secret: token.secret, name: token.name.clone(), request: request.der().to_vec().into() };
+    let request = CertificateParams::default()
+        .serialize_request(&key)
+        .map_err(|cause| Error::from_source(Kind::Bug, &cause))?;
+    let request = JoinRequest {
+        secret: token.secret,
+        name: token.name.clone(),
+        request: request.der().to_vec().into(),
+    };
     let answer = ask(address, &token, &request)
         .map_err(|error| error.context(format!("The authority at {address} could not be asked")))?;
     match answer {
@@ -109,8 +116,9 @@ fn ask(address: &str, token: &Token, request: &JoinRequest) -> Result<JoinAnswer
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock).map_err(|cause| match cause.get_ref() {
             Some(inner) if inner.downcast_ref::<rustls::Error>().is_some_and(is_about_certificate) => {
-                Error::from_source(Kind::Refused, &cause)
-                    .context("Whoever answers there is not the authority that the token names; nothing was said to it")
+                Error::from_source(Kind::Refused, &cause).context(
+                    "Whoever answers there is not the authority that the token names; nothing was said to it",
+                )
             }
             _ => unable(&cause),
         })?;
@@ -126,7 +134,8 @@ fn is_about_certificate(error: &rustls::Error) -> bool {
 /// The authority's side: decides about a request. What it changed is durable when it returns.
 pub fn admit(state: &Path, roster: &Roster, request: &JoinRequest) -> Result<JoinAnswer> {
     let authority = Authority::load(state)?;
-    let authority = authority.ok_or_else(|| Error::new(Kind::Refused, "This node does not hold the authority's key"))?;
+    let authority =
+        authority.ok_or_else(|| Error::new(Kind::Refused, "This node does not hold the authority's key"))?;
     if roster.now().find(&request.name).is_some() {
         return Err(Error::new(Kind::Refused, format!("There is a member named {} already", request.name))
             .hint(format!("put it out first: ferry node rm {}", request.name)));
@@ -141,7 +150,10 @@ pub fn admit(state: &Path, roster: &Roster, request: &JoinRequest) -> Result<Joi
     let serial = certificate::read(&signed)?.serial;
     let members = roster.change(|members| {
         if members.find(&request.name).is_some() {
-            return Err(Error::new(Kind::Refused, format!("There is a member named {} already", request.name)));
+            return Err(Error::new(
+                Kind::Refused,
+                format!("There is a member named {} already", request.name),
+            ));
         }
         members.list.push(Member { name: request.name.clone(), address: None, serial, removed: false });
         Ok(true)

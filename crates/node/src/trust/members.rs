@@ -90,7 +90,8 @@ impl Members {
 
     /// Puts the list into the state directory, durably.
     pub fn save(&self, state: &Path) -> Result<()> {
-        let bytes = minicbor::to_vec(MembersRecord::from(self)).map_err(|cause| Error::from_source(Kind::Bug, &cause))?;
+        let bytes = minicbor::to_vec(MembersRecord::from(self))
+            .map_err(|cause| Error::from_source(Kind::Bug, &cause))?;
         files::make_private_dir(&state.join("trust"))?;
         files::write_durably(&state.join("trust/members"), &bytes)
     }

@@ -34,7 +34,12 @@ pub fn init(state: &Path, name: &HostName) -> Result<Identity> {
     let authority = Authority::create(state)?;
     let key = certificate::new_key()?;
     let signed = authority.sign(&key, name, Usage::Authority)?;
-    let member = Member { name: name.clone(), address: None, serial: certificate::read(&signed)?.serial, removed: false };
+    let member = Member {
+        name: name.clone(),
+        address: None,
+        serial: certificate::read(&signed)?.serial,
+        removed: false,
+    };
     Members { version: 1, authority: name.clone(), list: vec![member] }.save(state)?;
     Identity::create(state, &key.serialize_pem(), &signed, authority.certificate())
 }
@@ -47,5 +52,6 @@ pub fn now_unix() -> u64 {
 
 /// Fills `bytes` from the kernel's random numbers.
 pub fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    getrandom::fill(bytes).map_err(|cause| Error::new(Kind::Unable, format!("The kernel gives no random numbers: {cause}")))
+    getrandom::fill(bytes)
+        .map_err(|cause| Error::new(Kind::Unable, format!("The kernel gives no random numbers: {cause}")))
 }

@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use std::sync::Arc;
 
@@ -47,10 +47,13 @@ impl Tls {
         let inner = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone());
         let inner = inner.build().map_err(|cause| unable(&cause))?;
         let verifier = Arc::new(PeerAsServer { inner, roster: roster.clone() });
-        let client = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&rustls::version::TLS13]);
-        let client = client.map_err(|cause| unable(&cause))?.dangerous().with_custom_certificate_verifier(verifier);
-        let mut client =
-            client.with_client_auth_cert(identity.chain(), identity.key()?).map_err(|cause| unable(&cause))?;
+        let client = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13]);
+        let client =
+            client.map_err(|cause| unable(&cause))?.dangerous().with_custom_certificate_verifier(verifier);
+        let mut client = client
+            .with_client_auth_cert(identity.chain(), identity.key()?)
+            .map_err(|cause| unable(&cause))?;
         client.alpn_protocols = vec![PEER.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
 
@@ -61,7 +64,8 @@ impl Tls {
             let builder = ServerConfig::builder_with_provider(provider.clone());
             builder.with_protocol_versions(&[&rustls::version::TLS13]).map_err(|cause| unable(&cause))
         };
-        let finish = |builder: rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>, alpn: &[u8]| {
+        let finish = |builder: rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
+                      alpn: &[u8]| {
             let config = builder.with_single_cert(identity.chain(), identity.key()?);
             let mut config = config.map_err(|cause| unable(&cause))?;
             config.alpn_protocols = vec![alpn.to_vec()];
@@ -81,9 +85,11 @@ impl Tls {
 /// name that it looks for, before the authority's node has shown that it is the one.
 pub fn joiner(expected: Hash) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&rustls::version::TLS13]);
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13]);
     let verifier = Arc::new(AuthorityByFingerprint { expected, provider });
-    let config = config.map_err(|cause| unable(&cause))?.dangerous().with_custom_certificate_verifier(verifier);
+    let config =
+        config.map_err(|cause| unable(&cause))?.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = config.with_no_client_auth();
     config.alpn_protocols = vec![JOIN.to_vec()];
     config.enable_sni = false;
@@ -97,7 +103,8 @@ fn unable(cause: &(dyn std::error::Error + 'static)) -> FerryError {
 
 /// What a certificate says, once its chain is verified; an error that ends the handshake if it is no present node's.
 fn present_node(certificate: &CertificateDer<'_>, roster: &Roster) -> Result<Statement, Error> {
-    let said = certificate::read(certificate).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    let said = certificate::read(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
     if !said.usage.is_node() {
         return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
     }
@@ -200,9 +207,11 @@ impl ServerCertVerifier for AuthorityByFingerprint {
         let root = root.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         let mut roots = RootCertStore::empty();
         roots.add(root.clone().into_owned())?;
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone()).build();
+        let inner =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone()).build();
         let inner = inner.map_err(|_| Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        let said = certificate::read(certificate).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let said = certificate::read(certificate)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         // Any member can show the authority's certificate; only the authority's own node may be told the secret.
         if said.usage != Usage::Authority {
             return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));

@@ -49,7 +49,13 @@ struct Issued {
 
 impl Token {
     /// Makes a token for `name` and remembers it in the authority's state directory.
-    pub fn issue(state: &Path, fingerprint: Hash, name: &HostName, seconds: u64, address: Option<String>) -> Result<Self> {
+    pub fn issue(
+        state: &Path,
+        fingerprint: Hash,
+        name: &HostName,
+        seconds: u64,
+        address: Option<String>,
+    ) -> Result<Self> {
         let mut secret = [0; 32];
         super::fill_random(&mut secret)?;
         let expires_unix = now_unix() + seconds.clamp(1, VALID_SECONDS_MAX);
@@ -68,8 +74,12 @@ impl Token {
 
     /// Reads a token from text.
     pub fn parse(text: &str) -> Result<Self> {
-        let bad = || Error::new(Kind::Usage, "That is not a join token").hint("`ferry node token NAME` on the authority's node makes one");
-        let digits = text.strip_prefix(PREFIX).filter(|digits| digits.len() <= TOKEN_LENGTH_MAX && digits.is_ascii());
+        let bad = || {
+            Error::new(Kind::Usage, "That is not a join token")
+                .hint("`ferry node token NAME` on the authority's node makes one")
+        };
+        let digits =
+            text.strip_prefix(PREFIX).filter(|digits| digits.len() <= TOKEN_LENGTH_MAX && digits.is_ascii());
         let digits = digits.filter(|digits| digits.len().is_multiple_of(2)).ok_or_else(bad)?;
         let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| bad());
         let bytes = (0..digits.len()).step_by(2).map(byte).collect::<Result<Vec<u8>>>()?;
@@ -112,7 +122,8 @@ mod tests {
     use super::*;
 
     fn issue(state: &Path, name: &str) -> Token {
-        Token::issue(state, Hash([7; 32]), &HostName::new(name).unwrap(), 60, Some("127.0.0.1:1".to_owned())).unwrap()
+        Token::issue(state, Hash([7; 32]), &HostName::new(name).unwrap(), 60, Some("127.0.0.1:1".to_owned()))
+            .unwrap()
     }
 
     #[test]

@@ -5,18 +5,22 @@
 mod record;
 mod request;
 
+use crate::journals::OpenJournals;
+use crate::up::Config;
 use ferry_model::api::{
     AdoptRequest, ExecRequest, Exit, RunRequest, Segments, Workload, WorkloadDetail, WorkloadState,
 };
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::ids::{HostName, WorkloadId};
+use ferry_model::handover::entry::last_record;
+use ferry_model::ids::{BootId, Epoch, HostName, WorkloadId};
+use ferry_session::decider::{Embedded, Journals};
 use ferry_session::shim::protocol::{self, Phase};
 use ferry_session::shim::{Client, ExecSpec, Size, Spec};
 use record::NodeRecord;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Size of a terminal before the client has said its own.
 const SIZE: Size = Size { rows: 24, columns: 80 };
@@ -30,21 +34,24 @@ pub struct Workloads {
     ferry: PathBuf,
     host: HostName,
     bridge: String,
+    boot: BootId,
+    journals: Arc<OpenJournals>,
     records: Mutex<BTreeMap<WorkloadId, NodeRecord>>,
 }
 
 impl Workloads {
     /// Reads what the state directory holds.
-    pub fn open(state: &Path, ferry: &Path, host: &HostName, bridge: &str) -> Result<Self> {
-        let dir = state.join("workloads");
+    pub fn open(config: &Config, host: &HostName, boot: BootId, journals: Arc<OpenJournals>) -> Result<Self> {
+        let dir = config.state.join("workloads");
         crate::files::make_private_dir(&dir)?;
-        let records = record::load_all(&dir)?;
         Ok(Self {
+            records: Mutex::new(record::load_all(&dir)?),
             dir,
-            ferry: ferry.to_owned(),
+            ferry: config.ferry.clone(),
             host: host.clone(),
-            bridge: bridge.to_owned(),
-            records: Mutex::new(records),
+            bridge: config.bridge.clone(),
+            boot,
+            journals,
         })
     }
 
@@ -84,7 +91,8 @@ impl Workloads {
     pub fn list(&self) -> Vec<Workload> {
         let records: Vec<(WorkloadId, NodeRecord)> =
             self.records().iter().map(|(id, record)| (*id, record.clone())).collect();
-        let mut list: Vec<Workload> = records.into_iter().map(|(id, record)| self.look(id, &record)).collect();
+        let mut list: Vec<Workload> =
+            records.into_iter().map(|(id, record)| self.look(id, &record)).collect();
         list.sort_by(|a, b| (a.created_unix, &a.name).cmp(&(b.created_unix, &b.name)));
         list
     }
@@ -134,7 +142,8 @@ impl Workloads {
         let dir = self.directory(id);
         let record = NodeRecord::of(&spec, adopted);
         self.claim(id, record.clone())?;
-        let started = record.save(&dir).and_then(|()| {
+        // First it is written down whose it is, then it runs.
+        let started = record.save(&dir).and_then(|()| self.own(id)).and_then(|()| {
             let client = Client::spawn(&self.ferry, &dir, false);
             let mut client = client.map_err(|cause| {
                 Error::from_source(Kind::Unable, &cause).context("The workload's shim could not be started")
@@ -143,18 +152,30 @@ impl Workloads {
         });
         if let Err(error) = started {
             self.records().remove(&id);
+            self.journals.close(id);
             let _ = std::fs::remove_dir_all(&dir);
             return Err(error);
         }
         Ok(self.look(id, &record))
     }
 
+    /// Writes down that a new workload is this host's.
+    fn own(&self, id: WorkloadId) -> Result<()> {
+        let journal = self.journals.open(id)?;
+        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = Embedded::first(id, &self.host, self.boot);
+        journal.append(&first).map_err(|cause| Error::from_source(Kind::Unable, &cause))
+    }
+
     /// Takes a name and an id; of two who want the same name, one gets it.
     fn claim(&self, id: WorkloadId, record: NodeRecord) -> Result<()> {
         let mut records = self.records();
         if records.values().any(|other| other.gone_to.is_none() && other.name == record.name) {
-            return Err(Error::new(Kind::Refused, format!("There is a workload named {} already", record.name))
-                .hint("another name (--name), or `ferry rm` for one that has ended"));
+            return Err(Error::new(
+                Kind::Refused,
+                format!("There is a workload named {} already", record.name),
+            )
+            .hint("another name (--name), or `ferry rm` for one that has ended"));
         }
         records.insert(id, record);
         Ok(())
@@ -203,8 +224,10 @@ impl Workloads {
                 }
             }
         }
+        self.journals.close(id);
         std::fs::remove_dir_all(&dir).map_err(|cause| {
-            Error::from_source(Kind::Unable, &cause).context(format!("{} could not be removed", dir.display()))
+            Error::from_source(Kind::Unable, &cause)
+                .context(format!("{} could not be removed", dir.display()))
         })?;
         self.records().remove(&id);
         Ok(workload)
@@ -253,7 +276,9 @@ impl Workloads {
             if Client::connect(&self.directory(*id)).is_err() {
                 match self.restart_shim(*id) {
                     Ok(()) => restarted += 1,
-                    Err(error) => tracing::warn!(workload = %id, %error, causes = ?error.causes, "shim not restarted"),
+                    Err(error) => {
+                        tracing::warn!(workload = %id, %error, causes = ?error.causes, "shim not restarted")
+                    }
                 }
             }
         }
@@ -315,7 +340,7 @@ impl Workloads {
             id,
             name: record.name.clone(),
             host: record.gone_to.clone().unwrap_or_else(|| self.host.clone()),
-            epoch: record.epoch,
+            epoch: self.epoch(id),
             state,
             command: record.command.clone(),
             pid: status.as_ref().and_then(|status| status.pid),
@@ -325,6 +350,12 @@ impl Workloads {
             adopted: record.adopted,
             created_unix: record.created_unix,
         }
+    }
+
+    fn epoch(&self, id: WorkloadId) -> Epoch {
+        let Some(journal) = self.journals.find(id) else { return Epoch(0) };
+        let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        last_record(journal.entries()).map_or(Epoch(0), |record| record.epoch)
     }
 
     fn name_for(&self, wanted: Option<&str>, id: WorkloadId) -> Result<String> {

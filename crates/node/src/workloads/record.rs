@@ -3,7 +3,7 @@
 use crate::files;
 use crate::trust::now_unix;
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::ids::{Epoch, HostName, WorkloadId};
+use ferry_model::ids::{HostName, WorkloadId};
 use ferry_session::shim::Spec;
 use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
@@ -33,9 +33,6 @@ pub struct NodeRecord {
     /// The host that it moved to.
     #[n(5)]
     pub gone_to: Option<HostName>,
-    /// How often it had changed hands when it came here.
-    #[n(6)]
-    pub epoch: Epoch,
 }
 
 impl NodeRecord {
@@ -48,7 +45,6 @@ impl NodeRecord {
             net: spec.network.as_ref().and_then(|network| network.addresses.first().cloned()),
             adopted,
             gone_to: None,
-            epoch: Epoch(1),
         }
     }
 
@@ -69,13 +65,17 @@ pub fn load_all(dir: &Path) -> Result<BTreeMap<WorkloadId, NodeRecord>> {
     let mut records = BTreeMap::new();
     for entry in std::fs::read_dir(dir).map_err(unable)? {
         let entry = entry.map_err(unable)?;
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<WorkloadId>().ok()) else { continue };
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<WorkloadId>().ok()) else {
+            continue;
+        };
         let Some(bytes) = files::read_if_there(&entry.path().join(FILE))? else { continue };
         match minicbor::decode(&bytes) {
             Ok(record) => {
                 records.insert(id, record);
             }
-            Err(cause) => tracing::error!(workload = %id, %cause, "its record is damaged; `ferry doctor` shows it"),
+            Err(cause) => {
+                tracing::error!(workload = %id, %cause, "its record is damaged; `ferry doctor` shows it")
+            }
         }
     }
     Ok(records)

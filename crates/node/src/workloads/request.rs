@@ -82,8 +82,11 @@ pub fn spec(id: WorkloadId, name: &str, request: RunRequest, bridge: &str) -> Re
 pub fn adopted(id: WorkloadId, name: &str, pid: i32) -> Result<Spec> {
     let no_such = || Error::new(Kind::Usage, format!("There is no process {pid}"));
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).map_err(|_| no_such())?;
-    let command: Vec<String> =
-        bytes.split(|&byte| byte == 0).filter(|arg| !arg.is_empty()).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+    let command: Vec<String> = bytes
+        .split(|&byte| byte == 0)
+        .filter(|arg| !arg.is_empty())
+        .map(|arg| String::from_utf8_lossy(arg).into_owned())
+        .collect();
     if command.is_empty() {
         return Err(Error::new(Kind::Refused, format!("Process {pid} is a task of the kernel or has ended")));
     }
@@ -105,11 +108,14 @@ pub fn adopted(id: WorkloadId, name: &str, pid: i32) -> Result<Spec> {
 
 /// The network identity of a workload: its MAC address comes from its id, so that it is unique and stays.
 fn identity(id: WorkloadId, net: &str, bridge: &str) -> Result<Network> {
-    let bad = || Error::new(Kind::Usage, format!("'{net}' is not an address and prefix length, such as 10.7.0.5/24"));
+    let bad = || {
+        Error::new(Kind::Usage, format!("'{net}' is not an address and prefix length, such as 10.7.0.5/24"))
+    };
     let (address, length) = net.split_once('/').ok_or_else(bad)?;
     let address: IpAddr = address.parse().map_err(|_| bad())?;
     let length: u8 = length.parse().map_err(|_| bad())?;
-    if length > if address.is_ipv4() { 32 } else { 128 } || address.is_unspecified() || address.is_multicast() {
+    if length > if address.is_ipv4() { 32 } else { 128 } || address.is_unspecified() || address.is_multicast()
+    {
         return Err(bad());
     }
     let [a, b, c, d, e, ..] = id.0;
@@ -149,7 +155,9 @@ pub fn segments(resources: Vec<Resource>) -> Segments {
         match resource.sort.as_str() {
             "executable" | "library" => segments.code.push(resource),
             "memory" | "task" | "thread" | "process" => {
-                segments.execution.push(format!("{} {} ({} bytes)", resource.sort, resource.name, resource.bytes));
+                segments
+                    .execution
+                    .push(format!("{} {} ({} bytes)", resource.sort, resource.name, resource.bytes));
             }
             _ => segments.resource.push(resource),
         }
