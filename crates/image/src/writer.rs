@@ -44,6 +44,7 @@ pub struct Writer {
     streams: Vec<Stream>,
     spaces: Vec<Space>,
     pages: Vec<u64>,
+    buffers: Vec<Vec<u8>>,
     finished: bool,
 }
 
@@ -65,6 +66,7 @@ impl Writer {
             streams: Vec::new(),
             spaces: Vec::new(),
             pages: Vec::new(),
+            buffers: Vec::new(),
             finished: false,
         })
     }

@@ -6,4 +6,5 @@
 
 pub mod capsule;
 pub mod capture;
+pub mod nursery;
 pub mod records;

@@ -39,6 +39,16 @@ const ALONE_BYTES_MAX: u64 = 4 << 20;
 const CHUNKS_AT_ONCE: usize = 8;
 
 impl Writer {
+    /// Makes the buffers that `threads` threads will need, and touches them, so that [`Writer::memory`] need not do so while a workload
+    /// stands still.
+    pub fn prepare(&mut self, threads: usize) {
+        let threads = threads.clamp(1, limits::PAGES_FILES_MAX);
+        self.buffers.resize_with(threads, || {
+            // Not zeros, which the allocator would give without touching them.
+            vec![1; limits::CHUNK_BYTES as usize]
+        });
+    }
+
     /// Writes the memory of all `spaces`, with up to `threads` threads. May be called once.
     pub fn memory(
         &mut self,
@@ -59,6 +69,10 @@ impl Writer {
         let threads = if bytes <= ALONE_BYTES_MAX { 1 } else { threads.clamp(1, limits::PAGES_FILES_MAX) };
         let files: Vec<File> =
             (0..threads).map(|number| self.place.create(&name::pages(number))).collect::<Result<_>>()?;
+        if self.buffers.len() < threads {
+            self.prepare(threads);
+        }
+        let mut buffers = std::mem::take(&mut self.buffers);
         let work = Work {
             next: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
@@ -68,22 +82,23 @@ impl Writer {
             from,
         };
         let done = std::thread::scope(|scope| {
-            let others: Vec<_> = files[1..]
-                .iter()
-                .zip(1..)
-                .map(|(file, number)| {
-                    scope.spawn({
-                        let work = &work;
-                        move || work.run(number, file)
-                    })
+            let mut own = files.iter().zip(&mut buffers).zip(0..);
+            let first = own.next();
+            let others: Vec<_> = own
+                .map(|((file, buffer), number)| {
+                    let work = &work;
+                    scope.spawn(move || work.run(number, file, buffer))
                 })
                 .collect();
-            let mut done = vec![work.run(0, &files[0])];
+            let mut done: Vec<_> =
+                first.into_iter().map(|((file, buffer), number)| work.run(number, file, buffer)).collect();
             done.extend(
                 others.into_iter().map(|other| other.join().expect("a copying thread does not panic")),
             );
             done.into_iter().collect::<Result<Vec<_>>>()
         })?;
+        // Given back to the system when the image is finished, not while a workload stands still.
+        self.buffers = buffers;
         let mut report = MemoryReport { bytes, zero_bytes: 0, threads };
         self.pages = done.iter().map(|part| part.written).collect();
         for (index, chunk) in done.into_iter().flat_map(|part| part.chunks) {
@@ -118,17 +133,16 @@ struct Part {
 }
 
 impl Work<'_> {
-    fn run(&self, number: usize, file: &File) -> Result<Part> {
-        let result = self.copy(number, file);
+    fn run(&self, number: usize, file: &File, buffer: &mut [u8]) -> Result<Part> {
+        let result = self.copy(number, file, buffer);
         if result.is_err() {
             self.failed.store(true, Ordering::Relaxed);
         }
         result
     }
 
-    fn copy(&self, number: usize, file: &File) -> Result<Part> {
+    fn copy(&self, number: usize, file: &File, buffer: &mut [u8]) -> Result<Part> {
         let mut part = Part { chunks: Vec::new(), written: 0 };
-        let mut buffer = vec![0; limits::CHUNK_BYTES as usize];
         let mut pieces = Vec::new();
         loop {
             let first = self.next.fetch_add(CHUNKS_AT_ONCE, Ordering::Relaxed);

@@ -67,6 +67,7 @@ pub struct Report {
 pub fn checkpoint(request: &Request) -> Result<Report> {
     let begin = Instant::now();
     let mut writer = Writer::create(&request.dir)?;
+    writer.prepare(request.threads);
     let key = HostKey::load_or_create(&request.state)?;
     let workload = new_identity(request.pid)?;
     let done = stopped(request, &mut writer, begin).map_err(|error| rolled_back(error, request.pid))?;
