@@ -7,6 +7,7 @@
 
 pub mod image;
 pub mod mutate;
+pub mod proc;
 pub mod wire;
 
 /// One reader under attack.
@@ -26,4 +27,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "wire_control", run: wire::control, seeds: wire::control_seeds },
     Target { name: "wire_frame", run: wire::frame, seeds: wire::frame_seeds },
     Target { name: "wire_greeting", run: wire::greeting, seeds: wire::greeting_seeds },
+    Target { name: "proc_maps", run: proc::maps, seeds: proc::maps_seeds },
+    Target { name: "proc_smaps", run: proc::smaps, seeds: proc::smaps_seeds },
+    Target { name: "proc_stat", run: proc::stat, seeds: proc::stat_seeds },
+    Target { name: "proc_status", run: proc::status, seeds: proc::status_seeds },
+    Target { name: "proc_limits", run: proc::limits, seeds: proc::limits_seeds },
+    Target { name: "proc_timers", run: proc::timers, seeds: proc::timers_seeds },
+    Target { name: "proc_mountinfo", run: proc::mountinfo, seeds: proc::mountinfo_seeds },
 ];

@@ -1,0 +1,3 @@
+//! See `ferry_fuzz::proc::maps`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ferry_fuzz::proc::maps(bytes));
