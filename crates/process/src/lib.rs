@@ -8,3 +8,5 @@ pub mod capsule;
 pub mod capture;
 pub mod nursery;
 pub mod records;
+pub mod restore;
+pub mod vdso;

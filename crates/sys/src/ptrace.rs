@@ -106,6 +106,7 @@ pub const EXIT_KILL: u64 = 1 << 20;
 /// PTRACE_O_SUSPEND_SECCOMP: filters do not apply while it is traced.
 pub const SUSPEND_SECCOMP: u64 = 1 << 21;
 
+const SETOPTIONS: u32 = 0x4200;
 const SEIZE: u32 = 0x4206;
 const INTERRUPT: u32 = 0x4207;
 const PEEKSIGINFO: u32 = 0x4209;
@@ -129,6 +130,11 @@ fn request(request: u32, tid: i32, address: usize, data: usize) -> io::Result<i6
 /// Attaches without stopping.
 pub fn seize(tid: i32, options: u64) -> io::Result<()> {
     request(SEIZE, tid, 0, options as usize).map(drop)
+}
+
+/// Changes the options of a stopped thread.
+pub fn set_options(tid: i32, options: u64) -> io::Result<()> {
+    request(SETOPTIONS, tid, 0, options as usize).map(drop)
 }
 
 /// Asks a seized thread to stop with [`Stop::Event`].

@@ -17,6 +17,8 @@ mod tree;
 
 pub use seize::{Scope, Seized, SeizedTask, SeizedThread, TaskRef, seize};
 
+pub(crate) use tree::vdso_hash;
+
 use crate::records::State;
 use ferry_sys::remote;
 use ferry_transfer::access::SpaceAccess;

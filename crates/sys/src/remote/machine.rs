@@ -110,6 +110,15 @@ impl Machine {
     /// # Errors
     /// When the thread is gone. A failed call is no error here.
     pub fn single(&mut self, tracee: Tracee, site: &Site, nr: i64, args: &[u64]) -> Result<i64, Error> {
+        self.set_off(tracee, site, nr, args)?;
+        Ok(self.finish(tracee, site)?.r12 as i64)
+    }
+
+    /// Sets a thread off on one call and does not wait: for calls that do not return.
+    ///
+    /// # Errors
+    /// When the thread is gone or not stopped.
+    pub fn set_off(&mut self, tracee: Tracee, site: &Site, nr: i64, args: &[u64]) -> Result<(), Error> {
         let mut registers = self.entry(tracee, site);
         let mut six = [0u64; 6];
         six.iter_mut().zip(args).for_each(|(place, value)| *place = *value);
@@ -117,8 +126,7 @@ impl Machine {
         registers.rax = nr as u64;
         [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] = six;
         self.stats.lone += 1;
-        self.go(tracee, &registers)?;
-        Ok(self.finish(tracee, site)?.r12 as i64)
+        self.go(tracee, &registers)
     }
 
     /// As [`Machine::single`]; a failed call is an error that says what it was to do.

@@ -114,6 +114,12 @@ impl Program {
         self.records[index][7]
     }
 
+    /// What a call is to do.
+    #[must_use]
+    pub fn what(&self, index: usize) -> &str {
+        &self.meta[index].what
+    }
+
     /// Bytes of the data at an address that [`Program::data`] or [`Program::room`] gave.
     #[must_use]
     pub fn read(&self, address: u64, len: usize) -> &[u8] {

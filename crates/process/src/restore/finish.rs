@@ -1,0 +1,274 @@
+//! The last part of a restore, in the order that the kernel's rules ask for.
+//!
+//! Descriptors; what is the process' own; what is each thread's own, rights last; timers; the waits that threads were in; the
+//! shared memory goes; registers. Then everybody is let go of at once, frozen if there is a cgroup.
+
+use super::descriptors::{self, FileSource};
+use super::grow::part_of;
+use super::puppets::{Puppets, Restored};
+use super::{Error, process, thread};
+use crate::capture::interrupted::KnownWait;
+use crate::records::task::{Life, Task};
+use ferry_sys::proc::maps;
+use ferry_sys::ptrace;
+use ferry_sys::remote::machine::UNDO_BYTES;
+use ferry_sys::remote::tail::Tail;
+use ferry_sys::remote::{Machine, Program, Site, Tracee};
+use ferry_sys::schedule;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
+/// Runs all of it.
+pub(super) fn run(puppets: &mut Puppets, files: &dyn FileSource) -> Result<Restored, Error> {
+    let tasks = puppets.state.tasks.clone();
+    let alive: Vec<&Task> = tasks.iter().filter(|task| !matches!(task.life, Life::Zombie { .. })).collect();
+    seal(puppets)?;
+    puppets.family.machine.signal = free_signal(&alive);
+    for task in &alive {
+        descriptors::give(&mut puppets.family, task.pid, files)?;
+    }
+    let restore_ids =
+        alive.iter().any(|task| !task.timers.is_empty()) && can_choose_timer_ids(puppets, &alive)?;
+    let mut warnings = Vec::new();
+    for task in &alive {
+        settle(puppets, task, &tasks, restore_ids, &mut warnings)?;
+    }
+    for task in &alive {
+        outside(puppets, task, &mut warnings);
+    }
+    for task in &alive {
+        depart(puppets, task)?;
+    }
+    stop_again(puppets, &alive)?;
+    let cgroup = puppets.home.cgroup.clone();
+    if let Some(path) = cgroup {
+        let frozen = std::fs::write(path.join("cgroup.freeze"), "1");
+        frozen.map_err(Error::host("freeze the cgroup of the tree"))?;
+    }
+    puppets.give_back_host()?;
+    let restored = Restored {
+        tasks: puppets.tasks(),
+        stats: puppets.family.machine.stats,
+        warnings,
+        waits: waits(&alive),
+    };
+    let_go(puppets)?;
+    Ok(restored)
+}
+
+/// The signal by which batches end must not be one that is pending.
+fn free_signal(tasks: &[&Task]) -> i32 {
+    let pending = |signal: i32| {
+        tasks.iter().any(|task| {
+            let threads = task.threads.iter().flat_map(|thread| &thread.pending);
+            task.pending.iter().chain(threads).any(|info| info.signal() == signal)
+        })
+    };
+    [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD]
+        .into_iter()
+        .find(|signal| !pending(*signal))
+        .unwrap_or(libc::SIGURG)
+}
+
+/// Objects get the size and seals that they had, now that they are filled.
+fn seal(puppets: &Puppets) -> Result<(), Error> {
+    use rustix::fs::{Gid, Mode, SealFlags, Uid};
+    for (object, fd) in &puppets.objects {
+        let failed = |error: rustix::io::Errno| {
+            Error::host(format!("finish memory object {}", object.id))(error.into())
+        };
+        rustix::fs::ftruncate(fd, object.size).map_err(failed)?;
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(object.mode)).map_err(failed)?;
+        let (uid, gid) = (Uid::from_raw(object.uid), Gid::from_raw(object.gid));
+        rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(failed)?;
+        if object.seals != 0 {
+            rustix::fs::fcntl_add_seals(fd, SealFlags::from_bits_retain(object.seals)).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this kernel lets timers be made with chosen ids (Linux 6.15).
+fn can_choose_timer_ids(puppets: &mut Puppets, alive: &[&Task]) -> Result<bool, Error> {
+    const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
+    let Some(task) = alive.first() else { return Ok(false) };
+    let mut program = Program::new(puppets.family.layout()?);
+    program.call("ask for timer ids", libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 2, 0, 0, 0]);
+    puppets.family.run(task.pid, &mut program)?;
+    Ok(program.result(0) >= 0)
+}
+
+/// Everything that the threads of one process do themselves: one batch each, all at once.
+fn settle(
+    puppets: &mut Puppets,
+    task: &Task,
+    tasks: &[Task],
+    restore_ids: bool,
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    let space = puppets.state.spaces.iter().find(|space| Some(space.id) == task.space);
+    let space = space.ok_or_else(|| Error::Damaged(format!("process {} has no address space", task.pid)))?;
+    let family = &mut puppets.family;
+    let children: Vec<&Task> = tasks.iter().filter(|child| child.parent == task.pid).collect();
+    let mut tolerated = Vec::new();
+    let mut program = Program::new(family.layout()?);
+    process::settings(&mut program, task, space, &children, &mut tolerated)?;
+    process::timers(&mut program, task, restore_ids)?;
+    let mut parts = Vec::new();
+    for (index, thread) in task.threads.iter().enumerate() {
+        let first = if index == 0 { 0 } else { program.len() };
+        thread::settings(&mut program, thread, &mut tolerated);
+        if index == 0 {
+            // A change of credentials resets it.
+            let args = [libc::PR_SET_DUMPABLE as u64, u64::from(space.dumpable == 1), 0, 0, 0];
+            program.call("set whether it may be dumped", libc::SYS_prctl, &args);
+        }
+        thread::pending(&mut program, task, thread)?;
+        parts.push((first, program.len() - first));
+    }
+    let site = family.site(&family.puppets[&task.pid])?;
+    let records = family.layout()?.records;
+    family.reach()?.load(&program)?;
+    let threads = order(&family.puppets[&task.pid].threads, task)?;
+    // The leader first and alone: its limits and handlers are everybody's.
+    for (at, tracee) in threads.iter().enumerate() {
+        let (first, count) = parts[at];
+        family.machine.start(*tracee, &site, records + first as u64 * 64, count)?;
+        if at == 0 {
+            family.machine.finish(*tracee, &site)?;
+        }
+    }
+    for tracee in threads.iter().skip(1) {
+        family.machine.finish(*tracee, &site)?;
+    }
+    family.reach()?.store(&mut program)?;
+    program.check(0..program.len())?;
+    for index in tolerated {
+        if program.result(index) < 0 {
+            let reason = std::io::Error::from_raw_os_error(-program.result(index) as i32);
+            warnings.push(format!("Process {}: cannot {}: {reason}", task.pid, program.what(index)));
+        }
+    }
+    Ok(())
+}
+
+/// Threads in the order of their records.
+fn order(threads: &[Tracee], task: &Task) -> Result<Vec<Tracee>, Error> {
+    task.threads
+        .iter()
+        .map(|wanted| {
+            let found = threads.iter().find(|tracee| tracee.ns_tid == wanted.tid).copied();
+            found.ok_or_else(|| Error::Damaged(format!("process {} has no thread {}", task.pid, wanted.tid)))
+        })
+        .collect()
+}
+
+/// What is written in `/proc` from outside.
+fn outside(puppets: &Puppets, task: &Task, warnings: &mut Vec<String>) {
+    let pid = puppets.family.puppets[&task.pid].host_pid();
+    let space = puppets.state.spaces.iter().find(|space| Some(space.id) == task.space);
+    let mut write = |name: &str, value: String| {
+        let path = format!("/proc/{pid}/{name}");
+        let same = std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value);
+        if let Some(error) = (!same).then(|| std::fs::write(&path, &value).err()).flatten() {
+            warnings.push(format!("Process {}: cannot set {name} to {value}: {error}", task.pid));
+        }
+    };
+    write("oom_score_adj", task.oom_score_adj.to_string());
+    if let Some(space) = space {
+        write("coredump_filter", format!("{:08x}", space.coredump_filter));
+    }
+}
+
+/// Waits, the last unmapping (by code in the vDSO's tail), registers and masks.
+fn depart(puppets: &mut Puppets, task: &Task) -> Result<(), Error> {
+    let family = &mut puppets.family;
+    let puppet = &family.puppets[&task.pid];
+    let (pid, base, threads) = (puppet.host_pid(), puppet.base, order(&puppet.threads, task)?);
+    let area = family.host()?.area;
+    let layout = part_of(area, 0, 1);
+    let mut program = Program::new(layout);
+    let timespecs: Vec<u64> = task
+        .threads
+        .iter()
+        .map(|thread| {
+            let left = thread.wait.and_then(|wait| wait.left_ns).unwrap_or(0);
+            let words = [left / 1_000_000_000, left % 1_000_000_000];
+            program.data(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>())
+        })
+        .collect();
+    family.reach()?.load(&program)?;
+    // A remote call does not disturb a restart block, so the waits can come before the last one.
+    let mut registers = Vec::new();
+    for (at, tracee) in threads.iter().enumerate() {
+        registers.push(thread::resume_wait(*tracee, &task.threads[at], timespecs[at])?);
+    }
+    unmap_area(&mut family.machine, threads[0], pid, base, area)?;
+    for (at, tracee) in threads.iter().enumerate() {
+        thread::set(*tracee, &task.threads[at], &registers[at])?;
+    }
+    Ok(())
+}
+
+fn unmap_area(
+    machine: &mut Machine,
+    leader: Tracee,
+    pid: i32,
+    base: ptrace::Registers,
+    area: u64,
+) -> Result<(), Error> {
+    let failed = |what: &str| Error::host(format!("{what} of a puppet"));
+    let text = ferry_sys::proc::read(pid, "maps").map_err(failed("read the mappings"))?;
+    let all = maps::parse(&text).map_err(|bad| failed("read the mappings")(bad.into()))?;
+    let vdso = all.iter().find(|mapping| mapping.name == b"[vdso]");
+    let vdso = vdso.ok_or_else(|| Error::Damaged("a puppet without a vDSO".into()))?;
+    let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
+    ferry_sys::process_vm::read(pid, vdso.start, &mut bytes).map_err(failed("read the vDSO"))?;
+    let tail = Tail::find(&bytes, vdso.start)?;
+    let mem = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"));
+    let mem = mem.map_err(failed("open the memory"))?;
+    let content = Tail::content((0, 0), &[0u8; UNDO_BYTES]);
+    mem.write_all_at(&content, tail.base).map_err(failed("write the vDSO's end"))?;
+    let site = Site { code: tail.code(), undo: 0, base };
+    let args = [area, super::host::AREA_BYTES];
+    machine.must(leader, &site, "unmap the shared memory", libc::SYS_munmap, &args)?;
+    mem.write_all_at(&vec![0u8; Tail::bytes()], tail.base).map_err(failed("clean the vDSO's end"))
+}
+
+/// Processes that were stopped by a signal are stopped by it again when they are let go of.
+fn stop_again(puppets: &Puppets, alive: &[&Task]) -> Result<(), Error> {
+    for task in alive {
+        if let Life::Stopped { signal, .. } = task.life {
+            let pid = puppets.family.puppets[&task.pid].host_pid();
+            let signal = if (1..=64).contains(&signal) { signal } else { libc::SIGSTOP };
+            ptrace::send(pid, signal).map_err(Error::host("stop a process as it was"))?;
+        }
+    }
+    Ok(())
+}
+
+fn waits(alive: &[&Task]) -> Vec<KnownWait> {
+    let now = schedule::boottime_ns();
+    let threads = alive.iter().flat_map(|task| &task.threads);
+    threads
+        .filter_map(|thread| {
+            let wait = thread.wait?;
+            let instruction = *thread.registers.get(16)?;
+            let end_ns = wait.left_ns.map(|left| now + left);
+            Some(KnownWait { tid: thread.tid, instruction, call: wait.call, end_ns })
+        })
+        .collect()
+}
+
+fn let_go(puppets: &mut Puppets) -> Result<(), Error> {
+    // From the first detach on there is no way back: a failure is reported, but nobody is killed for it.
+    let mut first = Ok(());
+    for puppet in puppets.family.puppets.values_mut().filter(|puppet| !puppet.dead) {
+        puppet.dead = true;
+        for thread in puppet.threads.iter().rev() {
+            let detached = ptrace::detach(thread.tid, 0);
+            first = first.and(detached.map_err(Error::host(format!("let go of process {}", puppet.pid))));
+        }
+    }
+    first
+}
