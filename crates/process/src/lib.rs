@@ -6,7 +6,9 @@
 
 pub mod capsule;
 pub mod capture;
+mod clock;
 pub mod nursery;
 pub mod records;
 pub mod restore;
+mod terminal;
 pub mod vdso;

@@ -2,7 +2,11 @@
 
 pub mod cgroup;
 pub mod cpu;
+pub mod enter;
+pub mod fdinfo;
 pub mod fork;
+pub mod handle;
+pub mod ioctl;
 pub mod kcmp;
 pub mod mapped;
 pub mod mountinfo;
@@ -16,6 +20,11 @@ pub mod ptrace;
 pub mod remote;
 pub mod schedule;
 pub mod scm;
+pub mod signalfd;
+pub mod sockaddr;
+pub mod sockopt;
 pub mod sysv;
+pub mod tcp_repair;
 pub mod timens;
+pub mod unix_diag;
 pub mod unshare;

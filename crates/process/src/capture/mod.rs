@@ -7,6 +7,7 @@
 //!
 //! At no moment does a killed tracer harm the tree: see `ferry_sys::remote::code`.
 
+pub mod files;
 pub mod interrupted;
 pub mod memory;
 mod process;

@@ -49,7 +49,17 @@ pub(super) fn give(family: &mut Family, pid: i32, files: &dyn FileSource) -> Res
     let failed = |source| Error::Files { pid, source };
     let table = files.table(pid).map_err(failed)?;
     if table.is_empty() {
-        return Ok(());
+        // It shares another's table, but its terminal is its own affair.
+        let late = files.late(pid).map_err(failed)?;
+        if late.is_empty() {
+            return Ok(());
+        }
+        let mut program = Program::new(family.layout()?);
+        for call in late {
+            program.remote(&call);
+        }
+        family.run(pid, &mut program)?;
+        return Ok(program.check(0..program.len())?);
     }
     if table.windows(2).any(|pair| pair[0].0 >= pair[1].0) || table[0].0 < 0 {
         return Err(Error::Damaged(format!("the descriptors of process {pid} are not in order")));

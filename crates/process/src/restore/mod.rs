@@ -7,6 +7,7 @@
 
 pub mod births;
 mod descriptors;
+pub mod files;
 mod finish;
 mod grow;
 mod host;

@@ -1,0 +1,217 @@
+//! TCP sockets, made again by `TCP_REPAIR`.
+//!
+//! How data that was sent and not acknowledged is restored decides how long the peer waits after a move: what goes into the
+//! repaired send queue counts as sent, and is sent again only when a timer runs out that knows nothing of the path (3 s). So
+//! as long as it fits into the first window of a connection (10 segments) it is *not* put there but written again at the
+//! release: it goes out at once, and what the peer had already it drops. Beyond that the sequence numbers must be those that
+//! the peer may acknowledge, so it goes the slow way.
+//!
+//! A FIN that was sent is sent again (the peer acknowledges a second one). One that was received cannot come again, so it is
+//! played to the socket by a raw packet (see `inject`).
+
+use super::inject;
+use super::socket::{new, set_buffers, set_options, set_reuse, widen};
+use super::{Error, Restore};
+use crate::records::socket::{Connection, Socket, TcpSocket};
+use ferry_sys::sockaddr;
+use ferry_sys::tcp_repair::{self, Agreed, Queue};
+use rustix::fd::OwnedFd;
+use rustix::net::Shutdown;
+
+pub(super) const LISTEN: u8 = 10;
+const SYN_SENT: u8 = 2;
+const CLOSE: u8 = 7;
+/// Segments that a new connection may have under way (RFC 6928).
+const FIRST_WINDOW: usize = 10;
+
+/// What is left to do at the release.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// Description.
+    number: usize,
+    /// Written when the connection is out of repair mode.
+    unsent: Vec<u8>,
+    shutdown: Option<Shutdown>,
+    /// A connection that was being made: its peer.
+    connect: Option<Vec<u8>>,
+    socket: Socket,
+}
+
+/// Makes the socket of description `number`.
+pub(super) fn create(
+    restore: &mut Restore<'_>,
+    number: usize,
+    socket: &Socket,
+    record: &TcpSocket,
+) -> Result<OwnedFd, Error> {
+    let fd = new(socket)?;
+    if let Some(connection) = &record.connection {
+        let unsent = connect(&fd, socket, record, connection)?;
+        restore.connections.push(Pending {
+            number,
+            unsent,
+            shutdown: shutdown_of(record),
+            connect: None,
+            socket: socket.clone(),
+        });
+        return Ok(fd);
+    }
+    if let Some(local) = &record.local {
+        sockaddr::bind(&fd, local).map_err(Error::kernel(format!("bind {}", show(local))))?;
+    }
+    set_options(&fd, socket)?;
+    set_buffers(&fd, socket)?;
+    match record.state {
+        LISTEN => rustix::net::listen(&fd, record.backlog.min(i32::MAX as u32) as i32)
+            .map_err(Error::kernel("listen"))?,
+        SYN_SENT => restore.connections.push(Pending {
+            number,
+            unsent: Vec::new(),
+            shutdown: None,
+            connect: record.remote.clone(),
+            socket: socket.clone(),
+        }),
+        // It was connected once: reads give the end, writes an error. `shutdown` marks it so, though it complains.
+        CLOSE if record.shutdown != 0 => {
+            let _ = rustix::net::shutdown(&fd, Shutdown::Both);
+        }
+        _ => {}
+    }
+    Ok(fd)
+}
+
+fn shutdown_of(record: &TcpSocket) -> Option<Shutdown> {
+    use crate::capture::files::tcp_state as state;
+    let sent = matches!(record.state, state::FIN_WAIT1 | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING);
+    match (sent, record.shutdown & 1 != 0) {
+        (true, true) => Some(Shutdown::Both),
+        (true, false) => Some(Shutdown::Write),
+        (false, true) => Some(Shutdown::Read),
+        (false, false) => None,
+    }
+}
+
+/// Rebuilds a connection and gives what is to be written at the release.
+fn connect(
+    fd: &OwnedFd,
+    socket: &Socket,
+    record: &TcpSocket,
+    connection: &Connection,
+) -> Result<Vec<u8>, Error> {
+    use crate::capture::files::tcp_state as state;
+    let (Some(local), Some(remote)) = (&record.local, &record.remote) else {
+        return Err(Error::broken("A connection without addresses"));
+    };
+    let name = format!("{} with {}", show(local), show(remote));
+    let what = || format!("rebuild the connection of {name}");
+    tcp_repair::begin(fd).map_err(Error::kernel(what()))?;
+    // Sequence numbers as they were before what is in the queues, and before a FIN.
+    let fin_received = state::fin_received(record.state);
+    let fin_sent =
+        matches!(record.state, state::FIN_WAIT1 | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING);
+    let received = connection.receive_sequence.wrapping_sub(u32::from(fin_received));
+    let written = connection.send_sequence.wrapping_sub(u32::from(fin_sent));
+    let set = |queue, sequence| {
+        tcp_repair::choose(fd, queue)?;
+        tcp_repair::set_sequence(fd, sequence)
+    };
+    set(Queue::Receive, received.wrapping_sub(connection.receive_queue.len() as u32))
+        .map_err(Error::kernel(what()))?;
+    set(Queue::Send, written.wrapping_sub(connection.send_queue.len() as u32))
+        .map_err(Error::kernel(what()))?;
+    sockaddr::bind(fd, local).map_err(Error::kernel(format!("bind {}", show(local))))?;
+    sockaddr::connect(fd, remote).map_err(Error::kernel(what()))?;
+    let agreed = Agreed {
+        mss: connection.mss,
+        window_scale: connection.window_scale,
+        sack: connection.sack,
+        timestamps: connection.timestamps,
+    };
+    tcp_repair::set_agreed(fd, &agreed).map_err(Error::kernel(what()))?;
+    if connection.timestamps {
+        tcp_repair::set_timestamp(fd, connection.timestamp).map_err(Error::kernel(what()))?;
+    }
+    set_options(fd, socket)?;
+    widen(fd, connection.receive_queue.len().max(connection.send_queue.len()))?;
+    tcp_repair::choose(fd, Queue::Receive).map_err(Error::kernel(what()))?;
+    fill(fd, &connection.receive_queue)
+        .map_err(Error::kernel(format!("fill the receive queue of {name}")))?;
+    let sent = connection.send_queue.len().saturating_sub(connection.unsent as usize);
+    let again = sent <= FIRST_WINDOW * connection.mss.max(1) as usize;
+    let (sent, unsent) = connection.send_queue.split_at(if again { 0 } else { sent });
+    tcp_repair::choose(fd, Queue::Send).map_err(Error::kernel(what()))?;
+    fill(fd, sent).map_err(Error::kernel(format!("fill the send queue of {name}")))?;
+    let mut window = connection.window;
+    if fin_received {
+        // The window as it was before the FIN took its place in it.
+        window[3] = window[3].wrapping_add(1);
+        window[4] = window[4].wrapping_sub(1);
+    }
+    tcp_repair::set_window(fd, &window).map_err(Error::kernel(format!("set the windows of {name}")))?;
+    tcp_repair::choose(fd, Queue::None).map_err(Error::kernel(what()))?;
+    if fin_received {
+        let acknowledged = written.wrapping_sub(connection.send_queue.len() as u32);
+        let fin = inject::Fin { from: remote, to: local, sequence: received, acknowledged };
+        inject::fin(&fin).map_err(Error::kernel(format!("play the end of {name}")))?;
+        inject::wait_for(|| Ok(tcp_repair::info(fd)?.state == state::CLOSE_WAIT))
+            .map_err(Error::kernel(format!("see the end of {name}")))?;
+    }
+    Ok(unsent.to_vec())
+}
+
+fn fill(fd: &OwnedFd, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let done = sockaddr::send(fd, &bytes[..bytes.len().min(1 << 16)], None)?;
+        bytes = &bytes[done..];
+    }
+    Ok(())
+}
+
+impl Pending {
+    /// Lets the connection go on.
+    pub(super) fn release(self, descriptions: &[OwnedFd]) -> Result<(), Error> {
+        let Some(fd) = descriptions.get(self.number) else { return Ok(()) };
+        if let Some(remote) = &self.connect {
+            return call_again(fd, remote);
+        }
+        // With something to send nothing else is needed; without, a probe makes the peer say what it has.
+        let end = if self.unsent.is_empty() { tcp_repair::end(fd) } else { tcp_repair::end_silently(fd) };
+        end.map_err(Error::kernel("end the repair of a connection"))?;
+        fill(fd, &self.unsent).map_err(Error::kernel("send again what waited in a connection"))?;
+        if let Some(how) = self.shutdown {
+            // The peer may have reset it meanwhile.
+            let _ = rustix::net::shutdown(fd, how);
+        }
+        set_buffers(fd, &self.socket)?;
+        set_reuse(fd, &self.socket)
+    }
+}
+
+/// Calls a peer that had not answered yet.
+fn call_again(fd: &OwnedFd, remote: &[u8]) -> Result<(), Error> {
+    let what = || format!("call {} again", show(remote));
+    let before = rustix::fs::fcntl_getfl(fd).map_err(Error::kernel(what()))?;
+    let waiting = before | rustix::fs::OFlags::NONBLOCK;
+    rustix::fs::fcntl_setfl(fd, waiting).map_err(Error::kernel(what()))?;
+    let done = sockaddr::connect(fd, remote);
+    rustix::fs::fcntl_setfl(fd, before).map_err(Error::kernel(what()))?;
+    match done {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        done => done.map_err(Error::kernel(what())),
+    }
+}
+
+/// An internet address for people.
+pub(crate) fn show(address: &[u8]) -> String {
+    let family = address.first().copied().unwrap_or(0);
+    let port = address.get(2..4).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
+    if i32::from(family) == libc::AF_INET6
+        && let Some(Ok(bytes)) = address.get(8..24).map(<[u8; 16]>::try_from)
+    {
+        return format!("[{}]:{port}", std::net::Ipv6Addr::from(bytes));
+    }
+    match address.get(4..8).map(<[u8; 4]>::try_from) {
+        Some(Ok(bytes)) => format!("{}:{port}", std::net::Ipv4Addr::from(bytes)),
+        _ => "an unknown address".to_owned(),
+    }
+}
