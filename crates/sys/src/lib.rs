@@ -12,6 +12,8 @@ pub mod mapped;
 pub mod mountinfo;
 pub mod mounts;
 pub mod netdevice;
+pub mod netlink;
+pub mod packet;
 pub mod pagemap;
 pub mod pidfd;
 pub mod proc;

@@ -1,0 +1,134 @@
+//! The veth pair between a workload's network namespace and the host's bridge; the lock.
+
+use crate::error::{Doing, Error, Result};
+use crate::identity::{self, Identity};
+use crate::link::{self, NAME_MAX};
+use ferry_sys::netlink::{Route, in_namespace};
+use rustix::fd::BorrowedFd;
+
+/// Name of the host's end of the pair of the workload with this id (its text).
+#[must_use]
+pub fn host_end_name(id: &str) -> String {
+    let id = id.strip_prefix("w-").unwrap_or(id);
+    let plain: String = id.chars().filter(char::is_ascii_alphanumeric).take(NAME_MAX - 2).collect();
+    format!("fy{plain}")
+}
+
+fn open() -> Result<Route> {
+    Route::open().doing(|| "open netlink".into())
+}
+
+fn find(route: &mut Route, name: &str) -> Result<Option<link::Link>> {
+    link::find(route, name).doing(|| format!("look for the device {name}"))
+}
+
+/// Whether the bridge is there, in the caller's namespace.
+///
+/// # Errors
+/// When netlink does not work.
+pub fn bridge_exists(name: &str) -> Result<bool> {
+    Ok(find(&mut open()?, name)?.is_some_and(|link| link.kind == "bridge"))
+}
+
+/// Makes a bridge in the caller's namespace and brings it up. For namespaces of Ferry's own, never the machine's.
+///
+/// # Errors
+/// EEXIST, or EPERM without CAP_NET_ADMIN.
+pub fn bridge_create(name: &str) -> Result<()> {
+    let mut route = open()?;
+    link::bridge(&mut route, name).doing(|| format!("make the bridge {name}"))?;
+    let made = find(&mut route, name)?.ok_or_else(|| Error::NoBridge(name.into()))?;
+    link::set_up(&mut route, made.index, true).doing(|| format!("bring the bridge {name} up"))
+}
+
+/// Gives the network namespace `namespace` a device with this identity, joined to `bridge`. It stays locked: nothing
+/// passes before [`unlock`]. A device of that name which an earlier attempt has left is replaced.
+///
+/// # Errors
+/// [`Error::NoBridge`] with the line to type, or the kernel's refusal; then nothing is left of the attempt.
+pub fn attach(namespace: BorrowedFd<'_>, bridge: &str, host_end: &str, identity: &Identity) -> Result<()> {
+    identity.check()?;
+    let mut route = open()?;
+    let bridge_link = find(&mut route, bridge)?.filter(|link| link.kind == "bridge");
+    let bridge_link = bridge_link.ok_or_else(|| Error::NoBridge(bridge.into()))?;
+    if !bridge_link.up {
+        return Err(Error::Invalid(format!("The bridge {bridge} is down: ip link set {bridge} up")));
+    }
+    detach(host_end)?;
+    let mtu = if identity.mtu == 0 { bridge_link.mtu } else { identity.mtu };
+    let inner = (identity.device.as_str(), identity.mac, mtu);
+    link::veth(&mut route, host_end, bridge_link.index, inner, namespace)
+        .doing(|| format!("make the device {host_end} as a port of {bridge}"))?;
+    let filled = in_namespace(namespace, || {
+        // Addresses that come from elsewhere are not to be asked about: they were in use until a moment ago.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_dad", identity.device), "0");
+        Route::open()
+    });
+    let restored = filled
+        .doing(|| "enter the workload's network namespace".into())
+        .and_then(|mut inside| identity::restore(&mut inside, identity));
+    restored.inspect_err(|_| drop(detach(host_end)))
+}
+
+fn set(host_end: &str, up: bool) -> Result<()> {
+    let mut route = open()?;
+    let found = find(&mut route, host_end)?;
+    let found =
+        found.ok_or_else(|| Error::Refused(format!("The workload's network device {host_end} is gone")))?;
+    link::set_up(&mut route, found.index, up)
+        .doing(|| format!("bring {host_end} {}", if up { "up" } else { "down" }))
+}
+
+/// Cuts the workload off: nothing leaves, nothing enters. Repeatable.
+///
+/// # Errors
+/// When the device is gone.
+pub fn lock(host_end: &str) -> Result<()> {
+    set(host_end, false)
+}
+
+/// Lets packets pass again. Repeatable.
+///
+/// # Errors
+/// When the device is gone.
+pub fn unlock(host_end: &str) -> Result<()> {
+    set(host_end, true)
+}
+
+/// Whether the workload is cut off.
+///
+/// # Errors
+/// When the device is gone.
+pub fn locked(host_end: &str) -> Result<bool> {
+    match find(&mut open()?, host_end)? {
+        Some(link) => Ok(!link.up),
+        None => Err(Error::Refused(format!("The workload's network device {host_end} is gone"))),
+    }
+}
+
+/// Removes the pair. One that is gone already is no error.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn detach(host_end: &str) -> Result<()> {
+    let mut route = open()?;
+    match find(&mut route, host_end)? {
+        None => Ok(()),
+        Some(link) if link.kind != "veth" => {
+            Err(Error::Refused(format!("The device {host_end} is of kind {:?} and not Ferry's", link.kind)))
+        }
+        Some(link) => link::remove(&mut route, link.index).doing(|| format!("remove the device {host_end}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices_fit_and_differ() {
+        let name = host_end_name("w-0123456789abcdef0123456789abcdef");
+        assert_eq!(name, "fy0123456789abc");
+        assert_eq!(name.len(), NAME_MAX);
+    }
+}
