@@ -44,6 +44,8 @@ impl Progress {
             }
             What::Note { text } => self.line(text),
             What::End { .. } => self.finish(),
+            #[allow(unreachable_patterns, reason = "the stream may grow")]
+            _ => {}
         }
     }
 

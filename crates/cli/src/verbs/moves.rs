@@ -119,6 +119,8 @@ fn line(event: &Event) -> String {
         What::Note { text } => text.clone(),
         What::End { error: None } => "done".to_owned(),
         What::End { error: Some(error) } => Error::to_string(error),
+        #[allow(unreachable_patterns, reason = "the stream may grow")]
+        other => format!("{other:?}"),
     };
     format!("{:>10}  {what}", span_us(event.at_us))
 }
