@@ -63,8 +63,8 @@ impl<W: Write> Write for BulkWriter<'_, W> {
 }
 
 /// Reads what a [`BulkWriter`] wrote; ends where it ended. Chunks after `bytes_max` are an error.
-pub struct BulkReader<'a, R: Read> {
-    stream: &'a mut R,
+pub struct BulkReader<F: FnMut() -> io::Result<Message>> {
+    receive: F,
     chunk: Vec<u8>,
     at: usize,
     hasher: blake3::Hasher,
@@ -95,8 +95,8 @@ impl<'a, R: Read> BulkReader<'a, R> {
         Ok((self.bytes, hash))
     }
 
-    fn next(&mut self) -> io::Result<()> {
-        match control::receive(self.stream)? {
+    fn advance(&mut self) -> io::Result<()> {
+        match (self.receive)()? {
             Message::Chunk { bytes } => {
                 self.bytes += bytes.len() as u64;
                 if self.bytes > self.bytes_max {
@@ -123,10 +123,10 @@ impl<'a, R: Read> BulkReader<'a, R> {
     }
 }
 
-impl<R: Read> Read for BulkReader<'_, R> {
+impl<F: FnMut() -> io::Result<Message>> Read for BulkReader<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.chunk.len() && self.end.is_none() {
-            self.next()?;
+            self.advance()?;
         }
         let count = buffer.len().min(self.chunk.len() - self.at);
         buffer[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
@@ -150,7 +150,7 @@ mod tests {
     fn received(link: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {
         let mut link = link;
         assert_eq!(control::receive(&mut link)?, Message::Bulk { kind: Bulk::Files });
-        let mut reader = BulkReader::new(&mut link, bytes_max);
+        let mut reader = BulkReader::new(|| control::receive(&mut link), bytes_max);
         let mut content = Vec::new();
         reader.read_to_end(&mut content)?;
         reader.finish()?;

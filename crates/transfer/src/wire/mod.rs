@@ -13,30 +13,45 @@ pub mod greeting;
 pub mod pages;
 
 use std::io;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-/// What a connection to another node is. The node makes it of a TLS session.
+/// A connection to another node. The node makes it of a TLS session.
 pub trait Stream: io::Read + io::Write + Send {
     /// Limits how long one read or write may block; none: for ever.
-    fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()>;
+    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Both directions apart, to be used by two threads. A connection for pages need not be able to: it is read only after
+    /// everything has been written.
+    fn split(self: Box<Self>) -> io::Result<(Reader, Writer)>;
 }
 
-impl Stream for std::os::unix::net::UnixStream {
-    fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()> {
+/// The receiving direction of a connection.
+pub type Reader = Box<dyn io::Read + Send>;
+
+/// The sending direction of a connection.
+pub type Writer = Box<dyn io::Write + Send>;
+
+impl Stream for UnixStream {
+    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.set_read_timeout(timeout)?;
         self.set_write_timeout(timeout)
     }
-}
 
-impl Stream for std::net::TcpStream {
-    fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()> {
-        self.set_read_timeout(timeout)?;
-        self.set_write_timeout(timeout)
+    fn split(self: Box<Self>) -> io::Result<(Reader, Writer)> {
+        Ok((Box::new(self.try_clone()?), self))
     }
 }
 
-impl Stream for Box<dyn Stream> {
-    fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()> {
-        (**self).set_timeout(timeout)
+impl Stream for TcpStream {
+    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(timeout)?;
+        self.set_write_timeout(timeout)
+    }
+
+    fn split(self: Box<Self>) -> io::Result<(Reader, Writer)> {
+        Ok((Box::new(self.try_clone()?), self))
     }
 }
 
