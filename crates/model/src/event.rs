@@ -103,6 +103,16 @@ pub enum What {
         #[n(0)]
         text: String,
     },
+    /// A part of the time in which the workload stood still.
+    #[n(5)]
+    Spent {
+        /// What it went to.
+        #[n(0)]
+        cause: Cause,
+        /// How long.
+        #[n(1)]
+        us: u64,
+    },
     /// The move ended.
     #[n(4)]
     End {
@@ -110,4 +120,64 @@ pub enum What {
         #[n(0)]
         error: Option<crate::error::Error>,
     },
+}
+
+/// What the time in which a workload stands still goes to.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Stopping all tasks and locking the network.
+    #[n(0)]
+    Freeze,
+    /// Reading the execution state.
+    #[n(1)]
+    Capture,
+    /// Files that changed while they were being staged.
+    #[n(2)]
+    Files,
+    /// Building what will become the workload.
+    #[n(3)]
+    Restore,
+    /// Memory.
+    #[n(4)]
+    Memory,
+    /// Descriptors, threads and registers: what can only follow the memory.
+    #[n(5)]
+    Complete,
+    /// The decision.
+    #[n(6)]
+    Commit,
+    /// Network up, announced, thawed.
+    #[n(7)]
+    Resume,
+}
+
+/// How long the workload stood still, from the events of its source: from the beginning of the freeze to the end of the resume.
+/// None while one of them is missing. Microseconds.
+#[must_use]
+pub fn downtime_us(events: &[Event]) -> Option<u64> {
+    let at = |wanted: &What| events.iter().find(|event| event.what == *wanted).map(|event| event.at_us);
+    let begin = at(&What::PhaseStart { phase: Phase::Freeze })?;
+    let end = at(&What::PhaseEnd { phase: Phase::Resume })?;
+    Some(end.saturating_sub(begin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn downtime_is_from_freeze_to_resume() {
+        let event = |at_us, what| Event { at_us, what };
+        let mut events = vec![
+            event(10, What::PhaseStart { phase: Phase::Plan }),
+            event(200, What::PhaseStart { phase: Phase::Freeze }),
+            event(300, What::PhaseEnd { phase: Phase::Freeze }),
+        ];
+        assert_eq!(downtime_us(&events), None);
+        events.push(event(900, What::PhaseEnd { phase: Phase::Resume }));
+        assert_eq!(downtime_us(&events), Some(700));
+    }
 }

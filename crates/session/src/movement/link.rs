@@ -5,6 +5,8 @@
 use ferry_transfer::wire::control::{self, Message};
 use ferry_transfer::wire::{Stream, Writer};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -12,73 +14,99 @@ use std::time::Duration;
 const QUEUED_MAX: usize = 8;
 
 /// What a move hears.
-#[derive(Debug)]
 pub enum Heard {
     /// The other side said something.
     Message(Message),
     /// The connection is gone.
     Gone(io::Error),
+    /// The other side has connected again.
+    Attached(Box<dyn Stream>),
     /// The user gives up.
     Cancel(String),
     /// Nothing happened for the time that was given.
     Nothing,
 }
 
-/// The control connection.
+/// The control connection. It may be lost and replaced; what is said while there is none is dropped.
 pub struct Link {
-    writer: Writer,
+    writer: Option<Writer>,
     heard: Receiver<Heard>,
     sender: SyncSender<Heard>,
-    gone: bool,
+    /// How often it was connected: what a reader of an older connection says no longer counts.
+    generation: Arc<AtomicU64>,
 }
 
 impl Link {
+    /// No connection yet.
+    #[must_use]
+    pub fn unconnected() -> Self {
+        let (sender, heard) = sync_channel(QUEUED_MAX);
+        Self { writer: None, heard, sender, generation: Arc::default() }
+    }
+
     /// Takes a connection whose greeting is over.
     pub fn new(stream: Box<dyn Stream>) -> io::Result<Self> {
+        let mut link = Self::unconnected();
+        link.attach(stream)?;
+        Ok(link)
+    }
+
+    /// Goes on over another connection.
+    pub fn attach(&mut self, stream: Box<dyn Stream>) -> io::Result<()> {
         let (mut reader, writer) = stream.split()?;
-        let (sender, heard) = sync_channel(QUEUED_MAX);
-        let to = sender.clone();
+        let mine = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
+        let (to, generation) = (self.sender.clone(), self.generation.clone());
+        self.writer = Some(writer);
         std::thread::Builder::new().name("ferry-link".into()).spawn(move || {
             loop {
                 let (heard, last) = match control::receive(&mut reader) {
                     Ok(message) => (Heard::Message(message), false),
                     Err(e) => (Heard::Gone(e), true),
                 };
-                if to.send(heard).is_err() || last {
+                let replaced = generation.load(Ordering::SeqCst) != mine;
+                if replaced || to.send(heard).is_err() || last {
                     return;
                 }
             }
         })?;
-        Ok(Self { writer, heard, sender, gone: false })
+        Ok(())
     }
 
-    /// Where a cancel can be put from another thread.
+    /// Where something can be put for this link to hear, from another thread.
     #[must_use]
-    pub fn canceller(&self) -> SyncSender<Heard> {
+    pub fn sender(&self) -> SyncSender<Heard> {
         self.sender.clone()
     }
 
-    /// Whether the connection was found gone.
+    /// Whether there is no connection now.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.gone
+        self.writer.is_none()
     }
 
     /// Says something.
     pub fn send(&mut self, message: &Message) -> io::Result<()> {
-        control::send(&mut self.writer, message).inspect_err(|_| self.gone = true)
+        let sent = control::send(self.writer()?, message);
+        if sent.is_err() {
+            self.writer = None;
+        }
+        sent
     }
 
     /// Where bulk is written to.
-    pub fn writer(&mut self) -> &mut Writer {
-        &mut self.writer
+    pub fn writer(&mut self) -> io::Result<&mut Writer> {
+        self.writer.as_mut().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotConnected, "The connection to the other node is lost")
+        })
     }
 
     /// What happens next, waiting at most `time_max`.
     pub fn hear(&mut self, time_max: Duration) -> Heard {
         match self.heard.recv_timeout(time_max) {
             Ok(heard) => {
-                self.gone |= matches!(heard, Heard::Gone(_));
+                if matches!(heard, Heard::Gone(_)) {
+                    self.writer = None;
+                }
                 heard
             }
             Err(RecvTimeoutError::Timeout) => Heard::Nothing,
@@ -94,6 +122,7 @@ impl Link {
             Heard::Gone(e) => {
                 Err(io::Error::new(e.kind(), format!("The connection to the other node is lost: {e}")))
             }
+            Heard::Attached(_) => Err(io::Error::other("The other node connected again in the middle of a move")),
             Heard::Cancel(why) => Err(io::Error::new(io::ErrorKind::Interrupted, why)),
             Heard::Nothing => Err(io::Error::new(
                 io::ErrorKind::TimedOut,

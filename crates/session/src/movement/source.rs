@@ -1,0 +1,418 @@
+//! The source's role: plan, prepare, freeze, state, and then whatever the handover says.
+//!
+//! Until the handover decides, every failure, time-out and cancel ends in the same place: the workload runs here, and the target has
+//! been told to throw away what it made.
+
+use super::ground::{Ground, Role, gives_up, settle, stopped};
+use super::link::Link;
+use super::node::Node;
+use super::recorder::Recorder;
+use super::request::Request;
+use super::{files, memory, planning, receipt};
+use crate::handover::{Act, Driver, Stopped, World};
+use crate::shim::{Client, Spec};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::event::{Cause, Phase};
+use ferry_model::handover::entry::last_record;
+use ferry_model::handover::{Answer, Cas, Entry, Input, Key, Machine, Message, Outcome, Purpose, Receipt, Source, Terms};
+use ferry_model::ids::{Epoch, Hash, WorkloadId};
+use ferry_model::plan::Plan;
+use ferry_model::planning::Method;
+use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::linux::LinuxSource;
+use ferry_transfer::wire::bulk::BulkWriter;
+use ferry_transfer::wire::control::{self, Bulk};
+use ferry_transfer::wire::greeting;
+use std::io::{self, Write};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long the target may take for one step of its own.
+const STEP_MAX: Duration = Duration::from_secs(60);
+
+/// The role.
+pub(super) struct SourceRole {
+    ground: Ground,
+    shim: Option<Client>,
+    directory: std::path::PathBuf,
+    workload: WorkloadId,
+    clone: bool,
+    captured: Option<(Vec<u8>, Vec<SpaceAccess>)>,
+    /// What made it give up first; later reasons follow from it.
+    failure: Option<Error>,
+    committing: Option<Instant>,
+}
+
+/// Moves a workload away; returns when it is over.
+pub(super) fn run(
+    node: &Arc<dyn Node>,
+    recorder: &Arc<Recorder>,
+    link: Link,
+    request: &Request,
+) -> Result<Outcome> {
+    let directory = node.directory(request.workload);
+    let journal = node.journal(request.workload)?;
+    let epoch = match &request.clone {
+        Some(_) => Epoch(0),
+        None => own_epoch(node, &journal, request.workload)?,
+    };
+    let id = request.clone.as_ref().map_or(request.workload, |clone| clone.id);
+    let key = Key { id, epoch, mv: request.id };
+    let ground = Ground {
+        node: node.clone(),
+        recorder: recorder.clone(),
+        link,
+        journal,
+        key,
+        peer: request.to.clone(),
+    };
+    let mut role = SourceRole {
+        ground,
+        shim: Some(planning::shim(&directory)?),
+        directory,
+        workload: request.workload,
+        clone: request.clone.is_some(),
+        captured: None,
+        failure: None,
+        committing: None,
+    };
+    role.run(request)
+}
+
+/// The epoch under which this host owns the workload.
+fn own_epoch(node: &Arc<dyn Node>, journal: &crate::journal::Shared, id: WorkloadId) -> Result<Epoch> {
+    let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+    match last_record(journal.entries()) {
+        Some(record) if record.id == id && record.owner == node.host() => Ok(record.epoch),
+        Some(record) => Err(Error::new(Kind::Usage, format!("{id} belongs to {}", record.owner))),
+        None => Err(Error::new(Kind::Usage, format!("{id} is not known on {}", node.host()))),
+    }
+}
+
+impl SourceRole {
+    fn run(&mut self, request: &Request) -> Result<Outcome> {
+        self.ground.recorder.phase(Phase::Plan);
+        let plan = self.plan(request)?;
+
+        self.ground.recorder.phase(Phase::Prepare);
+        let (spec, secret) = self.begin(request, &plan)?;
+        let terms = Terms {
+            purpose: if self.clone { Purpose::Clone } else { Purpose::Migrate },
+            post_copy: false,
+            plan: Hash::of(&minicbor::to_vec(&plan).unwrap_or_default()),
+            source_boot_id: self.ground.node.boot_id(),
+        };
+        let offer = Source::offer(self.ground.key, self.ground.parties(), terms);
+        let mut driver = Driver::start(offer, self).map_err(|e| stopped(&e))?;
+        let over = settle(&mut driver, self, Source::is_reserved).map_err(|e| stopped(&e))?;
+        let over = match over {
+            Some(outcome) => Some(outcome),
+            None => match self.transfer(&mut driver, request, &plan, &spec, secret) {
+                Ok(()) => None,
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.failure.get_or_insert(error);
+                    driver.feed(Input::Cancel(reason), self).map_err(|e| stopped(&e))?;
+                    None
+                }
+            },
+        };
+        let outcome = match over {
+            Some(outcome) => outcome,
+            None => settle(&mut driver, self, |_| false).map_err(|e| stopped(&e))?.unwrap_or(Outcome::Aborted),
+        };
+        let _ = self.ground.link.send(&control::Message::Bye);
+        self.conclude(outcome)
+    }
+
+    fn conclude(&mut self, outcome: Outcome) -> Result<Outcome> {
+        match outcome {
+            Outcome::Moved => Ok(outcome),
+            Outcome::Aborted | Outcome::HandedBack => {
+                let what = match outcome {
+                    Outcome::HandedBack => "could not start it and handed it back",
+                    _ => "did not take it",
+                };
+                let message = format!("{} {what}; it runs on {}", self.ground.peer, self.ground.node.host());
+                Err(match self.failure.take() {
+                    Some(mut cause) => {
+                        let kind = if cause.kind == Kind::Refused { Kind::Refused } else { Kind::RolledBack };
+                        cause.kind = kind;
+                        cause.context(message)
+                    }
+                    None => Error::new(Kind::RolledBack, message),
+                })
+            }
+            Outcome::Died => Err(Error::new(Kind::Unable, "The workload ended during the move")),
+            Outcome::Lost | Outcome::Suspended => {
+                Err(Error::new(Kind::NotFinal, "No whole copy of the workload is left that can be reached")
+                    .hint("ferry recover shows what both sides know"))
+            }
+        }
+    }
+
+    /// Inventory, the target's answer, the decision.
+    fn plan(&mut self, request: &Request) -> Result<Plan> {
+        let (mut plan, _) = planning::make(&self.ground.node, self.shim()?, request, |ask| {
+            let mut exchange = || {
+                self.ground.link.send(&ask)?;
+                self.ground.link.expect(STEP_MAX)
+            };
+            exchange().map_err(|e| planning::link_error(&e))
+        })?;
+        if let Some(given) = &request.plan {
+            if given.facts != plan.facts {
+                return Err(Error::new(Kind::Refused, "The plan no longer fits: facts of one side have changed")
+                    .hint("make it again with ferry plan"));
+            }
+            plan = given.clone();
+        }
+        planning::refuse_blockers(&plan)?;
+        Ok(plan)
+    }
+
+    /// Tells the target what the move is.
+    fn begin(&mut self, request: &Request, plan: &Plan) -> Result<(Spec, [u8; 32])> {
+        let status = self.shim()?.status()?;
+        let mut spec = status.spec.ok_or_else(|| Error::new(Kind::Bug, "The shim has no workload"))?;
+        if let Some(clone) = &request.clone {
+            clone.apply(&mut spec)?;
+        }
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|e| Error::new(Kind::Unable, e.to_string()))?;
+        let begin = control::Message::Begin {
+            secret,
+            streams: request.streams.clamp(1, super::STREAMS_MAX),
+            method: request.method,
+            plan: plan.clone(),
+            spec: minicbor::to_vec(&spec).unwrap_or_default().into(),
+            clone: self.clone,
+        };
+        self.ground.link.send(&begin).map_err(|e| planning::link_error(&e))?;
+        Ok((spec, secret))
+    }
+
+    /// Everything between RESERVED and the receipt.
+    fn transfer(
+        &mut self,
+        driver: &mut Driver<Source>,
+        request: &Request,
+        plan: &Plan,
+        spec: &Spec,
+        secret: [u8; 32],
+    ) -> Result<()> {
+        let mut hashes = Vec::new();
+        let mut stage = files::Stage::new(&self.directory, plan);
+        hashes.push(self.bulk(Bulk::Files, |to| stage.send_all(to))?);
+
+        self.ground.recorder.phase(Phase::Freeze);
+        driver.feed(Input::FreezeNow, self).map_err(|e| stopped(&e))?;
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let Some((state, spaces)) = self.captured.take() else {
+            return Err(Error::new(Kind::Bug, "The workload was not captured"));
+        };
+
+        self.ground.recorder.phase(Phase::State);
+        let began = Instant::now();
+        hashes.push(self.bulk(Bulk::Files, |to| stage.send_changes(to))?);
+        self.ground.recorder.spent(Cause::Files, began);
+        hashes.push(self.bulk(Bulk::State, |to| to.write_all(&state))?);
+        let memory = if request.method == Method::Cold {
+            Hash([0; 32])
+        } else {
+            self.wait_for("the target's readiness", |message| matches!(message, control::Message::Ready))?;
+            self.memory(spaces, request.streams, secret)?
+        };
+        let hash = receipt(&hashes, memory);
+        let _ = spec;
+        self.ground.recorder.phase(Phase::Prepared);
+        let receipt = Receipt { hash, missing_pages: 0, missing: None };
+        driver.feed(Input::Sent(receipt), self).map_err(|e| stopped(&e))
+    }
+
+    /// Sends something long and waits until the target has put it where it belongs.
+    fn bulk(&mut self, kind: Bulk, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Hash> {
+        let mut send = || {
+            let mut writer = BulkWriter::begin(self.ground.link.writer()?, kind)?;
+            fill(&mut writer)?;
+            writer.finish()
+        };
+        let (_, hash) = send().map_err(|e| planning::link_error(&e))?;
+        if kind == Bulk::Files {
+            self.wait_for("files to be taken", |message| {
+                matches!(message, control::Message::Taken { hash: taken } if *taken == hash)
+            })?;
+        }
+        Ok(hash)
+    }
+
+    fn memory(&mut self, spaces: Vec<SpaceAccess>, streams: u32, secret: [u8; 32]) -> Result<Hash> {
+        let began = Instant::now();
+        let source = LinuxSource::open(spaces)
+            .map_err(|e| Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read"))?;
+        let connect = |index| {
+            let purpose = greeting::Purpose::Pages { mv: self.ground.key.mv, secret, index };
+            self.ground.node.connect(&self.ground.peer, purpose)
+        };
+        let streams: io::Result<Vec<_>> = (0..streams.clamp(1, super::STREAMS_MAX)).map(connect).collect();
+        let sent = streams.and_then(|streams| memory::send(streams, &source, &self.ground.recorder));
+        let digest = sent.map_err(|e| planning::link_error(&e).context("Memory did not get across"))?;
+        self.ground.recorder.spent(Cause::Memory, began);
+        Ok(digest.finish())
+    }
+
+    /// Waits for one message of the target; its events are noted on the way.
+    fn wait_for(&mut self, what: &str, wanted: impl Fn(&control::Message) -> bool) -> Result<()> {
+        loop {
+            let message =
+                self.ground.link.expect(STEP_MAX).map_err(|e| planning::link_error(&e).context(format!("Waiting for {what}")))?;
+            if wanted(&message) {
+                return Ok(());
+            }
+            if let Some(reason) = gives_up(&message) {
+                return Err(Error::new(Kind::RolledBack, format!("{} gave up: {reason}", self.ground.peer)));
+            }
+            let _ = self.other(message);
+        }
+    }
+
+    fn shim(&mut self) -> Result<&mut Client> {
+        if self.shim.is_none() {
+            self.shim = Some(planning::shim(&self.directory)?);
+        }
+        self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))
+    }
+
+    /// Asks the shim; a connection that failed is made anew next time.
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Client) -> Result<T>) -> Result<T> {
+        let answer = self.shim().and_then(question);
+        if answer.is_err() {
+            self.shim = None;
+        }
+        answer
+    }
+
+    fn freeze(&mut self) -> Result<()> {
+        let recorder = self.ground.recorder.clone();
+        let began = Instant::now();
+        self.ask(Client::freeze)?;
+        recorder.spent(Cause::Freeze, began);
+        let began = Instant::now();
+        self.captured = Some(self.ask(Client::capture)?);
+        recorder.spent(Cause::Capture, began);
+        Ok(())
+    }
+}
+
+impl World for SourceRole {
+    fn journal(&mut self, entry: &Entry) -> Result<(), Stopped> {
+        self.ground.append(entry)
+    }
+
+    fn send(&mut self, message: Message) {
+        self.ground.say(&message);
+    }
+
+    fn act(&mut self, act: Act) -> Option<Input> {
+        match act {
+            Act::Freeze => match self.freeze() {
+                Ok(()) => Some(Input::Captured),
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.failure.get_or_insert(error);
+                    Some(Input::Cancel(reason))
+                }
+            },
+            Act::Thaw => match self.ask(Client::thaw) {
+                Ok(()) => Some(Input::Thawed),
+                Err(error) => {
+                    self.ground.recorder.say(format!("Not thawed yet: {error}"));
+                    None
+                }
+            },
+            Act::Destroy => {
+                self.ground.recorder.phase(Phase::Finish);
+                match files::destroy(&self.directory) {
+                    Ok(()) => {
+                        self.shim = None;
+                        self.ground.node.departed(self.workload, Some(&self.ground.peer));
+                        Some(Input::Destroyed)
+                    }
+                    Err(error) => {
+                        self.ground.recorder.say(format!("Not removed yet: {error}"));
+                        None
+                    }
+                }
+            }
+            Act::Restore | Act::Check | Act::Serve | Act::Hold => None,
+        }
+    }
+
+    fn cas(&mut self, cas: &Cas) -> Answer {
+        let began = Instant::now();
+        self.ground.recorder.phase(Phase::Commit);
+        let answer = self.ground.cas(cas);
+        self.ground.recorder.spent(Cause::Commit, began);
+        answer
+    }
+
+    fn read(&mut self, id: WorkloadId) -> Answer {
+        self.ground.read(id)
+    }
+
+    fn stood(&mut self, stage: &'static str) {
+        if stage == "committed" && self.committing.is_none() {
+            self.committing = Some(Instant::now());
+            self.ground.recorder.phase(Phase::Resume);
+        }
+    }
+}
+
+impl Role for SourceRole {
+    fn ground(&mut self) -> &mut Ground {
+        &mut self.ground
+    }
+
+    fn other(&mut self, message: control::Message) -> Result<(), String> {
+        match message {
+            control::Message::Event { event } => self.ground.recorder.note(event.what),
+            control::Message::Failed { error } => {
+                let reason = error.to_string();
+                self.failure.get_or_insert(error);
+                return Err(reason);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn alive(&mut self) -> bool {
+        planning::is_alive(&self.directory)
+    }
+}
+
+/// Takes a move up again after the node was restarted. None: the journal knows no move away from here that is not over.
+pub(super) fn recover(
+    node: &Arc<dyn Node>,
+    recorder: &Arc<Recorder>,
+    link: Link,
+    workload: WorkloadId,
+    key: Key,
+) -> Result<Option<Outcome>> {
+    let directory = node.directory(workload);
+    let journal = node.journal(workload)?;
+    let copy = planning::is_alive(&directory);
+    let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
+    let recovered = Source::recover(&entries, key, &node.host(), node.boot_id(), copy);
+    let Some((source, effects)) = recovered else { return Ok(None) };
+    let peer = source.peer().clone();
+    let clone = source.terms().purpose == Purpose::Clone;
+    let ground = Ground { node: node.clone(), recorder: recorder.clone(), link, journal, key, peer };
+    let (captured, failure) = (None, None);
+    let mut role =
+        SourceRole { ground, shim: None, directory, workload, clone, captured, failure, committing: None };
+    let mut driver = Driver::start((source, effects), &mut role).map_err(|e| stopped(&e))?;
+    settle(&mut driver, &mut role, |_| false).map_err(|e| stopped(&e))
+}

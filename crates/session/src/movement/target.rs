@@ -1,0 +1,403 @@
+//! The target's role: answer, reserve, stage, build puppets, fill them, and then whatever the handover says.
+
+use super::ground::{Ground, Role, settle, stopped};
+use super::link::Link;
+use super::node::{Node, Offer};
+use super::recorder::Recorder;
+use super::{files, memory, planning, receipt};
+use crate::handover::{Act, Driver, Stopped, World};
+use crate::shim::protocol::Phase as ShimPhase;
+use crate::shim::{Client, Spec};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::event::{Cause, Event, What};
+use ferry_model::handover::{
+    Answer, Body, Cas, Entry, Input, Key, Message, Outcome, Purpose, Receipt, Target, Terms,
+};
+use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
+use ferry_model::planning::Method;
+use ferry_transfer::linux::LinuxSink;
+use ferry_transfer::wire::Stream;
+use ferry_transfer::wire::bulk::BulkReader;
+use ferry_transfer::wire::control::{self, Bulk};
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long the source may take between two steps before the target gives up, while it may.
+const STEP_MAX: Duration = Duration::from_secs(120);
+
+/// Most bytes of files that one transfer may bring.
+const FILES_BYTES_MAX: u64 = 1 << 40;
+
+/// Most bytes of execution state.
+const STATE_BYTES_MAX: u64 = crate::shim::protocol::MESSAGE_BYTES_MAX as u64 - 4096;
+
+/// Where page streams of this move are handed in by whoever accepted them.
+#[derive(Clone)]
+pub(super) struct PageDoor {
+    secret: Arc<Mutex<Option<[u8; 32]>>>,
+    sender: SyncSender<Box<dyn Stream>>,
+}
+
+impl PageDoor {
+    pub fn new() -> (Self, Receiver<Box<dyn Stream>>) {
+        let (sender, receiver) = sync_channel(super::STREAMS_MAX as usize);
+        (Self { secret: Arc::default(), sender }, receiver)
+    }
+
+    /// Whether this is the move's secret.
+    pub fn opens(&self, secret: &[u8; 32]) -> bool {
+        let kept = self.secret.lock().unwrap_or_else(PoisonError::into_inner);
+        // Compared as hashes, so that the time it takes tells nothing.
+        kept.as_ref().is_some_and(|kept| Hash::of(kept) == Hash::of(secret))
+    }
+
+    pub fn hand_in(&self, stream: Box<dyn Stream>) -> bool {
+        self.sender.try_send(stream).is_ok()
+    }
+}
+
+/// What the source announced.
+struct Begin {
+    streams: u32,
+    method: Method,
+    spec: Spec,
+    clone: bool,
+    plan: Hash,
+}
+
+/// The role.
+pub(super) struct TargetRole {
+    ground: Ground,
+    shim: Option<Client>,
+    directory: PathBuf,
+    method: Method,
+    spec: Option<Spec>,
+    hashes: Vec<Hash>,
+    filling: Option<JoinHandle<Result<Hash>>>,
+    failure: Option<Error>,
+}
+
+/// Takes part in a move that `peer` began, from its first question on. Returns when it is over; `None` when it was only a question.
+pub(super) fn run(
+    node: &Arc<dyn Node>,
+    recorder: &Arc<Recorder>,
+    mut link: Link,
+    peer: &HostName,
+    (workload, mv): (WorkloadId, MoveId),
+    (door, pages): (PageDoor, Receiver<Box<dyn Stream>>),
+    named: impl FnOnce(&Spec),
+) -> Result<Option<Outcome>> {
+    let Some((begin, key, terms)) = introduction(node, &mut link, peer, (workload, mv), &door)? else {
+        return Ok(None);
+    };
+    named(&begin.spec);
+    let directory = node.directory(workload);
+    files::clear(&directory).map_err(|e| Error::from_source(Kind::Unable, &e).context("No room for the workload"))?;
+    let journal = node.journal(workload)?;
+    let ground =
+        Ground { node: node.clone(), recorder: recorder.clone(), link, journal, key, peer: peer.clone() };
+    let mut role = TargetRole {
+        ground,
+        shim: None,
+        directory,
+        method: begin.method,
+        spec: Some(begin.spec.clone()),
+        hashes: Vec::new(),
+        filling: None,
+        failure: None,
+    };
+    let reserve = Target::reserve(key, role.ground.parties(), terms);
+    let mut driver = Driver::start(reserve, &mut role).map_err(|e| stopped(&e))?;
+    if let Err(error) = role.take(&begin, pages) {
+        let _ = role.ground.link.send(&control::Message::Failed { error: error.clone() });
+        let reason = error.to_string();
+        role.failure.get_or_insert(error);
+        driver.feed(Input::Cancel(reason), &mut role).map_err(|e| stopped(&e))?;
+    }
+    let outcome = settle(&mut driver, &mut role, |_| false).map_err(|e| stopped(&e))?;
+    match (outcome, role.failure) {
+        (Some(Outcome::Aborted | Outcome::HandedBack), Some(failure)) => Err(failure),
+        (outcome, _) => Ok(outcome),
+    }
+}
+
+/// Questions and answers, up to the offer.
+fn introduction(
+    node: &Arc<dyn Node>,
+    link: &mut Link,
+    peer: &HostName,
+    (workload, mv): (WorkloadId, MoveId),
+    door: &PageDoor,
+) -> Result<Option<(Begin, Key, Terms)>> {
+    let mut begin = None;
+    loop {
+        match link.expect(STEP_MAX).map_err(|e| planning::link_error(&e))? {
+            control::Message::Ask { resources, network, name, clone } => {
+                let network = network.as_deref();
+                let offer = Offer { from: peer, name: &name, network, clone, resources: &resources };
+                let answer = planning::answer(node, &offer);
+                let sent = link.send(&control::Message::Answer { answer });
+                sent.map_err(|e| planning::link_error(&e))?;
+            }
+            control::Message::Begin { secret, streams, method, plan, spec, clone } => {
+                let spec: Spec = minicbor::decode(&spec)
+                    .map_err(|e| Error::new(Kind::Refused, format!("The workload's description is unreadable: {e}")))?;
+                let resources: Vec<_> = plan.items.iter().map(|item| item.resource.clone()).collect();
+                let network = spec.network.as_ref().and_then(|net| net.addresses.first());
+                let network = network.map(String::as_str);
+                let offer = Offer { from: peer, name: &spec.name, network, clone, resources: &resources };
+                let refusals = node.refusals(&offer);
+                if spec.id != workload || !plan.blockers.is_empty() || !refusals.is_empty() {
+                    let error = Error::new(Kind::Refused, format!("{} refuses: {}", node.host(), refusals.join("; ")));
+                    let _ = link.send(&control::Message::Failed { error: error.clone() });
+                    return Err(error);
+                }
+                *door.secret.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
+                let plan = Hash::of(&minicbor::to_vec(&plan).unwrap_or_default());
+                let streams = streams.clamp(1, super::STREAMS_MAX);
+                begin = Some(Begin { streams, method, spec, clone, plan });
+            }
+            control::Message::Handover { message } => {
+                let message: Message = minicbor::decode(&message)
+                    .map_err(|e| Error::new(Kind::Refused, format!("An unreadable offer: {e}")))?;
+                let Body::Offer { terms } = message.body else { continue };
+                let fits = |begin: &Begin| {
+                    message.key.id == workload
+                        && message.key.mv == mv
+                        && terms.plan == begin.plan
+                        && (terms.purpose == Purpose::Clone) == begin.clone
+                        && !terms.post_copy
+                };
+                return match begin {
+                    Some(begin) if fits(&begin) => Ok(Some((begin, message.key, terms))),
+                    _ => Err(Error::new(Kind::Refused, "The offer is not of the move that was announced")),
+                };
+            }
+            control::Message::Bye => return Ok(None),
+            other => return Err(Error::new(Kind::Refused, format!("{other:?} where a question was due"))),
+        }
+    }
+}
+
+impl TargetRole {
+    /// Files, state and memory, until the memory is on its way. What follows is the handover's.
+    fn take(&mut self, begin: &Begin, pages: Receiver<Box<dyn Stream>>) -> Result<()> {
+        loop {
+            match self.ground.link.expect(STEP_MAX).map_err(|e| planning::link_error(&e))? {
+                control::Message::Bulk { kind: Bulk::Files } => self.take_files()?,
+                control::Message::Bulk { kind: Bulk::State } => return self.take_state(begin, pages),
+                control::Message::Handover { message } => {
+                    let message: Option<Message> = minicbor::decode(&message).ok();
+                    if let Some(Message { body: Body::Abort { reason }, key }) = message
+                        && key == self.ground.key
+                    {
+                        return Err(Error::new(Kind::RolledBack, reason));
+                    }
+                }
+                control::Message::Bulk { kind: Bulk::Image } | control::Message::Bye => {
+                    return Err(Error::new(Kind::RolledBack, "The source ended the move"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn take_files(&mut self) -> Result<()> {
+        let link = &mut self.ground.link;
+        let mut reader = BulkReader::new(|| link.expect(STEP_MAX), FILES_BYTES_MAX);
+        let taken = files::take(&self.directory, &mut reader);
+        // The rest is read in any case, so that the source hears the reason and not a broken connection.
+        let finished = reader.finish();
+        taken.map_err(|e| Error::from_source(Kind::Unable, &e).context("Files could not be put in their places"))?;
+        let (_, hash) = finished.map_err(|e| planning::link_error(&e))?;
+        self.hashes.push(hash);
+        self.ground.link.send(&control::Message::Taken { hash }).map_err(|e| planning::link_error(&e))
+    }
+
+    fn take_state(&mut self, begin: &Begin, pages: Receiver<Box<dyn Stream>>) -> Result<()> {
+        let link = &mut self.ground.link;
+        let mut state = Vec::new();
+        let mut reader = BulkReader::new(|| link.expect(STEP_MAX), STATE_BYTES_MAX);
+        reader.read_to_end(&mut state).map_err(|e| planning::link_error(&e))?;
+        let (_, hash) = reader.finish().map_err(|e| planning::link_error(&e))?;
+        self.hashes.push(hash);
+        let began = Instant::now();
+        let shim = Client::spawn(&self.ground.node.program(), &self.directory, false);
+        let mut shim = shim.map_err(|e| Error::from_source(Kind::Unable, &e).context("No shim could be started"))?;
+        let spaces = shim.prepare(begin.spec.clone(), state, begin.clone)?;
+        self.shim = Some(shim);
+        self.tell(Cause::Restore, began);
+        if self.method == Method::Cold {
+            return Ok(());
+        }
+        let sink = LinuxSink::open(spaces)
+            .map_err(|e| Error::from_source(Kind::Unable, &e).context("The puppets' memory cannot be written"))?;
+        self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))?;
+        let (streams, recorder) = (begin.streams, self.ground.recorder.clone());
+        let filling = std::thread::Builder::new().name("ferry-fill".into()).spawn(move || {
+            let mut open = Vec::new();
+            for _ in 0..streams {
+                let stream = pages.recv_timeout(STEP_MAX);
+                open.push(stream.map_err(|_| Error::new(Kind::RolledBack, "The source opened no page stream"))?);
+            }
+            let digest = memory::receive(open, &sink, &recorder);
+            digest.map(|digest| digest.finish()).map_err(|e| planning::link_error(&e).context("Memory did not arrive"))
+        });
+        self.filling = Some(filling.map_err(|e| Error::from_source(Kind::Unable, &e))?);
+        Ok(())
+    }
+
+    /// Notes a part of the pause, here and at the source.
+    fn tell(&mut self, cause: Cause, since: Instant) {
+        let us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let what = What::Spent { cause, us };
+        let at_us = u64::try_from(self.ground.recorder.began().elapsed().as_micros()).unwrap_or(u64::MAX);
+        let _ = self.ground.link.send(&control::Message::Event { event: Event { at_us, what: what.clone() } });
+        self.ground.recorder.note(what);
+    }
+
+    fn shim(&mut self) -> Result<&mut Client> {
+        if self.shim.is_none() {
+            self.shim = Some(planning::shim(&self.directory)?);
+        }
+        self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))
+    }
+
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Client) -> Result<T>) -> Result<T> {
+        let answer = self.shim().and_then(question);
+        if answer.is_err() {
+            self.shim = None;
+        }
+        answer
+    }
+
+    /// All memory is in: makes the workload whole.
+    fn complete(&mut self) -> Result<Receipt> {
+        let memory = match self.filling.take() {
+            Some(filling) => filling.join().map_err(|_| Error::new(Kind::Bug, "Filling memory failed"))??,
+            None if self.method == Method::Cold => Hash([0; 32]),
+            None => return Err(Error::new(Kind::RolledBack, "No memory came")),
+        };
+        let began = Instant::now();
+        self.ask(Client::finish)?;
+        self.tell(Cause::Complete, began);
+        Ok(Receipt { hash: receipt(&self.hashes, memory), missing_pages: 0, missing: None })
+    }
+}
+
+impl World for TargetRole {
+    fn journal(&mut self, entry: &Entry) -> Result<(), Stopped> {
+        self.ground.append(entry)
+    }
+
+    fn send(&mut self, message: Message) {
+        self.ground.say(&message);
+    }
+
+    fn act(&mut self, act: Act) -> Option<Input> {
+        match act {
+            Act::Restore => match self.complete() {
+                Ok(receipt) => Some(Input::Restored(receipt)),
+                Err(error) => {
+                    let _ = self.ground.link.send(&control::Message::Failed { error: error.clone() });
+                    let reason = error.to_string();
+                    self.failure.get_or_insert(error);
+                    Some(Input::Cancel(reason))
+                }
+            },
+            Act::Check => Some(match self.ask(Client::status) {
+                Ok(status) if status.phase == ShimPhase::Prepared => Input::Ready,
+                Ok(status) => Input::NotReady(format!("The prepared copy is {:?}", status.phase)),
+                Err(error) => Input::NotReady(error.to_string()),
+            }),
+            Act::Thaw => {
+                let began = Instant::now();
+                match self.ask(Client::resume) {
+                    Ok(()) => {
+                        self.tell(Cause::Resume, began);
+                        self.ground.node.arrived(self.ground.key.id);
+                        Some(Input::Thawed)
+                    }
+                    Err(error) => {
+                        self.ground.recorder.say(format!("Not running yet: {error}"));
+                        None
+                    }
+                }
+            }
+            Act::Destroy => match files::destroy(&self.directory) {
+                Ok(()) => {
+                    self.shim = None;
+                    self.ground.node.departed(self.ground.key.id, None);
+                    Some(Input::Destroyed)
+                }
+                Err(error) => {
+                    self.ground.recorder.say(format!("Not removed yet: {error}"));
+                    None
+                }
+            },
+            Act::Freeze | Act::Serve | Act::Hold => None,
+        }
+    }
+
+    fn cas(&mut self, cas: &Cas) -> Answer {
+        self.ground.cas(cas)
+    }
+
+    fn read(&mut self, id: WorkloadId) -> Answer {
+        self.ground.read(id)
+    }
+}
+
+impl Role for TargetRole {
+    fn ground(&mut self) -> &mut Ground {
+        &mut self.ground
+    }
+
+    fn other(&mut self, message: control::Message) -> Result<(), String> {
+        match message {
+            control::Message::Failed { error } => {
+                let reason = error.to_string();
+                self.failure.get_or_insert(error);
+                Err(reason)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn alive(&mut self) -> bool {
+        self.spec.is_none() || self.shim.is_none() || planning::is_alive(&self.directory)
+    }
+}
+
+/// Takes a move up again after the node was restarted. None: the journal knows no move to here that is not over.
+pub(super) fn recover(
+    node: &Arc<dyn Node>,
+    recorder: &Arc<Recorder>,
+    link: Link,
+    key: Key,
+) -> Result<Option<Outcome>> {
+    let directory = node.directory(key.id);
+    let journal = node.journal(key.id)?;
+    let copy = planning::is_alive(&directory);
+    let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
+    let recovered = Target::recover(&entries, key, &node.host(), node.boot_id(), copy);
+    let Some((target, effects)) = recovered else { return Ok(None) };
+    let peer = target.peer().clone();
+    let ground = Ground { node: node.clone(), recorder: recorder.clone(), link, journal, key, peer };
+    let mut role = TargetRole {
+        ground,
+        shim: None,
+        directory,
+        method: Method::StopAndCopy,
+        spec: None,
+        hashes: Vec::new(),
+        filling: None,
+        failure: None,
+    };
+    let mut driver = Driver::start((target, effects), &mut role).map_err(|e| stopped(&e))?;
+    settle(&mut driver, &mut role, |_| false).map_err(|e| stopped(&e))
+}
