@@ -68,7 +68,7 @@ pub(super) fn run(
     };
     let mut role = SourceRole {
         ground,
-        shim: Some(planning::shim(&directory)?),
+        shim: Some(planning::shim(node, request.workload)?),
         directory,
         workload: request.workload,
         clone: request.clone.is_some(),
@@ -153,12 +153,11 @@ impl SourceRole {
 
     /// Inventory, the target's answer, the decision.
     fn plan(&mut self, request: &Request) -> Result<Plan> {
-        let (mut plan, _) = planning::make(&self.ground.node, self.shim()?, request, |ask| {
-            let mut exchange = || {
-                self.ground.link.send(&ask)?;
-                self.ground.link.expect(STEP_MAX)
-            };
-            exchange().map_err(|e| planning::link_error(&e))
+        let node = self.ground.node.clone();
+        let link = &mut self.ground.link;
+        let shim = self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
+        let mut plan = planning::make(&node, shim, request, |ask| {
+            link.send(&ask).and_then(|()| link.expect(STEP_MAX)).map_err(|e| planning::link_error(&e))
         })?;
         if let Some(given) = &request.plan {
             if given.facts != plan.facts {
@@ -280,7 +279,7 @@ impl SourceRole {
 
     fn shim(&mut self) -> Result<&mut Client> {
         if self.shim.is_none() {
-            self.shim = Some(planning::shim(&self.directory)?);
+            self.shim = Some(planning::shim(&self.ground.node, self.workload)?);
         }
         self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))
     }
@@ -334,7 +333,7 @@ impl World for SourceRole {
             },
             Act::Destroy => {
                 self.ground.recorder.phase(Phase::Finish);
-                match files::destroy(&self.directory) {
+                match files::destroy(&self.ground.node, self.workload) {
                     Ok(()) => {
                         self.shim = None;
                         self.ground.node.departed(self.workload, Some(&self.ground.peer));
@@ -389,7 +388,7 @@ impl Role for SourceRole {
     }
 
     fn alive(&mut self) -> bool {
-        planning::is_alive(&self.directory)
+        planning::is_alive(&self.ground.node, self.workload)
     }
 }
 
@@ -403,7 +402,7 @@ pub(super) fn recover(
 ) -> Result<Option<Outcome>> {
     let directory = node.directory(workload);
     let journal = node.journal(workload)?;
-    let copy = planning::is_alive(&directory);
+    let copy = planning::is_alive(node, workload);
     let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
     let recovered = Source::recover(&entries, key, &node.host(), node.boot_id(), copy);
     let Some((source, effects)) = recovered else { return Ok(None) };

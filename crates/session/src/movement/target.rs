@@ -262,7 +262,7 @@ impl TargetRole {
 
     fn shim(&mut self) -> Result<&mut Client> {
         if self.shim.is_none() {
-            self.shim = Some(planning::shim(&self.directory)?);
+            self.shim = Some(planning::shim(&self.ground.node, self.ground.key.id)?);
         }
         self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))
     }
@@ -328,7 +328,7 @@ impl World for TargetRole {
                     }
                 }
             }
-            Act::Destroy => match files::destroy(&self.directory) {
+            Act::Destroy => match files::destroy(&self.ground.node, self.ground.key.id) {
                 Ok(()) => {
                     self.shim = None;
                     self.ground.node.departed(self.ground.key.id, None);
@@ -369,7 +369,7 @@ impl Role for TargetRole {
     }
 
     fn alive(&mut self) -> bool {
-        self.spec.is_none() || self.shim.is_none() || planning::is_alive(&self.directory)
+        self.spec.is_none() || self.shim.is_none() || planning::is_alive(&self.ground.node, self.ground.key.id)
     }
 }
 
@@ -382,7 +382,7 @@ pub(super) fn recover(
 ) -> Result<Option<Outcome>> {
     let directory = node.directory(key.id);
     let journal = node.journal(key.id)?;
-    let copy = planning::is_alive(&directory);
+    let copy = planning::is_alive(node, key.id);
     let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
     let recovered = Target::recover(&entries, key, &node.host(), node.boot_id(), copy);
     let Some((target, effects)) = recovered else { return Ok(None) };

@@ -5,7 +5,7 @@ use ferry_model::resource::Binding;
 use minicbor::{Decode, Encode};
 
 /// What `ferry run` asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Spec {
     /// Its identity.
     #[n(0)]

@@ -1,0 +1,143 @@
+//! The plan's two ends: the source's inventory and questions, the target's facts and answers. The decision between them is
+//! `ferry_model::planning`, which touches nothing.
+
+use super::node::{Node, Offer};
+use super::request::Request;
+use crate::shim::Client;
+use crate::shim::protocol::Phase;
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::facts::{Answer, Found, Holding};
+use ferry_model::ids::{Hash, WorkloadId};
+use ferry_model::plan::{Inventory, Plan, Resource};
+use ferry_model::planning::{self, Options};
+use ferry_transfer::wire::control;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The shim of a workload: the one that lives, or one that takes over what a dead one left.
+pub(super) fn shim(node: &Arc<dyn Node>, id: WorkloadId) -> Result<Client> {
+    let directory = node.directory(id);
+    Client::connect(&directory)
+        .or_else(|e| match directory.join(crate::shim::RECORD).exists() {
+            true => Client::spawn(&node.program(), &directory, true),
+            false => Err(e),
+        })
+        .map_err(|e| Error::from_source(Kind::Unable, &e).context(format!("{id} has no shim on this host")))
+}
+
+/// Whether a copy of the workload, running or frozen, is on this host.
+pub(super) fn is_alive(node: &Arc<dyn Node>, id: WorkloadId) -> bool {
+    match shim(node, id).and_then(|mut shim| shim.status()) {
+        Ok(status) => {
+            matches!(status.phase, Phase::Running | Phase::Frozen | Phase::Building | Phase::Prepared)
+        }
+        Err(_) => false,
+    }
+}
+
+/// Makes the plan. `ask` carries the question to the target and brings its answer.
+pub(super) fn make(
+    node: &Arc<dyn Node>,
+    shim: &mut Client,
+    request: &Request,
+    ask: impl FnOnce(control::Message) -> Result<control::Message>,
+) -> Result<Plan> {
+    let resources = shim.inspect()?;
+    let spec = shim.status()?.spec.unwrap_or_default();
+    let own = spec.network.as_ref().and_then(|network| network.addresses.first().cloned());
+    let question = control::Message::Ask {
+        resources: resources.clone(),
+        network: request.clone.as_ref().map_or(own, |clone| clone.address.clone()),
+        name: request.clone.as_ref().map_or(spec.name, |clone| clone.name.clone()),
+        clone: request.clone.is_some(),
+    };
+    let answer = match ask(question)? {
+        control::Message::Answer { answer } => answer,
+        other => {
+            return Err(Error::new(
+                Kind::RolledBack,
+                format!("{} answered something else: {other:?}", request.to),
+            ));
+        }
+    };
+    let memory_bytes = resources.iter().filter(|each| each.sort == "memory").map(|each| each.bytes).sum();
+    let inventory = Inventory { workload: request.workload, facts: node.facts(), resources, memory_bytes };
+    let options = Options {
+        target: request.to.clone(),
+        method: request.method,
+        clone: request.clone.is_some(),
+        bindings: request.bindings.clone(),
+    };
+    Ok(planning::make(&inventory, &answer, &options))
+}
+
+/// A plan with blockers is not executed.
+pub(super) fn refuse_blockers(plan: &Plan) -> Result<()> {
+    let Some(first) = plan.blockers.first() else { return Ok(()) };
+    let mut error = Error::new(
+        Kind::Refused,
+        format!("The plan has {} blocker(s); the first: {}", plan.blockers.len(), first.what),
+    );
+    error.causes = plan.blockers.iter().skip(1).map(|blocker| blocker.what.clone()).collect();
+    error.hints = plan.blockers.iter().map(|blocker| blocker.lifted_by.clone()).collect();
+    error.hints.dedup();
+    Err(error)
+}
+
+/// The target's answer: facts, what it has of what was asked about, what its policy says against it.
+pub(super) fn answer(node: &Arc<dyn Node>, offer: &Offer<'_>) -> Answer {
+    let holdings = offer.resources.iter().filter_map(holding).collect();
+    Answer { facts: node.facts(), holdings, refusals: node.refusals(offer) }
+}
+
+/// What this host has under the name of a resource; none for what is not looked up by name.
+fn holding(resource: &Resource) -> Option<Holding> {
+    let path = Path::new(&resource.name);
+    if !path.is_absolute() {
+        return None;
+    }
+    let found = match std::fs::metadata(path) {
+        Err(_) => Found::Absent,
+        Ok(meta) if meta.is_file() => match resource.hash {
+            Some(hash) if meta.len() == resource.bytes || resource.bytes == 0 => match hash_of(path) {
+                Ok(here) if here == hash => Found::Same,
+                _ => Found::Different,
+            },
+            _ => Found::Different,
+        },
+        Ok(meta) if meta.is_dir() || meta.file_type().is_char_device() => Found::Same,
+        Ok(_) => Found::Different,
+    };
+    let shared = shared_file_system(path);
+    Some(Holding { sort: resource.sort.clone(), name: resource.name.clone(), found, shared })
+}
+
+/// Content hash of a file.
+pub(super) fn hash_of(path: &Path) -> io::Result<Hash> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(Hash(*hasher.finalize().as_bytes()))
+}
+
+/// Identity of the shared file system that `path` lies on, if it does.
+fn shared_file_system(path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    let mounts = ferry_sys::mountinfo::read(Path::new("/proc/self")).ok()?;
+    let on = mounts.iter().filter(|mount| path.starts_with(&mount.point)).max_by_key(|mount| mount.point.as_os_str().len())?;
+    let kind = on.kind.as_str();
+    let shared = kind.starts_with("nfs")
+        || kind.starts_with("fuse")
+        || matches!(kind, "cifs" | "smb3" | "ceph" | "9p" | "lustre" | "glusterfs" | "virtiofs");
+    shared.then(|| format!("{kind} {}", on.source))
+}
+
+/// An error of the connection, in words. What the other side said of itself stays as it said it.
+pub(super) fn link_error(error: &io::Error) -> Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(told) => told.clone(),
+        None => Error::from_source(Kind::RolledBack, error),
+    }
+}

@@ -1,0 +1,391 @@
+//! All moves of a node, under way and ended.
+
+use super::ground::gives_up;
+use super::link::{Heard, Link};
+use super::node::Node;
+use super::recorder::Recorder;
+use super::request::Request;
+use super::target::PageDoor;
+use super::{planning, source, target};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::event::What;
+use ferry_model::handover::entry::last_key;
+use ferry_model::handover::{Entry, Outcome, Step};
+use ferry_model::ids::{HostName, MoveId, WorkloadId};
+use ferry_model::plan::Plan;
+use ferry_model::planning::Method;
+use ferry_transfer::wire::control::Message;
+use ferry_transfer::wire::greeting::{Hello, Purpose};
+use ferry_transfer::wire::Stream;
+use std::collections::BTreeMap;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Most ended moves that are kept in memory for listing.
+const ENDED_MAX: usize = 200;
+
+/// Which end of a move this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The workload leaves.
+    Source,
+    /// The workload arrives.
+    Target,
+}
+
+/// Where a move stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Under way.
+    Running,
+    /// Ended so.
+    Ended(Outcome),
+    /// Ended with this error: refused, or rolled back.
+    Failed(Error),
+}
+
+/// One move, for lists.
+#[derive(Clone)]
+pub struct Move {
+    /// Its identity, the same at both ends.
+    pub id: MoveId,
+    /// What moves; for a clone at its source: the original.
+    pub workload: WorkloadId,
+    /// Its name.
+    pub name: String,
+    /// The other host.
+    pub peer: HostName,
+    /// Which end this is.
+    pub role: Role,
+    /// The original goes on.
+    pub clone: bool,
+    /// How state travels.
+    pub method: Method,
+    /// When it began, seconds since 1970.
+    pub began_unix: u64,
+    /// Where it stands.
+    pub standing: Standing,
+    /// What happened so far.
+    pub recorder: Arc<Recorder>,
+}
+
+struct Kept {
+    entry: Move,
+    link: SyncSender<Heard>,
+    door: Option<PageDoor>,
+}
+
+/// All moves of a node.
+#[derive(Clone)]
+pub struct Movements {
+    node: Arc<dyn Node>,
+    moves: Arc<Mutex<BTreeMap<MoveId, Kept>>>,
+}
+
+impl Movements {
+    /// Of `node`, none yet. Call [`Self::recover`] for each workload that the node finds on its disk.
+    #[must_use]
+    pub fn new(node: Arc<dyn Node>) -> Self {
+        Self { node, moves: Arc::default() }
+    }
+
+    /// Makes a plan; changes nothing.
+    pub fn plan(&self, request: &Request) -> Result<Plan> {
+        let purpose = Purpose::Control { workload: request.workload, mv: request.id };
+        let connected = self.node.connect(&request.to, purpose).and_then(Link::new);
+        let mut link = connected.map_err(|e| unreachable(&request.to, &e))?;
+        let mut shim = planning::shim(&self.node, request.workload)?;
+        let plan = planning::make(&self.node, &mut shim, request, |ask| {
+            link.send(&ask)
+                .and_then(|()| link.expect(Duration::from_secs(60)))
+                .map_err(|e| planning::link_error(&e))
+        });
+        let _ = link.send(&Message::Bye);
+        plan
+    }
+
+    /// Begins a move away from here. Its progress is in the recorder, its end in [`Self::wait`].
+    pub fn begin(&self, request: Request) -> Result<MoveId> {
+        let id = request.id;
+        let (workload, clone) = (request.workload, request.clone.is_some());
+        let busy = |kept: &Kept| kept.entry.workload == workload && kept.entry.standing == Standing::Running;
+        if let Some(kept) = self.lock().values().find(|kept| busy(kept)) {
+            let text = format!("{workload} is already in move {}", kept.entry.id);
+            return Err(Error::new(Kind::Refused, text).hint("ferry moves ls"));
+        }
+        let purpose = Purpose::Control { workload: self.key_id(&request), mv: id };
+        let connected = self.node.connect(&request.to, purpose).and_then(Link::new);
+        let link = connected.map_err(|e| unreachable(&request.to, &e))?;
+        let name = planning::shim(&self.node, workload)?.status()?.spec.map_or_else(String::new, |spec| spec.name);
+        let recorder = Arc::new(Recorder::default());
+        self.keep(
+            Move {
+                id,
+                workload,
+                name,
+                peer: request.to.clone(),
+                role: Role::Source,
+                clone,
+                method: request.method,
+                began_unix: now_unix(),
+                standing: Standing::Running,
+                recorder: recorder.clone(),
+            },
+            link.sender(),
+            None,
+        );
+        let this = self.clone();
+        spawn(move || {
+            let ended = source::run(&this.node, &recorder, link, &request);
+            this.end(id, ended);
+        })?;
+        Ok(id)
+    }
+
+    fn key_id(&self, request: &Request) -> WorkloadId {
+        request.clone.as_ref().map_or(request.workload, |clone| clone.id)
+    }
+
+    /// Takes a connection from another node whose greeting is over; `peer` is from its certificate. Returns at once, but for
+    /// connections that are turned away.
+    pub fn accept(&self, peer: &HostName, hello: &Hello, stream: Box<dyn Stream>) -> Result<()> {
+        match &hello.purpose {
+            Purpose::Control { workload, mv } => self.accept_control(peer, *workload, *mv, stream),
+            Purpose::Pages { mv, secret, .. } => {
+                let door = self.lock().get(mv).filter(|kept| kept.entry.peer == *peer).and_then(|kept| kept.door.clone());
+                match door {
+                    Some(door) if door.opens(secret) && door.hand_in(stream) => Ok(()),
+                    _ => Err(Error::new(Kind::Refused, "A page stream without the secret of a move")),
+                }
+            }
+            Purpose::Handover { workload, mv } => self.accept_handover(peer, *workload, *mv, stream),
+            Purpose::Node => Err(Error::new(Kind::Bug, "A connection between nodes is not the moves' business")),
+        }
+    }
+
+    fn accept_control(
+        &self,
+        peer: &HostName,
+        workload: WorkloadId,
+        id: MoveId,
+        stream: Box<dyn Stream>,
+    ) -> Result<()> {
+        let link = Link::new(stream).map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        let (door, pages) = PageDoor::new();
+        let (this, peer, sender) = (self.clone(), peer.clone(), link.sender());
+        spawn(move || {
+            let recorder = Arc::new(Recorder::default());
+            let named = |spec: &crate::shim::Spec| {
+                let entry = Move {
+                    id,
+                    workload,
+                    name: spec.name.clone(),
+                    peer: peer.clone(),
+                    role: Role::Target,
+                    clone: false,
+                    method: Method::default(),
+                    began_unix: now_unix(),
+                    standing: Standing::Running,
+                    recorder: recorder.clone(),
+                };
+                this.keep(entry, sender.clone(), Some(door.clone()));
+            };
+            let ended = target::run(
+                &this.node,
+                &recorder,
+                link,
+                &peer,
+                (workload, id),
+                (door.clone(), pages),
+                named,
+            );
+            match ended {
+                Ok(None) => {}
+                Ok(Some(outcome)) => this.end(id, Ok(outcome)),
+                Err(error) => this.end(id, Err(error)),
+            }
+        })
+    }
+
+    /// A connection for a handover that both sides already know: goes to the move under way, or to its journal.
+    fn accept_handover(
+        &self,
+        peer: &HostName,
+        workload: WorkloadId,
+        id: MoveId,
+        stream: Box<dyn Stream>,
+    ) -> Result<()> {
+        let running = {
+            let moves = self.lock();
+            let kept = moves.get(&id).filter(|kept| kept.entry.standing == Standing::Running);
+            kept.filter(|kept| kept.entry.peer == *peer).map(|kept| kept.link.clone())
+        };
+        if let Some(link) = running {
+            return link
+                .try_send(Heard::Attached(stream))
+                .map_err(|_| Error::new(Kind::Unable, "The move is busy"));
+        }
+        let link = Link::new(stream).map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        self.answer_from_journal(workload, id, link)
+    }
+
+    /// A move that is over here, and whose other side does not know that yet: its machine, rebuilt, answers.
+    fn answer_from_journal(&self, workload: WorkloadId, id: MoveId, mut link: Link) -> Result<()> {
+        let journal = self.node.journal(workload)?;
+        let this = self.clone();
+        spawn(move || {
+            let host = this.node.host();
+            let boot_id = this.node.boot_id();
+            while let Heard::Message(message) = link.hear(Duration::from_secs(30)) {
+                let Message::Handover { message: bytes } = &message else { continue };
+                let Ok(said) = minicbor::decode::<ferry_model::handover::Message>(bytes) else { continue };
+                if said.key.mv != id {
+                    continue;
+                }
+                let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
+                let answers = super::ground::answer_when_over(&entries, &said, &host, boot_id);
+                for answer in answers {
+                    let Ok(bytes) = minicbor::to_vec(&answer) else { continue };
+                    let _ = link.send(&Message::Handover { message: bytes.into() });
+                }
+                let _ = gives_up(&message);
+            }
+        })
+    }
+
+    /// Takes up what the journal of a workload says is not over. Call it once for each workload after the node has started and can
+    /// be reached.
+    pub fn recover(&self, workload: WorkloadId) -> Result<Option<MoveId>> {
+        let journal = self.node.journal(workload)?;
+        let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
+        let Some(key) = last_key(&entries) else { return Ok(None) };
+        let steps: Vec<&Step> = entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Step { key: of, step, .. } if *of == key => Some(step),
+                _ => None,
+            })
+            .collect();
+        if steps.iter().any(|step| matches!(step, Step::Done | Step::HandedBack)) {
+            return Ok(None);
+        }
+        let (role, peer) = match steps.first() {
+            Some(Step::Offered { to, .. }) => (Role::Source, to.clone()),
+            Some(Step::Reserved { from, .. }) => (Role::Target, from.clone()),
+            _ => return Ok(None),
+        };
+        let (recorder, link) = (Arc::new(Recorder::default()), Link::unconnected());
+        recorder.say("Taken up again from the journal");
+        let entry = Move {
+            id: key.mv,
+            workload,
+            name: String::new(),
+            peer,
+            role,
+            clone: false,
+            method: Method::default(),
+            began_unix: now_unix(),
+            standing: Standing::Running,
+            recorder: recorder.clone(),
+        };
+        self.keep(entry, link.sender(), None);
+        let this = self.clone();
+        spawn(move || {
+            let ended = match role {
+                Role::Source => source::recover(&this.node, &recorder, link, workload, key),
+                Role::Target => target::recover(&this.node, &recorder, link, key),
+            };
+            let aborted = Ok(Outcome::Aborted);
+            this.end(key.mv, ended.and_then(|outcome| outcome.map_or(aborted, Ok)));
+        })?;
+        Ok(Some(key.mv))
+    }
+
+    /// Gives a move up, if that is still allowed; the move says in its events when it is not.
+    pub fn cancel(&self, id: MoveId, why: &str) -> Result<()> {
+        let link = self.lock().get(&id).map(|kept| kept.link.clone());
+        let link = link.ok_or_else(|| Error::new(Kind::Usage, format!("No move {id}")))?;
+        link.send(Heard::Cancel(why.to_owned())).map_err(|_| Error::new(Kind::Usage, format!("Move {id} is over")))
+    }
+
+    /// All moves, the newest last.
+    #[must_use]
+    pub fn list(&self) -> Vec<Move> {
+        let mut all: Vec<Move> = self.lock().values().map(|kept| kept.entry.clone()).collect();
+        all.sort_by_key(|entry| entry.recorder.began());
+        all
+    }
+
+    /// One move.
+    #[must_use]
+    pub fn get(&self, id: MoveId) -> Option<Move> {
+        self.lock().get(&id).map(|kept| kept.entry.clone())
+    }
+
+    /// Waits until a move is over.
+    pub fn wait(&self, id: MoveId) -> Result<Outcome> {
+        let no = || Error::new(Kind::Usage, format!("No move {id}"));
+        let recorder = self.get(id).ok_or_else(no)?.recorder;
+        let mut seen = 0;
+        loop {
+            let (events, ended) = recorder.follow(seen, Duration::from_secs(60));
+            seen += events.len();
+            if ended {
+                return match self.get(id).ok_or_else(no)?.standing {
+                    Standing::Ended(outcome) => Ok(outcome),
+                    Standing::Failed(error) => Err(error),
+                    Standing::Running => continue,
+                };
+            }
+        }
+    }
+
+    fn keep(&self, entry: Move, link: SyncSender<Heard>, door: Option<PageDoor>) {
+        let mut moves = self.lock();
+        if moves.len() >= ENDED_MAX {
+            let ended = moves.values().filter(|kept| kept.entry.standing != Standing::Running);
+            if let Some(oldest) = ended.min_by_key(|kept| kept.entry.recorder.began()).map(|kept| kept.entry.id) {
+                moves.remove(&oldest);
+            }
+        }
+        moves.insert(entry.id, Kept { entry, link, door });
+    }
+
+    fn end(&self, id: MoveId, ended: Result<Outcome>) {
+        let (standing, error) = match ended {
+            Ok(outcome) => (Standing::Ended(outcome), None),
+            Err(error) => (Standing::Failed(error.clone()), Some(error)),
+        };
+        let recorder = {
+            let mut moves = self.lock();
+            let Some(kept) = moves.get_mut(&id) else { return };
+            kept.entry.standing = standing;
+            kept.entry.recorder.clone()
+        };
+        let already = recorder.events().iter().any(|event| matches!(event.what, What::End { .. }));
+        if !already {
+            recorder.end(error);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<MoveId, Kept>> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new()
+        .name("ferry-move".into())
+        .spawn(work)
+        .map(drop)
+        .map_err(|e| Error::from_source(Kind::Unable, &e).context("No thread could be started for the move"))
+}
+
+fn unreachable(host: &HostName, error: &std::io::Error) -> Error {
+    planning::link_error(error).context(format!("{host} cannot be reached"))
+}
+
+fn now_unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}

@@ -1,0 +1,108 @@
+//! What a user asks of a move.
+
+use crate::shim::{Network, Spec};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::ids::{HostName, MoveId, WorkloadId};
+use ferry_model::plan::Plan;
+use ferry_model::planning::Method;
+use ferry_model::resource::Binding;
+
+/// One move, or one clone, of one workload.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its identity, made by whoever asks.
+    pub id: MoveId,
+    /// What moves.
+    pub workload: WorkloadId,
+    /// To where.
+    pub to: HostName,
+    /// How state travels.
+    pub method: Method,
+    /// The original goes on, and this is the new one.
+    pub clone: Option<CloneSpec>,
+    /// Exactly this plan, or refuse.
+    pub plan: Option<Plan>,
+    /// Bindings that the user overrides.
+    pub bindings: Vec<(String, Binding)>,
+    /// Number of page streams.
+    pub streams: u32,
+}
+
+/// What is the clone's own.
+#[derive(Clone, Debug)]
+pub struct CloneSpec {
+    /// Its identity.
+    pub id: WorkloadId,
+    /// Its name, also its host name.
+    pub name: String,
+    /// Its address with prefix length; needed where the original has one.
+    pub address: Option<String>,
+}
+
+impl CloneSpec {
+    /// Makes the clone's description of the original's: identity, name, host name, MAC and address are its own before it first runs.
+    pub(super) fn apply(&self, spec: &mut Spec) -> Result<()> {
+        spec.id = self.id;
+        spec.name.clone_from(&self.name);
+        spec.hostname = Some(self.name.clone());
+        match (&mut spec.network, &self.address) {
+            (Some(network), Some(address)) => {
+                let mac = own_mac(self.id);
+                let addresses = vec![address.clone()];
+                *network = Network { addresses, mac, ..network.clone() };
+                Ok(())
+            }
+            (Some(_), None) => {
+                Err(Error::new(Kind::Refused, "The clone of a workload with an address needs one of its own")
+                    .hint("name it with --net ADDR/LEN"))
+            }
+            (None, Some(_)) => {
+                Err(Error::new(Kind::Refused, "The original has no network of its own, so its clone gets none"))
+            }
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// A MAC address for a workload: locally administered, the same for the same identity on any host.
+#[must_use]
+pub fn own_mac(id: WorkloadId) -> [u8; 6] {
+    let hash = ferry_model::ids::Hash::of(&id.0).0;
+    [(hash[0] & 0xfc) | 0x02, hash[1], hash[2], hash[3], hash[4], hash[5]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn original() -> Spec {
+        let network = Network {
+            bridge: "b0".into(),
+            addresses: vec!["10.0.0.2/24".into()],
+            mac: own_mac(WorkloadId([1; 16])),
+            gateways: vec![],
+        };
+        Spec { id: WorkloadId([1; 16]), name: "one".into(), network: Some(network), ..Spec::default() }
+    }
+
+    #[test]
+    fn a_clone_has_an_identity_of_its_own_or_does_not_come_to_be() {
+        let mut clone =
+            CloneSpec { id: WorkloadId([2; 16]), name: "two".into(), address: Some("10.0.0.3/24".into()) };
+        let (before, mut spec) = (original(), original());
+        clone.apply(&mut spec).unwrap();
+        let (old, new) = (before.network.unwrap(), spec.network.unwrap());
+        assert_ne!((spec.id, &spec.name, old.mac), (before.id, &before.name, new.mac));
+        assert_eq!((new.addresses, new.bridge), (vec!["10.0.0.3/24".to_owned()], old.bridge));
+        assert_eq!(spec.hostname.as_deref(), Some("two"));
+        clone.address = None;
+        assert!(clone.apply(&mut original()).is_err());
+    }
+
+    #[test]
+    fn mac_addresses_are_unicast_and_local() {
+        for id in 0..50 {
+            assert_eq!(own_mac(WorkloadId([id; 16]))[0] & 3, 2);
+        }
+    }
+}
