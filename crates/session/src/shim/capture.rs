@@ -1,0 +1,69 @@
+//! Capture of a frozen workload, in the shim: the one process that may trace it.
+//!
+//! Frozen tasks can be seized but run no code. So: seize them all, thaw the cgroup (they stay in their ptrace stops), ask them, freeze it
+//! again, let go. At every moment a killed shim leaves tasks that are frozen, or that simply run on: never a damaged one.
+
+use super::protocol::Phase;
+use super::workload::{FREEZE_TIME_MAX, Workload, no_capsule, unable};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_process::capture::{self, Context, Scope, Seized};
+use ferry_process::records::State;
+use ferry_transfer::access::SpaceAccess;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+
+/// Contents of memory file systems and System V segments, in the workload's directory, while they travel.
+pub(crate) const CONTENTS: &str = "contents";
+
+impl Workload {
+    /// State and the way to the memory. The workload stays frozen, and nothing traces it afterwards.
+    pub(super) fn capture(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+        self.require(&[Phase::Frozen], "be captured")?;
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        let cgroup = capsule.cgroup();
+        let mut seized = capture::seize(&Scope::Cgroup(cgroup.path().to_owned())).map_err(failed)?;
+        let thawed = cgroup.thaw().map_err(|e| unable("The workload's cgroup does not thaw", &e));
+        let captured = thawed.and_then(|()| self.capture_seized(&mut seized));
+        // Frozen again before anything is let go, whatever happened.
+        let frozen = cgroup.freeze();
+        let released = seized.release().map_err(failed);
+        let frozen = frozen.and_then(|()| cgroup.wait_frozen(FREEZE_TIME_MAX));
+        frozen.map_err(|e| unable("The workload does not freeze again", &e))?;
+        let (state, spaces, waits) = captured?;
+        released?;
+        self.waits = waits;
+        let state = self.capture_capsule(state)?;
+        Ok((state.to_bytes(), spaces))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn capture_seized(
+        &self,
+        seized: &mut Seized,
+    ) -> Result<(State, Vec<SpaceAccess>, Vec<capture::interrupted::KnownWait>)> {
+        let context = Context { waits: self.waits.clone() };
+        let captured = seized.capture(&context).map_err(failed)?;
+        let mut state = captured.state;
+        self.capture_files(&seized.tasks(), &mut state)?;
+        Ok((state, captured.memory, captured.waits))
+    }
+
+    fn capture_capsule(&self, mut state: State) -> Result<State> {
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        let record = capsule.capture()?;
+        let file = File::create(self.dir.join(CONTENTS));
+        let mut file = BufWriter::new(file.map_err(|e| unable("No room for memory file systems", &e))?);
+        capsule.pack_contents(&record, &mut file)?;
+        file.flush().map_err(|e| unable("No room for memory file systems", &e))?;
+        state.capsule = Some(record);
+        Ok(state)
+    }
+}
+
+fn failed(error: capture::Error) -> Error {
+    let kind = match &error {
+        capture::Error::Unsupported { .. } => Kind::Refused,
+        _ => Kind::Unable,
+    };
+    Error::from_source(kind, &error)
+}

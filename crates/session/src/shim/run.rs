@@ -1,0 +1,420 @@
+//! The shim's process: it detaches, listens, and serves one thing at a time.
+//!
+//! One thread: ptrace is bound to a thread, and the capsule's init is a fork of this process. One `poll` waits for everything; a
+//! capture or a restore stops the loop for as long as it takes, which nobody minds, for the workload stands still then too.
+
+use super::connection::{Connection, Mode};
+use super::exec::Exec;
+use super::protocol::{Answer, Exit, Phase, Request};
+use super::stream::Frame;
+use super::workload::{Workload, unable};
+use super::{SOCKET, workload};
+use ferry_model::error::{Error, Kind, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode as FileMode, OFlags};
+use rustix::time::Timespec;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+/// Most clients at once.
+const CONNECTIONS_MAX: usize = 256;
+
+/// How long one round waits at most: the end of a terminal's last user is only seen by asking.
+const ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// What a client may be behind before a program's output waits, bytes.
+const BACKLOG_MAX: usize = 256 << 10;
+
+/// Runs the shim of the workload in `dir` until the workload is destroyed, or has ended and been asked about. Detaches from the caller:
+/// returns `Ok` in the calling process as soon as the shim listens. To be called by a process with one thread.
+pub fn run(dir: &Path, recover: bool) -> Result<()> {
+    let step = |what: &str, e: io::Error| unable(what, &e);
+    fs::create_dir_all(dir).map_err(|e| step("The workload's directory could not be made", e))?;
+    let dir = dir.canonicalize().map_err(|e| step("The workload's directory is not there", e))?;
+    let dir = dir.as_path();
+    // Only one shim per workload; the lock goes with the process, however it ends.
+    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("shim.lock"));
+    let lock = lock.map_err(|e| step("The shim's lock could not be opened", e))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|e| step("Another shim serves this workload", e.into()))?;
+    let listener = listen(dir).map_err(|e| step("The shim's socket could not be made", e))?;
+    match ferry_sys::fork::fork().map_err(|e| step("The shim could not detach", e))? {
+        ferry_sys::fork::Forked::Parent(..) => return Ok(()),
+        ferry_sys::fork::Forked::Child => {}
+    }
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(c"ferry-shim");
+    let _ = rustix::process::chdir("/");
+    detach_stdin();
+    let served = Server::new(dir, listener, recover).and_then(Server::serve);
+    drop(lock);
+    if let Err(error) = served {
+        eprintln!("{error}");
+        for cause in &error.causes {
+            eprintln!("  {cause}");
+        }
+        ferry_sys::fork::exit_now(1);
+    }
+    ferry_sys::fork::exit_now(0)
+}
+
+fn listen(dir: &Path) -> io::Result<UnixListener> {
+    let opened = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())?;
+    // Through the open directory: a socket's own path is limited to 108 bytes.
+    let path = format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd());
+    match fs::remove_file(dir.join(SOCKET)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let before = rustix::process::umask(FileMode::RWXG | FileMode::RWXO);
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn detach_stdin() {
+    if let Ok(null) = fs::File::open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(null);
+    }
+}
+
+struct Server {
+    listener: UnixListener,
+    workload: Workload,
+    connections: Vec<Connection>,
+    execs: Vec<Exec>,
+    execs_made: u64,
+    over: bool,
+}
+
+/// What one descriptor of a round belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Listener,
+    Init,
+    Terminal,
+    Connection(usize),
+    Exec(usize, u8),
+}
+
+impl Server {
+    fn new(dir: &Path, listener: UnixListener, recover: bool) -> Result<Self> {
+        let workload = match recover {
+            true => Workload::recover(dir)?,
+            false => Workload::empty(dir).map_err(|e| unable("The log could not be opened", &e))?,
+        };
+        let (connections, execs) = (Vec::new(), Vec::new());
+        Ok(Self { listener, workload, connections, execs, execs_made: 0, over: false })
+    }
+
+    fn serve(mut self) -> Result<()> {
+        while !self.over {
+            for (source, events) in self.wait()? {
+                self.happened(source, events);
+            }
+            self.reap();
+            self.connections.retain(|connection| !(connection.ending && !connection.has_output()));
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<Vec<(Source, PollFlags)>> {
+        let mut sources = vec![Source::Listener];
+        let mut watched = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        if let Some(capsule) = &self.workload.capsule {
+            sources.push(Source::Init);
+            watched.push(PollFd::from_borrowed_fd(capsule.events(), PollFlags::IN));
+        }
+        if let Some(terminal) = &self.workload.terminal {
+            let typing = if terminal.wants_to_type() { PollFlags::OUT } else { PollFlags::empty() };
+            sources.push(Source::Terminal);
+            watched.push(PollFd::from_borrowed_fd(terminal.fd(), PollFlags::IN | typing));
+        }
+        for (at, connection) in self.connections.iter().enumerate() {
+            let sending = if connection.has_output() { PollFlags::OUT } else { PollFlags::empty() };
+            sources.push(Source::Connection(at));
+            watched.push(PollFd::from_borrowed_fd(connection.fd(), PollFlags::IN | sending));
+        }
+        for (at, exec) in self.execs.iter().enumerate() {
+            let behind = self.connection_of(exec.number).is_some_and(|at| self.connections[at].backlog() > BACKLOG_MAX);
+            for (which, fd, flags) in exec.watched(behind) {
+                sources.push(Source::Exec(at, which));
+                watched.push(PollFd::from_borrowed_fd(fd, flags));
+            }
+        }
+        match poll(&mut watched, Some(&ROUND)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(unable("The shim cannot wait", &e.into())),
+        }
+        let hung_up_terminal = |source: &Source, events: PollFlags| {
+            matches!(source, Source::Terminal) && !events.intersects(PollFlags::IN | PollFlags::OUT)
+        };
+        let mut happened: Vec<(Source, PollFlags)> = sources
+            .into_iter()
+            .zip(watched.iter().map(PollFd::revents))
+            .filter(|(source, events)| !events.is_empty() && !hung_up_terminal(source, *events))
+            .collect();
+        let only_hung_up = happened.is_empty() && watched.iter().any(|each| !each.revents().is_empty());
+        drop(watched);
+        if only_hung_up {
+            // A terminal that nobody has open reports that at once, every time.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        // The last connection first: closing one does not change the place of those that are still to be served.
+        happened.reverse();
+        Ok(happened)
+    }
+
+    fn happened(&mut self, source: Source, events: PollFlags) {
+        match source {
+            Source::Listener => self.accept(),
+            Source::Init => {}
+            Source::Terminal => self.pump_terminal(),
+            Source::Connection(at) => {
+                if self.serve_connection(at, events).is_err() {
+                    self.close(at);
+                }
+            }
+            Source::Exec(at, which) => self.pump_exec(at, which),
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let mine = ferry_sys::peer::uid(stream.as_fd()).is_ok_and(|uid| {
+                uid == 0 || uid == rustix::process::geteuid().as_raw()
+            });
+            if mine && self.connections.len() < CONNECTIONS_MAX
+                && let Ok(connection) = Connection::new(stream)
+            {
+                self.connections.push(connection);
+            }
+        }
+    }
+
+    fn close(&mut self, at: usize) {
+        let connection = self.connections.remove(at);
+        if let Mode::Exec(number) = connection.mode
+            && let Some(exec) = self.execs.iter_mut().find(|exec| exec.number == number)
+        {
+            exec.hang_up();
+        }
+    }
+
+    fn serve_connection(&mut self, at: usize, events: PollFlags) -> io::Result<()> {
+        if events.contains(PollFlags::OUT) {
+            self.connections[at].flush()?;
+        }
+        if !events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            return Ok(());
+        }
+        let alive = self.connections[at].fill()?;
+        loop {
+            match self.connections[at].mode {
+                Mode::Requests => match self.connections[at].request()? {
+                    Some(request) => self.request(at, request)?,
+                    None => break,
+                },
+                Mode::Waiting => break,
+                Mode::Attached => match self.connections[at].frame()? {
+                    Some(frame) => self.typed(frame),
+                    None => break,
+                },
+                Mode::Exec(number) => match self.connections[at].frame()? {
+                    Some(frame) => {
+                        if let Some(exec) = self.execs.iter_mut().find(|exec| exec.number == number) {
+                            exec.input(&frame);
+                        }
+                    }
+                    None => break,
+                },
+            }
+        }
+        if alive { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    fn request(&mut self, at: usize, request: Request) -> io::Result<()> {
+        if matches!(request, Request::Wait) {
+            self.connections[at].mode = Mode::Waiting;
+            self.answer_waiting();
+            return Ok(());
+        }
+        let destroys = matches!(request, Request::Destroy);
+        let answered = match request {
+            Request::Exec { spec } => self.exec(at, &spec),
+            Request::Attach { size } => self.attach(at, size),
+            other => self.answer(other),
+        };
+        let answer = answered.unwrap_or_else(|error| Answer::Failed { error });
+        self.over |= destroys && answer == Answer::Done;
+        self.connections[at].answer(&answer)?;
+        if answer == Answer::Stream && matches!(self.connections[at].mode, Mode::Attached) {
+            self.say_exit(at);
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Answer> {
+        let workload = &mut self.workload;
+        match request {
+            Request::Start { spec } => {
+                workload.start(&spec)?;
+                Ok(Answer::Status { status: workload.status() })
+            }
+            Request::Adopt { spec, pid } => {
+                workload.adopt(&spec, pid)?;
+                Ok(Answer::Status { status: workload.status() })
+            }
+            Request::Status => {
+                workload.ended();
+                Ok(Answer::Status { status: workload.status() })
+            }
+            Request::Signal { signal } => workload.signal(signal).map(|()| Answer::Done),
+            Request::Inspect => workload.inspect().map(|resources| Answer::Inventory { resources }),
+            Request::Freeze => workload.freeze().map(|()| Answer::Done),
+            Request::Capture => {
+                let (state, spaces) = workload.capture()?;
+                Ok(Answer::Captured { state: state.into(), spaces })
+            }
+            Request::Thaw => workload.thaw().map(|()| Answer::Done),
+            Request::Prepare { spec, state, as_clone } => {
+                let spaces = workload.prepare(&spec, &state, as_clone)?;
+                Ok(Answer::Prepared { spaces })
+            }
+            Request::Finish => workload.finish().map(|()| Answer::Done),
+            Request::Resume => workload.resume().map(|()| Answer::Done),
+            Request::Destroy => workload.destroy().map(|()| Answer::Done),
+            Request::Resize { size } => {
+                let terminal = workload.terminal.as_ref().ok_or_else(no_terminal)?;
+                terminal.resize(size).map_err(|e| unable("The terminal's size could not be set", &e))?;
+                Ok(Answer::Done)
+            }
+            Request::Wait | Request::Exec { .. } | Request::Attach { .. } => {
+                Err(Error::new(Kind::Bug, "Served elsewhere"))
+            }
+        }
+    }
+
+    fn attach(&mut self, at: usize, size: Option<super::Size>) -> Result<Answer> {
+        self.workload.require(&[Phase::Running, Phase::Frozen, Phase::Prepared, Phase::Exited], "be attached to")?;
+        if let (Some(terminal), Some(size)) = (&self.workload.terminal, size) {
+            let _ = terminal.resize(size);
+        }
+        self.connections[at].mode = Mode::Attached;
+        Ok(Answer::Stream)
+    }
+
+    fn exec(&mut self, at: usize, spec: &super::ExecSpec) -> Result<Answer> {
+        self.workload.require(&[Phase::Running], "run another program")?;
+        self.execs_made += 1;
+        let exec = Exec::start(&mut self.workload, spec, self.execs_made)?;
+        self.connections[at].mode = Mode::Exec(exec.number);
+        self.execs.push(exec);
+        Ok(Answer::Stream)
+    }
+
+    fn typed(&mut self, frame: Frame) {
+        let Some(terminal) = &mut self.workload.terminal else { return };
+        match frame {
+            Frame::Input(bytes) => terminal.write(&bytes),
+            Frame::Resize(size) => {
+                let _ = terminal.resize(size);
+            }
+            _ => {}
+        }
+    }
+
+    fn pump_terminal(&mut self) {
+        let Some(terminal) = &mut self.workload.terminal else { return };
+        terminal.write(&[]);
+        let Some(bytes) = terminal.read().filter(|bytes| !bytes.is_empty()) else { return };
+        self.workload.append_to_log(&bytes);
+        let frame = Frame::Output(bytes);
+        for connection in &mut self.connections {
+            if connection.mode == Mode::Attached && connection.push(&frame).is_err() {
+                connection.ending = true;
+            }
+        }
+    }
+
+    fn connection_of(&self, number: u64) -> Option<usize> {
+        self.connections.iter().position(|connection| connection.mode == Mode::Exec(number))
+    }
+
+    fn pump_exec(&mut self, at: usize, which: u8) {
+        let Some(exec) = self.execs.get_mut(at) else { return };
+        let Some(frame) = exec.output(which) else { return };
+        let number = exec.number;
+        if let Some(to) = self.connection_of(number)
+            && self.connections[to].push(&frame).is_err()
+        {
+            self.connections[to].ending = true;
+        }
+    }
+
+    /// Programs that ended: the first one, those of exec, and whoever waits for them.
+    fn reap(&mut self) {
+        for (pid, exit) in self.workload.ended() {
+            if let Some(exec) = self.execs.iter_mut().find(|exec| exec.pid == pid) {
+                exec.exit = Some(exit);
+            }
+        }
+        for at in (0..self.execs.len()).rev() {
+            let Some(exit) = self.execs[at].exit.filter(|_| self.execs[at].drained()) else { continue };
+            let number = self.execs.remove(at).number;
+            if let Some(to) = self.connection_of(number) {
+                let _ = self.connections[to].push(&Frame::Exit(exit));
+                self.connections[to].ending = true;
+            }
+        }
+        if matches!(self.workload.phase(), Phase::Exited | Phase::Lost) {
+            self.pump_terminal();
+            self.answer_waiting();
+            for at in 0..self.connections.len() {
+                if self.connections[at].mode == Mode::Attached {
+                    self.say_exit(at);
+                }
+            }
+        }
+    }
+
+    fn say_exit(&mut self, at: usize) {
+        if self.connections[at].ending || !matches!(self.workload.phase(), Phase::Exited | Phase::Lost) {
+            return;
+        }
+        let exit = self.exit();
+        let _ = self.connections[at].push(&Frame::Exit(exit));
+        self.connections[at].ending = true;
+    }
+
+    fn exit(&self) -> Exit {
+        // Lost: nobody knows; whatever ended the capsule's init killed it.
+        self.workload.record.as_ref().and_then(|record| record.exit).unwrap_or(Exit::Signal(9))
+    }
+
+    fn answer_waiting(&mut self) {
+        if !matches!(self.workload.phase(), Phase::Exited | Phase::Lost) {
+            return;
+        }
+        let exit = self.exit();
+        for connection in &mut self.connections {
+            if connection.mode == Mode::Waiting {
+                connection.mode = Mode::Requests;
+                if connection.answer(&Answer::Exited { exit }).is_err() {
+                    connection.ending = true;
+                }
+            }
+        }
+    }
+}
+
+fn no_terminal() -> Error {
+    Error::new(Kind::Usage, "The workload has no terminal")
+        .hint("start it with ferry run -it")
+        .context(workload::NO_TERMINAL)
+}

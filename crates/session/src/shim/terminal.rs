@@ -1,0 +1,90 @@
+//! The workload's terminal: a pseudo-terminal of the capsule's own devpts, so that its programs find it by its name there. The
+//! shim holds the master.
+
+use super::spec::Size;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use rustix::pty::{OpenptFlags, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+/// A terminal's master side.
+#[derive(Debug)]
+pub(super) struct Terminal {
+    master: File,
+    /// Typed and not yet taken by the terminal, bytes.
+    typed: Vec<u8>,
+}
+
+/// Most bytes that wait to be typed.
+const TYPED_BYTES_MAX: usize = 1 << 20;
+
+impl Terminal {
+    /// Makes one in the capsule whose root is `root`; also returns its slave side.
+    pub(super) fn open(root: BorrowedFd<'_>, size: Size) -> io::Result<(Self, OwnedFd)> {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let master = openat2(root, "dev/pts/ptmx", flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        unlockpt(&master)?;
+        let slave =
+            rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        let terminal = Self::from_master(master)?;
+        terminal.resize(size)?;
+        Ok((terminal, slave))
+    }
+
+    /// Takes over a master that somebody else made.
+    pub(super) fn from_master(master: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&master, true)?;
+        Ok(Self { master: master.into(), typed: Vec::new() })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
+    }
+
+    /// Whether something waits to be typed.
+    pub(super) fn wants_to_type(&self) -> bool {
+        !self.typed.is_empty()
+    }
+
+    /// What the terminal shows; `None`: no program has it open just now.
+    pub(super) fn read(&mut self) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; 32 << 10];
+        match self.master.read(&mut buffer) {
+            Ok(count) => {
+                buffer.truncate(count);
+                Some(buffer)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.kind() == io::ErrorKind::Interrupted => {
+                Some(Vec::new())
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Types `bytes`, as far as the terminal takes them; the rest waits.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        if self.typed.len() + bytes.len() <= TYPED_BYTES_MAX {
+            self.typed.extend_from_slice(bytes);
+        }
+        while !self.typed.is_empty() {
+            match self.master.write(&self.typed) {
+                Ok(count) => {
+                    self.typed.drain(..count);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub(super) fn resize(&self, size: Size) -> io::Result<()> {
+        let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+        match tcsetwinsize(&self.master, size) {
+            Err(Errno::INTR) => Ok(tcsetwinsize(&self.master, size)?),
+            other => Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! What a shim has: the capsule, the first program, its output; and where all that stands.
+
+use super::protocol::{Exit, Phase, Status};
+use super::record::{Record, boot_id};
+use super::spec::{ExecSpec, Spec};
+use super::terminal::Terminal;
+use super::{LOG, network};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_process::capsule::{self, Capsule, Command, Started, User};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the tasks may take to freeze: one that waits for a disk cannot be interrupted.
+pub(super) const FREEZE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A workload on this host.
+pub(super) struct Workload {
+    pub(super) dir: PathBuf,
+    pub(super) record: Option<Record>,
+    pub(super) capsule: Option<Capsule>,
+    pub(super) terminal: Option<Terminal>,
+    /// Restored and not yet whole.
+    pub(super) building: Option<super::rebuild::Building>,
+    /// Timed waits of tasks, from the last capture or restore.
+    pub(super) waits: Vec<ferry_process::capture::interrupted::KnownWait>,
+    /// The program is started by the first resume: a cold move.
+    log: File,
+}
+
+impl Workload {
+    /// Nothing yet, in `dir`.
+    pub(super) fn empty(dir: &Path) -> io::Result<Self> {
+        let log = open_log(dir)?;
+        let (record, capsule, terminal, building) = (None, None, None, None);
+        Ok(Self { dir: dir.to_owned(), record, capsule, terminal, building, waits: Vec::new(), log })
+    }
+
+    /// What a shim that died has left.
+    pub(super) fn recover(dir: &Path) -> Result<Self> {
+        let mut workload = Self::empty(dir).map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        let record = Record::read(dir).map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        let Some(mut record) = record else { return Ok(workload) };
+        let boot = boot_id().map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        let opened = if record.boot_id == boot && !record.adopted { Capsule::open(dir).ok() } else { None };
+        record.phase = match (record.phase, &opened) {
+            (phase @ (Phase::Empty | Phase::Exited), _) => phase,
+            // Puppets that were not whole died with the shim that held them.
+            (Phase::Building, _) | (_, None) => Phase::Lost,
+            (Phase::Prepared, Some(_)) => Phase::Prepared,
+            (Phase::Running | Phase::Frozen | Phase::Lost, Some(capsule)) => {
+                if capsule.cgroup().freezing().unwrap_or(false) { Phase::Frozen } else { Phase::Running }
+            }
+        };
+        workload.capsule = opened;
+        workload.record = Some(record);
+        workload.save()?;
+        Ok(workload)
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.record.as_ref().map_or(Phase::Empty, |record| record.phase)
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let record = self.record.as_ref();
+        Status {
+            phase: self.phase(),
+            spec: record.map(|record| record.spec.clone()),
+            pid: record.filter(|record| record.exit.is_none()).and_then(|record| self.host_pid(record.first)),
+            exit: record.and_then(|record| record.exit),
+            adopted: record.is_some_and(|record| record.adopted),
+            shim_pid: i32::try_from(std::process::id()).unwrap_or(0),
+            log: self.dir.join(LOG).display().to_string(),
+        }
+    }
+
+    /// Pid on this host of a process that has `pid` inside.
+    pub(super) fn host_pid(&self, pid: i32) -> Option<i32> {
+        let Some(capsule) = &self.capsule else { return Some(pid).filter(|pid| *pid > 0) };
+        let inside = |host: &i32| ferry_sys::proc::status::read(*host).is_ok_and(|status| status.ns_pid == pid);
+        capsule.cgroup().procs().ok()?.into_iter().find(inside)
+    }
+
+    pub(super) fn save(&self) -> Result<()> {
+        let Some(record) = &self.record else { return Ok(()) };
+        record.write(&self.dir).map_err(|e| {
+            Error::from_source(Kind::Unable, &e).context("The workload's record could not be written")
+        })
+    }
+
+    pub(super) fn set_phase(&mut self, phase: Phase) -> Result<()> {
+        if let Some(record) = &mut self.record {
+            record.phase = phase;
+        }
+        self.save()
+    }
+
+    /// Refuses what does not fit where the workload stands.
+    pub(super) fn require(&self, phases: &[Phase], what: &str) -> Result<()> {
+        if phases.contains(&self.phase()) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Refused, format!("A workload that is {} cannot {what}", words(self.phase()))))
+    }
+
+    pub(super) fn new_record(&mut self, spec: Spec, phase: Phase) -> Result<()> {
+        let boot_id = boot_id().map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        self.record = Some(Record { boot_id, phase, spec, first: 0, exit: None, adopted: false });
+        self.save()
+    }
+
+    /// Makes the capsule and starts the program in it.
+    pub(super) fn start(&mut self, spec: &Spec) -> Result<()> {
+        self.require(&[Phase::Empty], "be started")?;
+        self.new_record(spec.clone(), Phase::Building)?;
+        let started = self.make_capsule(spec).and_then(|()| self.start_first(spec));
+        if let Err(error) = started {
+            self.discard();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    pub(super) fn make_capsule(&mut self, spec: &Spec) -> Result<()> {
+        let capsule = Capsule::create(&capsule_spec(spec, &self.dir))?;
+        let capsule = self.capsule.insert(capsule);
+        if let Some(net) = &spec.network {
+            network::attach(capsule, spec, net)?;
+            network::unlock(capsule, spec, net)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the first program in a capsule that is there.
+    pub(super) fn start_first(&mut self, spec: &Spec) -> Result<()> {
+        let exec = ExecSpec {
+            command: spec.command.clone(),
+            env: spec.env.clone(),
+            cwd: Some(spec.cwd.clone()),
+            user: spec.user.clone(),
+            terminal: spec.terminal,
+        };
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        let stdio = match spec.terminal {
+            Some(size) => {
+                let opened = Terminal::open(capsule.root_fd(), size);
+                let (terminal, slave) = opened.map_err(|e| unable("The terminal could not be made", &e))?;
+                self.terminal = Some(terminal);
+                let copy = || slave.try_clone();
+                vec![copy(), copy(), copy()]
+            }
+            None => {
+                let log = || self.log.try_clone().map(OwnedFd::from);
+                vec![null(capsule), log(), log()]
+            }
+        };
+        let stdio: io::Result<Vec<OwnedFd>> = stdio.into_iter().collect();
+        let stdio = stdio.map_err(|e| unable("Standard streams could not be made", &e))?;
+        let started = self.spawn(&exec, stdio)?;
+        if let Some(record) = &mut self.record {
+            record.first = started.pid;
+        }
+        self.set_phase(Phase::Running)
+    }
+
+    /// Starts a program in the capsule.
+    pub(super) fn spawn(&mut self, spec: &ExecSpec, stdio: Vec<OwnedFd>) -> Result<Started> {
+        let user = match &spec.user {
+            Some(text) => Some(User::look_up(text).ok_or_else(|| {
+                Error::new(Kind::Usage, format!("No user {text} on this host"))
+            })?),
+            None => None,
+        };
+        let pair = |text: &String| {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
+            (OsString::from(name), OsString::from(value))
+        };
+        let command = Command {
+            argv: spec.command.iter().map(OsString::from).collect(),
+            env: spec.env.iter().map(pair).collect(),
+            cwd: spec.cwd.as_ref().map(PathBuf::from),
+            user,
+            stdio,
+            controlling_tty: spec.terminal.is_some(),
+            rlimits: Vec::new(),
+        };
+        let capsule = self.capsule.as_mut().ok_or_else(no_capsule)?;
+        Ok(capsule.spawn(&command)?)
+    }
+
+    /// Notes the ends that init tells of; returns those that are not the first program's.
+    pub(super) fn ended(&mut self) -> Vec<(i32, Exit)> {
+        let mut others = Vec::new();
+        let Some(capsule) = &mut self.capsule else { return others };
+        loop {
+            match capsule.next_ended(false) {
+                Ok(Some(ended)) => {
+                    let exit = Exit::from_wait(ended.status);
+                    match &mut self.record {
+                        Some(record) if record.first == ended.pid && record.exit.is_none() => {
+                            record.exit = Some(exit);
+                        }
+                        _ => others.push((ended.pid, exit)),
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    let _ = self.set_phase(Phase::Lost);
+                    self.capsule = None;
+                    return others;
+                }
+            }
+        }
+        self.look_for_end();
+        others
+    }
+
+    /// The workload has ended when its first program has and no other is left: a program that goes to the background lives on.
+    fn look_for_end(&mut self) {
+        let first_ended = self.record.as_ref().is_some_and(|record| record.exit.is_some());
+        let empty = self.capsule.as_ref().is_none_or(|capsule| !capsule.cgroup().populated().unwrap_or(true));
+        if first_ended && empty && self.phase() == Phase::Running {
+            let _ = self.set_phase(Phase::Exited);
+        }
+    }
+
+    pub(super) fn signal(&self, signal: i32) -> Result<()> {
+        let no = || Error::new(Kind::Usage, "The workload has ended");
+        let capsule = self.capsule.as_ref().ok_or_else(no)?;
+        if signal == 9 {
+            return capsule.cgroup().kill().map_err(|e| unable("The workload could not be killed", &e));
+        }
+        let first = self.record.as_ref().map_or(0, |record| record.first);
+        let pid = self.host_pid(first).and_then(rustix::process::Pid::from_raw).ok_or_else(no)?;
+        let number = rustix::process::Signal::from_named_raw(signal);
+        let number = number.ok_or_else(|| Error::new(Kind::Usage, format!("No signal {signal}")))?;
+        rustix::process::kill_process(pid, number).map_err(|e| unable("The signal could not be sent", &e.into()))
+    }
+
+    pub(super) fn append_to_log(&mut self, bytes: &[u8]) {
+        // A full disk costs log lines, not the workload.
+        let _ = self.log.write_all(bytes);
+    }
+
+    pub(super) fn freeze(&mut self) -> Result<()> {
+        self.require(&[Phase::Running, Phase::Frozen], "be frozen")?;
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        self.set_network(false)?;
+        let frozen = capsule.cgroup().freeze().and_then(|()| capsule.cgroup().wait_frozen(FREEZE_TIME_MAX));
+        if let Err(e) = frozen {
+            self.set_phase(Phase::Frozen)?;
+            self.thaw()?;
+            return Err(unable("The workload does not freeze", &e));
+        }
+        self.set_phase(Phase::Frozen)
+    }
+
+    /// Back to running. Harmless when it runs.
+    pub(super) fn thaw(&mut self) -> Result<()> {
+        match self.phase() {
+            Phase::Running | Phase::Exited => return Ok(()),
+            Phase::Frozen => {}
+            phase => return Err(Error::new(Kind::Refused, format!("A workload that is {} cannot run on", words(phase)))),
+        }
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        self.set_network(true)?;
+        capsule.cgroup().thaw().map_err(|e| unable("The workload does not thaw", &e))?;
+        self.set_phase(Phase::Running)
+    }
+
+    /// Unlocks or locks the network identity, where there is one.
+    pub(super) fn set_network(&self, up: bool) -> Result<()> {
+        let (Some(capsule), Some(record)) = (&self.capsule, &self.record) else { return Ok(()) };
+        let Some(net) = &record.spec.network else { return Ok(()) };
+        if up {
+            network::unlock(capsule, &record.spec, net)
+        } else {
+            network::lock(capsule, &record.spec, net)
+        }
+    }
+
+    /// Kills what there is and removes the capsule.
+    pub(super) fn destroy(&mut self) -> Result<()> {
+        self.building = None;
+        self.terminal = None;
+        if let (Some(capsule), Some(record)) = (&self.capsule, &self.record)
+            && let Some(net) = &record.spec.network
+        {
+            // Down first: what the dying sockets still say must not reach anybody.
+            let _ = network::lock(capsule, &record.spec, net);
+            let _ = network::detach(capsule, &record.spec, net);
+        }
+        if let Some(capsule) = self.capsule.take() {
+            let _ = capsule.cgroup().kill();
+            let _ = capsule.cgroup().thaw();
+            capsule.destroy()?;
+        }
+        self.record = None;
+        Record::remove(&self.dir).map_err(|e| unable("The workload's record could not be removed", &e))
+    }
+
+    /// After a failed start or restore: nothing is left, and the reason has been told already.
+    pub(super) fn discard(&mut self) {
+        if let Err(error) = self.destroy() {
+            eprintln!("What a failed attempt left behind could not be removed: {error}");
+        }
+    }
+}
+
+/// The capsule that a workload asks for.
+pub(super) fn capsule_spec(spec: &Spec, dir: &Path) -> capsule::Spec {
+    let with = spec.with.iter().map(|with| capsule::With {
+        path: with.path.clone(),
+        host: with.path.clone(),
+        binding: Some(format!("{:?}", with.binding).to_lowercase()),
+        read_only: false,
+    });
+    capsule::Spec {
+        name: spec.id.to_string(),
+        directory: dir.to_owned(),
+        hidden: dir.parent().and_then(Path::parent).map(Path::to_owned).into_iter().collect(),
+        hostname: spec.hostname.clone().unwrap_or_else(|| spec.name.clone()),
+        own_network: spec.network.is_some(),
+        with: with.collect(),
+        limits: capsule::Limits {
+            memory_bytes: spec.memory_bytes_max,
+            cpu_millis: spec.cpu_milli_max.and_then(|milli| u32::try_from(milli).ok()),
+        },
+        ..capsule::Spec::default()
+    }
+}
+
+/// /dev/null as the capsule has it.
+fn null(capsule: &Capsule) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(openat2(capsule.root_fd(), "dev/null", flags, Mode::empty(), ResolveFlags::IN_ROOT)?)
+}
+
+fn open_log(dir: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join(LOG))
+}
+
+pub(super) fn unable(what: &str, error: &io::Error) -> Error {
+    Error::from_source(Kind::Unable, error).context(what)
+}
+
+pub(super) fn no_capsule() -> Error {
+    Error::new(Kind::Refused, "The workload has no capsule")
+}
+
+fn words(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Empty => "not started",
+        Phase::Running => "running",
+        Phase::Frozen => "frozen",
+        Phase::Building => "being built",
+        Phase::Prepared => "prepared",
+        Phase::Exited => "ended",
+        Phase::Lost => "lost",
+    }
+}
