@@ -5,4 +5,5 @@ pub mod facts;
 pub mod handover;
 pub mod imaging;
 pub mod journal;
+pub mod movement;
 pub mod shim;

@@ -5,7 +5,7 @@
 //! that a workload outlives a shim that is replaced; [`Capsule::open`] finds it again by what was written to disk.
 //! [`Capsule::destroy`] and [`sweep`] leave nothing behind.
 
-mod contents;
+pub mod contents;
 mod create;
 pub mod error;
 mod group;

@@ -2,7 +2,7 @@
 
 use crate::journal::Shared;
 use ferry_model::error::Result;
-use ferry_model::facts::HostFacts;
+use ferry_model::facts::{Holding, HostFacts};
 use ferry_model::handover::Registry;
 use ferry_model::ids::{BootId, HostName, WorkloadId};
 use ferry_model::plan::Resource;
@@ -37,6 +37,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// What it says of itself for plans.
     fn facts(&self) -> HostFacts;
+
+    /// What it has of the resources that a plan asks about ([`crate::facts`]).
+    fn holdings(&self, questions: &[Resource]) -> Vec<Holding>;
 
     /// The state directory of a workload; it need not exist yet. Shim, capsule and journal live in it.
     fn directory(&self, id: WorkloadId) -> PathBuf;

@@ -6,15 +6,12 @@ use super::request::Request;
 use crate::shim::Client;
 use crate::shim::protocol::Phase;
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::facts::{Answer, Found, Holding};
-use ferry_model::ids::{Hash, WorkloadId};
-use ferry_model::plan::{Inventory, Plan, Resource};
+use ferry_model::facts::Answer;
+use ferry_model::ids::WorkloadId;
+use ferry_model::plan::{Inventory, Plan};
 use ferry_model::planning::{self, Options};
 use ferry_transfer::wire::control;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
 use std::sync::Arc;
 
 /// The shim of a workload: the one that lives, or one that takes over what a dead one left.
@@ -89,49 +86,7 @@ pub(super) fn refuse_blockers(plan: &Plan) -> Result<()> {
 
 /// The target's answer: facts, what it has of what was asked about, what its policy says against it.
 pub(super) fn answer(node: &Arc<dyn Node>, offer: &Offer<'_>) -> Answer {
-    let holdings = offer.resources.iter().filter_map(holding).collect();
-    Answer { facts: node.facts(), holdings, refusals: node.refusals(offer) }
-}
-
-/// What this host has under the name of a resource; none for what is not looked up by name.
-fn holding(resource: &Resource) -> Option<Holding> {
-    let path = Path::new(&resource.name);
-    if !path.is_absolute() {
-        return None;
-    }
-    let found = match std::fs::metadata(path) {
-        Err(_) => Found::Absent,
-        Ok(meta) if meta.is_file() => match resource.hash {
-            Some(hash) if meta.len() == resource.bytes || resource.bytes == 0 => match hash_of(path) {
-                Ok(here) if here == hash => Found::Same,
-                _ => Found::Different,
-            },
-            _ => Found::Different,
-        },
-        Ok(meta) if meta.is_dir() || meta.file_type().is_char_device() => Found::Same,
-        Ok(_) => Found::Different,
-    };
-    let shared = shared_file_system(path);
-    Some(Holding { sort: resource.sort.clone(), name: resource.name.clone(), found, shared })
-}
-
-/// Content hash of a file.
-pub(super) fn hash_of(path: &Path) -> io::Result<Hash> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(Hash(*hasher.finalize().as_bytes()))
-}
-
-/// Identity of the shared file system that `path` lies on, if it does.
-fn shared_file_system(path: &Path) -> Option<String> {
-    let path = path.canonicalize().ok()?;
-    let mounts = ferry_sys::mountinfo::read(Path::new("/proc/self")).ok()?;
-    let on = mounts.iter().filter(|mount| path.starts_with(&mount.point)).max_by_key(|mount| mount.point.as_os_str().len())?;
-    let kind = on.kind.as_str();
-    let shared = kind.starts_with("nfs")
-        || kind.starts_with("fuse")
-        || matches!(kind, "cifs" | "smb3" | "ceph" | "9p" | "lustre" | "glusterfs" | "virtiofs");
-    shared.then(|| format!("{kind} {}", on.source))
+    Answer { facts: node.facts(), holdings: node.holdings(offer.resources), refusals: node.refusals(offer) }
 }
 
 /// An error of the connection, in words. What the other side said of itself stays as it said it.

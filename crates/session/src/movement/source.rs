@@ -14,7 +14,7 @@ use crate::shim::{Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Phase};
 use ferry_model::handover::entry::last_record;
-use ferry_model::handover::{Answer, Cas, Entry, Input, Key, Machine, Message, Outcome, Purpose, Receipt, Source, Terms};
+use ferry_model::handover::{Answer, Cas, Entry, Input, Key, Message, Outcome, Purpose, Receipt, Source, Terms};
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
@@ -233,7 +233,7 @@ impl SourceRole {
 
     /// Sends something long and waits until the target has put it where it belongs.
     fn bulk(&mut self, kind: Bulk, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Hash> {
-        let mut send = || {
+        let send = || {
             let mut writer = BulkWriter::begin(self.ground.link.writer()?, kind)?;
             fill(&mut writer)?;
             writer.finish()

@@ -69,15 +69,6 @@ impl Exec {
 
     /// Descriptors to wait for; output only while its reader is not `behind`.
     pub(super) fn watched(&self, behind: bool) -> Vec<(u8, BorrowedFd<'_>, PollFlags)> {
-        let mut watched = Vec::new();
-        let mut watch = |which, file: &'_ Option<File>, flags| {
-            if let Some(file) = file {
-                // The borrow is that of self, which outlives the round.
-                watched.push((which, file.as_fd().try_clone_to_owned().ok(), flags));
-            }
-        };
-        let _ = &mut watch;
-        watched.clear();
         let mut out: Vec<(u8, BorrowedFd<'_>, PollFlags)> = Vec::new();
         if !behind {
             out.extend(self.output.as_ref().map(|file| (OUTPUT, file.as_fd(), PollFlags::IN)));
@@ -171,9 +162,15 @@ impl Exec {
         self.errors = None;
     }
 
-    /// Whether everything that it said has been passed on. Its descendants may hold its pipes open for ever: they are not waited for.
-    pub(super) fn drained(&mut self) -> bool {
-        true
+    /// What is left to say after its end. Descendants may hold its pipes open for ever: they are not waited for.
+    pub(super) fn rest(&mut self) -> Vec<Frame> {
+        let mut rest = Vec::new();
+        for which in [OUTPUT, ERRORS, TERMINAL] {
+            while let Some(frame) = self.output(which) {
+                rest.push(frame);
+            }
+        }
+        rest
     }
 }
 

@@ -4,16 +4,33 @@
 //! (ptrace) or forks happens here and never in the node. Bulk memory does not pass through it: it hands out
 //! [`ferry_transfer::access::SpaceAccess`].
 
+mod adopt;
+mod capture;
 pub mod client;
+mod connection;
+mod exec;
+mod furniture;
+mod inspect;
+mod network;
 pub mod protocol;
+mod rebuild;
+pub mod record;
+mod run;
 pub mod spec;
 pub mod stream;
+mod terminal;
+mod workload;
 
+pub(crate) use capture::CONTENTS;
 pub use client::Client;
+pub use run::run;
 pub use spec::{ExecSpec, Network, Size, Spec, With};
 
 /// Name of the socket in a workload's state directory.
 pub const SOCKET: &str = "shim.sock";
+
+/// Name of a shim's record in a workload's state directory.
+pub(crate) const RECORD: &str = "shim.cbor";
 
 /// Name of the log file in a workload's state directory.
 pub const LOG: &str = "log";

@@ -10,8 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// Name of the record in a workload's state directory.
-const FILE: &str = "shim.cbor";
+use super::RECORD as FILE;
 
 /// Longest record, bytes: a spec holds arguments and environment, each limited by the kernel.
 const BYTES_MAX: u64 = 16 << 20;

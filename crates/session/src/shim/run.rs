@@ -8,7 +8,7 @@ use super::exec::Exec;
 use super::protocol::{Answer, Exit, Phase, Request};
 use super::stream::Frame;
 use super::workload::{Workload, unable};
-use super::{SOCKET, workload};
+use super::SOCKET;
 use ferry_model::error::{Error, Kind, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode as FileMode, OFlags};
@@ -186,9 +186,8 @@ impl Server {
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            let mine = ferry_sys::peer::uid(stream.as_fd()).is_ok_and(|uid| {
-                uid == 0 || uid == rustix::process::geteuid().as_raw()
-            });
+            let mine = rustix::net::sockopt::socket_peercred(stream.as_fd())
+                .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid());
             if mine && self.connections.len() < CONNECTIONS_MAX
                 && let Ok(connection) = Connection::new(stream)
             {
@@ -365,10 +364,12 @@ impl Server {
             }
         }
         for at in (0..self.execs.len()).rev() {
-            let Some(exit) = self.execs[at].exit.filter(|_| self.execs[at].drained()) else { continue };
-            let number = self.execs.remove(at).number;
-            if let Some(to) = self.connection_of(number) {
-                let _ = self.connections[to].push(&Frame::Exit(exit));
+            let Some(exit) = self.execs[at].exit else { continue };
+            let mut exec = self.execs.remove(at);
+            if let Some(to) = self.connection_of(exec.number) {
+                for frame in exec.rest().into_iter().chain([Frame::Exit(exit)]) {
+                    let _ = self.connections[to].push(&frame);
+                }
                 self.connections[to].ending = true;
             }
         }
@@ -414,7 +415,5 @@ impl Server {
 }
 
 fn no_terminal() -> Error {
-    Error::new(Kind::Usage, "The workload has no terminal")
-        .hint("start it with ferry run -it")
-        .context(workload::NO_TERMINAL)
+    Error::new(Kind::Usage, "The workload has no terminal").hint("start it with ferry run -it")
 }

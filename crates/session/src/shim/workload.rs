@@ -82,7 +82,10 @@ impl Workload {
     /// Pid on this host of a process that has `pid` inside.
     pub(super) fn host_pid(&self, pid: i32) -> Option<i32> {
         let Some(capsule) = &self.capsule else { return Some(pid).filter(|pid| *pid > 0) };
-        let inside = |host: &i32| ferry_sys::proc::status::read(*host).is_ok_and(|status| status.ns_pid == pid);
+        let inside = |host: &i32| {
+            ferry_sys::proc::status::read(&host.to_string())
+                .is_ok_and(|status| status.ns_pid.last() == Some(&pid))
+        };
         capsule.cgroup().procs().ok()?.into_iter().find(inside)
     }
 

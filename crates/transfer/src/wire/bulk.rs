@@ -73,11 +73,11 @@ pub struct BulkReader<F: FnMut() -> io::Result<Message>> {
     end: Option<Hash>,
 }
 
-impl<'a, R: Read> BulkReader<'a, R> {
-    /// Reads behind a [`Message::Bulk`] that was already received.
-    pub fn new(stream: &'a mut R, bytes_max: u64) -> Self {
+impl<F: FnMut() -> io::Result<Message>> BulkReader<F> {
+    /// Reads behind a [`Message::Bulk`] that was already received. `receive` gives the next message of the connection.
+    pub fn new(receive: F, bytes_max: u64) -> Self {
         Self {
-            stream,
+            receive,
             chunk: Vec::new(),
             at: 0,
             hasher: blake3::Hasher::new(),
