@@ -1,0 +1,167 @@
+//! What the tests of this crate share: places for state, a workload that counts, and this executable in its other parts.
+#![allow(dead_code)]
+
+use ferry_model::ids::WorkloadId;
+use ferry_session::shim::protocol::Exit;
+use ferry_session::shim::stream::Frame;
+use ferry_session::shim::{Client, ExecSpec, Spec};
+use libtest_mimic::Failed;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Longest that anything here may take.
+pub const LONG: Duration = Duration::from_secs(20);
+
+/// Plays another part, if the arguments say so.
+pub fn is_helper() -> bool {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("shim") => {
+            let recover = arguments.iter().any(|each| each == "--recover");
+            if let Err(error) = ferry_session::shim::run(arguments[3].as_ref(), recover) {
+                eprintln!("{error:?}");
+                std::process::exit(1);
+            }
+            true
+        }
+        Some("count") => count_for_ever(),
+        _ => false,
+    }
+}
+
+/// Writes a number per line, each once, and keeps a checksum of all of them in memory.
+fn count_for_ever() -> ! {
+    let mut sum = 0u64;
+    for number in 0u64.. {
+        sum = sum.wrapping_mul(31).wrapping_add(number);
+        let _ = writeln!(std::io::stdout(), "{number} {sum}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::process::exit(0)
+}
+
+/// This executable.
+pub fn program() -> PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+/// The counting workload.
+pub fn counter() -> Vec<String> {
+    vec![program().to_str().unwrap().into(), "count".into()]
+}
+
+pub fn spec<T: AsRef<str>>(id: u8, command: &[T]) -> Spec {
+    let mut unique = [id; 16];
+    unique[..4].copy_from_slice(&std::process::id().to_le_bytes());
+    Spec {
+        id: WorkloadId(unique),
+        name: "test".into(),
+        command: command.iter().map(|each| each.as_ref().to_owned()).collect(),
+        env: vec!["PATH=/usr/bin:/bin".into(), "X=y".into()],
+        cwd: "/".into(),
+        ..Spec::default()
+    }
+}
+
+pub fn exec_spec(command: &[&str]) -> ExecSpec {
+    ExecSpec {
+        command: command.iter().map(|each| (*each).to_owned()).collect(),
+        env: vec!["PATH=/usr/bin:/bin".into()],
+        cwd: None,
+        user: None,
+        terminal: None,
+    }
+}
+
+pub fn run(test: fn()) -> impl FnOnce() -> Result<(), Failed> + Send + 'static {
+    move || {
+        test();
+        Ok(())
+    }
+}
+
+/// A place for state directories, on a memory file system so that an overlay's upper layer may be there.
+pub struct Place(tempfile::TempDir);
+
+impl Place {
+    pub fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("ferry-test-").tempdir_in("/dev/shm").unwrap())
+    }
+
+    pub fn dir(&self, name: &str) -> PathBuf {
+        self.0.path().join("workloads").join(name)
+    }
+
+    pub fn shim(&self, name: &str) -> Client {
+        Client::spawn(&program(), &self.dir(name), false).unwrap_or_else(|e| {
+            let log = std::fs::read_to_string(self.dir(name).join("shim.log"));
+            panic!("{e} {log:?}")
+        })
+    }
+
+    /// Numbers in the log so far; fails if one is missing, doubled or has a wrong checksum.
+    pub fn count(&self, name: &str) -> u64 {
+        let log = std::fs::read_to_string(self.dir(name).join("log")).unwrap();
+        let whole = &log[..log.rfind('\n').map_or(0, |at| at + 1)];
+        let mut sum = 0u64;
+        for (number, line) in whole.lines().enumerate() {
+            sum = sum.wrapping_mul(31).wrapping_add(number as u64);
+            assert_eq!(line, format!("{number} {sum}"));
+        }
+        whole.lines().count() as u64
+    }
+
+    pub fn wait_for_count(&self, name: &str, count: u64) {
+        let end = Instant::now() + LONG;
+        while self.count(name) < count {
+            assert!(Instant::now() < end, "{name} stands at {} of {count}", self.count(name));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn assert_empty(&self, name: &str) {
+        let left: Vec<_> = std::fs::read_dir(self.dir(name)).unwrap().map(|each| each.unwrap().file_name()).collect();
+        let known = ["log", "shim.log", "shim.lock", "shim.sock", "journal"];
+        assert!(left.iter().all(|each| known.iter().any(|known| each == known)), "{left:?}");
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Ok(entries) = std::fs::read_dir(self.0.path().join("workloads")) else { return };
+        for entry in entries.flatten() {
+            let dir = entry.path();
+            let shim = Client::connect(&dir).or_else(|_| Client::spawn(&program(), &dir, true));
+            if let Ok(mut shim) = shim {
+                let _ = shim.destroy();
+            }
+        }
+    }
+}
+
+/// Everything on an attached connection, up to the end of the program.
+pub fn read_all(stream: &mut impl Read) -> (String, String, Exit) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    loop {
+        match Frame::receive(stream).unwrap() {
+            Some(Frame::Output(bytes)) => out.extend(bytes),
+            Some(Frame::ErrorOutput(bytes)) => err.extend(bytes),
+            Some(Frame::Exit(exit)) => {
+                return (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap(), exit);
+            }
+            other => panic!("{other:?} after {:?}", String::from_utf8_lossy(&out)),
+        }
+    }
+}
+
+/// SIGKILL, and wait until it is gone.
+pub fn kill(pid: i32) {
+    let id = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
+    let end = Instant::now() + LONG;
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,117 @@
+//! A shim and its workload, for real: started as `ferry shim` is, through the socket that the node uses.
+//!
+//! This executable is all three: the tests, the program `ferry` (when its first argument is `shim`), and the workload.
+
+mod common;
+
+use common::{Place, counter, exec_spec, spec};
+use ferry_session::shim::protocol::{Exit, Phase};
+use ferry_session::shim::stream::Frame;
+use ferry_session::shim::{Client, Size};
+use libtest_mimic::{Arguments, Trial};
+use std::time::Duration;
+
+fn main() {
+    if common::is_helper() {
+        return;
+    }
+    let trials = vec![
+        Trial::test("a_program_runs_and_its_output_and_end_are_known", common::run(runs_and_ends)),
+        Trial::test("a_program_that_is_not_there_is_named_and_leaves_nothing", common::run(not_there)),
+        Trial::test("exec_has_streams_of_its_own", common::run(exec)),
+        Trial::test("a_terminal_is_typed_on_and_read", common::run(terminal)),
+        Trial::test("frozen_means_still_and_thawed_means_on", common::run(freeze)),
+        Trial::test("a_killed_shim_is_replaced_and_its_workload_never_notices", common::run(replaced)),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn runs_and_ends() {
+    let place = Place::new();
+    let mut shim = place.shim("w");
+    shim.start(spec(1, &["/bin/sh", "-c", "echo out; echo err >&2; hostname; echo $X; exit 7"])).unwrap();
+    assert_eq!(shim.wait().unwrap(), Exit::Code(7));
+    let log = std::fs::read_to_string(shim.log()).unwrap();
+    assert_eq!(log, "out\nerr\ntest\ny\n");
+    let status = shim.status().unwrap();
+    assert_eq!((status.phase, status.exit), (Phase::Exited, Some(Exit::Code(7))));
+    shim.destroy().unwrap();
+    place.assert_empty("w");
+}
+
+fn not_there() {
+    let place = Place::new();
+    let mut shim = place.shim("w");
+    let error = shim.start(spec(2, &["/no/such/program"])).unwrap_err();
+    assert!(format!("{error:?}").contains("/no/such/program"), "{error:?}");
+    assert_eq!(shim.status().unwrap().phase, Phase::Empty);
+    shim.destroy().unwrap();
+    place.assert_empty("w");
+}
+
+fn exec() {
+    let place = Place::new();
+    let mut shim = place.shim("w");
+    shim.start(spec(3, &["/bin/sleep", "1000"])).unwrap();
+    let mut stream =
+        place.shim("w").exec(exec_spec(&["/bin/sh", "-c", "read x; echo got $x; echo no >&2; exit 3"])).unwrap();
+    Frame::Input(b"this\n".to_vec()).send(&mut stream).unwrap();
+    let (out, err, exit) = common::read_all(&mut stream);
+    assert_eq!((out.as_str(), err.as_str(), exit), ("got this\n", "no\n", Exit::Code(3)));
+    shim.signal(15).unwrap();
+    assert_eq!(shim.wait().unwrap(), Exit::Signal(15));
+    shim.destroy().unwrap();
+}
+
+fn terminal() {
+    let place = Place::new();
+    let mut shim = place.shim("w");
+    let mut what = spec(4, &["/bin/sh", "-c", "tty; stty size; read line; echo \"<$line>\"; exit 2"]);
+    what.terminal = Some(Size { rows: 33, columns: 99 });
+    shim.start(what).unwrap();
+    let mut stream = place.shim("w").attach(Some(Size { rows: 34, columns: 98 })).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    Frame::Input(b"typed\r".to_vec()).send(&mut stream).unwrap();
+    let (_, _, exit) = common::read_all(&mut stream);
+    assert_eq!(exit, Exit::Code(2));
+    let log = std::fs::read_to_string(shim.log()).unwrap();
+    assert!(log.contains("/dev/pts/0") && log.contains("<typed>"), "{log:?}");
+    assert!(log.contains("33 99") || log.contains("34 98"), "{log:?}");
+    shim.destroy().unwrap();
+}
+
+fn freeze() {
+    let place = Place::new();
+    let mut shim = place.shim("w");
+    shim.start(spec(5, &counter())).unwrap();
+    place.wait_for_count("w", 3);
+    shim.freeze().unwrap();
+    let before = place.count("w");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(place.count("w"), before);
+    assert_eq!(shim.status().unwrap().phase, Phase::Frozen);
+    shim.thaw().unwrap();
+    shim.thaw().unwrap();
+    place.wait_for_count("w", before + 3);
+    shim.destroy().unwrap();
+    place.assert_empty("w");
+}
+
+fn replaced() {
+    let place = Place::new();
+    let mut shim = place.shim("w");
+    shim.start(spec(6, &counter())).unwrap();
+    place.wait_for_count("w", 3);
+    let old = shim.status().unwrap();
+    common::kill(old.shim_pid);
+    let before = place.count("w");
+    place.wait_for_count("w", before + 3);
+    let mut shim = Client::spawn(&common::program(), &place.dir("w"), true).unwrap();
+    let status = shim.status().unwrap();
+    assert_eq!((status.phase, status.pid), (Phase::Running, old.pid));
+    assert_ne!(status.shim_pid, old.shim_pid);
+    shim.signal(15).unwrap();
+    assert_eq!(shim.wait().unwrap(), Exit::Signal(15));
+    shim.destroy().unwrap();
+    place.assert_empty("w");
+}
