@@ -125,6 +125,22 @@ pub fn block_all_signals() -> io::Result<()> {
     }
 }
 
+/// Lets every signal through to this thread: a program is born with its maker's mask.
+///
+/// # Errors
+/// None in practice.
+pub fn unblock_all_signals() -> io::Result<()> {
+    // SAFETY: sigset_t is plain data, filled before it is used; only this thread's mask changes.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        match libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 /// A descriptor that becomes readable when a child has changed its state. SIGCHLD must be blocked.
 ///
 /// # Errors

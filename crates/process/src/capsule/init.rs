@@ -196,6 +196,7 @@ fn start(
 fn become_program(description: &Description, stdio: &[OwnedFd]) -> (&'static str, io::Error) {
     let prepared = (|| {
         let step = |doing: &'static str, result: io::Result<()>| result.map_err(|error| (doing, error));
+        step("unblock signals", fork::unblock_all_signals())?;
         step("begin a session", rustix::process::setsid().map(drop).map_err(Into::into))?;
         step("pass standard input on", take_stdio(stdio))?;
         if description.controlling_tty {
