@@ -1,13 +1,71 @@
 //! What the workload holds and Ferry has the far end of: its log, its terminal. Recognised at the source, bound again at the target.
 
-use super::workload::Workload;
-use ferry_model::error::Result;
+use super::LOG;
+use super::terminal::Terminal;
+use super::workload::{Workload, no_capsule, unable};
+use ferry_model::error::{Error, Kind, Result};
 use ferry_process::capture::TaskRef;
+use ferry_process::capture::files::{self, FilesContext, Furniture, FurnitureKind, Held};
 use ferry_process::records::State;
+use ferry_process::restore::files::{Recreated, RestoreContext};
+use ferry_process::restore::Puppets;
+use rustix::fd::AsFd;
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::MetadataExt;
+
+const LOG_NAME: &str = "log";
+const TERMINAL_NAME: &str = "terminal";
 
 impl Workload {
-    /// Adds the descriptors of the stopped `tasks` to `state`.
-    pub(super) fn capture_files(&self, _tasks: &[TaskRef], _state: &mut State) -> Result<()> {
-        Ok(())
+    /// What there is of it here.
+    pub(super) fn furniture(&self) -> Vec<Furniture> {
+        let mut furniture = Vec::new();
+        if let Ok(log) = std::fs::metadata(self.dir.join(LOG)) {
+            furniture.push(Furniture { name: LOG_NAME.into(), what: FurnitureKind::File(log.dev(), log.ino()) });
+        }
+        if let Some(number) = self.terminal.as_ref().and_then(Terminal::number) {
+            furniture.push(Furniture { name: TERMINAL_NAME.into(), what: FurnitureKind::Terminal(number) });
+        }
+        furniture
     }
+
+    /// Adds the descriptors of the stopped `tasks` to `state`. Connections are in repair mode afterwards.
+    pub(super) fn capture_files(&self, tasks: &[TaskRef], state: &mut State) -> Result<Held> {
+        let objects = state.objects.iter().map(|object| (object.device, object.inode)).collect();
+        let furniture = self.furniture();
+        let captured = files::capture(&refs(tasks), &FilesContext { furniture: &furniture, objects })?;
+        state.files = captured.files;
+        Ok(captured.held)
+    }
+
+    /// Opens every description again, in the capsule.
+    pub(super) fn restore_files(&mut self, state: &State, puppets: &Puppets) -> Result<Recreated> {
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        let log = OpenOptions::new().append(true).create(true).open(self.dir.join(LOG));
+        let log = log.map_err(|e| unable("The log could not be opened", &e))?;
+        let mut furniture = BTreeMap::from([(LOG_NAME.to_owned(), log.as_fd())]);
+        let has_terminal =
+            state.files.terminals.iter().any(|each| each.furniture.as_deref() == Some(TERMINAL_NAME));
+        if has_terminal {
+            let size = super::Size { rows: 24, columns: 80 };
+            let opened = Terminal::open(capsule.root_fd(), size);
+            self.terminal = Some(opened.map_err(|e| unable("The terminal could not be made", &e))?.0);
+        }
+        if let Some(terminal) = &self.terminal {
+            furniture.insert(TERMINAL_NAME.to_owned(), terminal.fd());
+        }
+        let mut objects = BTreeMap::new();
+        for object in &state.objects {
+            if let Some(fd) = puppets.object(object.id) {
+                objects.insert((object.device, object.inode), fd);
+            }
+        }
+        let ctx = RestoreContext { init: Some(capsule.init_pid()), furniture, objects };
+        Recreated::create(&state.files, &ctx).map_err(|e| Error::from_source(Kind::Unable, &e))
+    }
+}
+
+pub(super) fn refs(tasks: &[TaskRef]) -> Vec<files::TaskRef> {
+    tasks.iter().map(|task| files::TaskRef { host_pid: task.host_pid, ns_pid: task.ns_pid }).collect()
 }

@@ -1,48 +1,145 @@
 //! Becoming the workload at a target: capsule, puppets, and what makes them whole.
 
+use super::envelope::Envelope;
 use super::protocol::Phase;
 use super::spec::Spec;
-use super::workload::{Workload, no_capsule, unable};
+use super::workload::{FREEZE_TIME_MAX, Workload, capsule_spec, no_capsule, unable};
+use super::{CONTENTS, network};
 use ferry_model::error::{Error, Kind, Result};
+use ferry_process::capsule::{self, Capsule};
+use ferry_process::records::State;
+use ferry_process::restore::files::Recreated;
+use ferry_process::restore::{self, Home, Puppets};
 use ferry_transfer::access::SpaceAccess;
+use std::fs::File;
+use std::io::BufReader;
 
-/// Puppets that are not whole yet.
-pub(super) struct Building;
+/// A workload that is not whole, or not yet let go.
+pub(super) enum Building {
+    /// Puppets whose memory is being filled.
+    Puppets {
+        /// They die with this.
+        puppets: Puppets,
+        /// What they become.
+        state: Box<State>,
+    },
+    /// Whole and frozen; its connections are still in repair mode.
+    Whole(Recreated),
+}
 
 impl Workload {
-    pub(super) fn prepare(&mut self, spec: &Spec, state: &[u8], _as_clone: bool) -> Result<Vec<SpaceAccess>> {
+    /// Makes the capsule and the puppets; nothing of them can run. An empty `state`: a cold move, whose program the first resume starts.
+    pub(super) fn prepare(&mut self, spec: &Spec, state: &[u8], as_clone: bool) -> Result<Vec<SpaceAccess>> {
         self.require(&[Phase::Empty], "be restored")?;
-        if !state.is_empty() {
-            return Err(Error::new(Kind::Refused, "This build cannot restore"));
-        }
-        // A cold move: the program is started by the first resume.
         self.new_record(spec.clone(), Phase::Building)?;
-        if let Err(error) = self.make_capsule(spec).and_then(|()| self.set_network(false)) {
+        let prepared = if state.is_empty() {
+            self.make_capsule(spec, None).map(|()| Vec::new())
+        } else {
+            Envelope::from_bytes(state).and_then(|envelope| self.make_puppets(spec, envelope, as_clone))
+        };
+        if prepared.is_err() {
             self.discard();
-            return Err(error);
         }
-        Ok(Vec::new())
+        prepared
     }
 
+    fn make_puppets(&mut self, spec: &Spec, envelope: Envelope, as_clone: bool) -> Result<Vec<SpaceAccess>> {
+        let Envelope { mut state, first, exit, network } = envelope;
+        let Some(record) = state.capsule.clone() else {
+            return Err(Error::new(Kind::Refused, "The state is of a tree that lived in no capsule"));
+        };
+        let wanted = capsule_spec(spec, &self.dir);
+        let hostname = if as_clone { wanted.hostname.clone() } else { record.hostname.clone() };
+        let restored = capsule::Spec::restored(&record, wanted.name, self.dir.clone());
+        let made = Capsule::create(&capsule::Spec { hidden: wanted.hidden, hostname, ..restored })?;
+        let capsule = self.capsule.insert(made);
+        if let Some(net) = &spec.network {
+            let identity = match network {
+                Some(identity) if !as_clone => identity,
+                _ => network::identity(net)?,
+            };
+            network::attach(capsule, spec, net, &identity)?;
+        }
+        let contents = File::open(self.dir.join(CONTENTS));
+        let contents = contents.map_err(|e| unable("The memory file systems have not arrived", &e))?;
+        capsule.restore_contents(&record, &mut BufReader::new(contents))?;
+        let _ = std::fs::remove_file(self.dir.join(CONTENTS));
+        if as_clone {
+            super::clone::cut_connections(&mut state);
+        }
+        let home = Home { init: capsule.init_pid(), cgroup: Some(capsule.cgroup().path().to_owned()) };
+        let puppets = Puppets::build(&state, &home).map_err(failed)?;
+        let spaces = puppets.access();
+        if let Some(record) = &mut self.record {
+            (record.first, record.exit) = (first, exit);
+        }
+        self.save()?;
+        self.building = Some(Building::Puppets { puppets, state: Box::new(state) });
+        Ok(spaces)
+    }
+
+    /// Memory is in: makes the workload whole, frozen, with no tracer.
     pub(super) fn finish(&mut self) -> Result<()> {
         self.require(&[Phase::Building], "be finished")?;
-        self.set_phase(Phase::Prepared)
+        let finished = match self.building.take() {
+            Some(Building::Puppets { puppets, state }) => self.finish_puppets(puppets, &state),
+            Some(whole @ Building::Whole(_)) => {
+                self.building = Some(whole);
+                Ok(())
+            }
+            // Cold: there is nothing to finish.
+            None => Ok(()),
+        };
+        match finished {
+            Ok(()) => self.set_phase(Phase::Prepared),
+            Err(error) => {
+                self.discard();
+                Err(error)
+            }
+        }
+    }
+
+    fn finish_puppets(&mut self, puppets: Puppets, state: &State) -> Result<()> {
+        let recreated = self.restore_files(state, &puppets)?;
+        let restored = puppets.finish(&recreated).map_err(failed)?;
+        recreated.seal().map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        for warning in &restored.warnings {
+            eprintln!("{warning}");
+        }
+        self.waits = restored.waits;
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        let frozen = capsule.cgroup().wait_frozen(FREEZE_TIME_MAX);
+        frozen.map_err(|e| unable("What was restored does not freeze", &e))?;
+        self.building = Some(Building::Whole(recreated));
+        Ok(())
     }
 
     /// Network up, announced, thawed. Repeatable.
     pub(super) fn resume(&mut self) -> Result<()> {
-        if self.phase() == Phase::Running {
+        if matches!(self.phase(), Phase::Running | Phase::Exited) {
             return Ok(());
         }
         self.require(&[Phase::Prepared], "be resumed")?;
         self.set_network(true)?;
+        self.announce();
         let record = self.record.as_ref().ok_or_else(no_capsule)?;
         if record.first == 0 {
             let spec = record.spec.clone();
             return self.start_first(&spec);
         }
+        match &mut self.building {
+            Some(Building::Whole(recreated)) => {
+                recreated.release_network().map_err(|e| Error::from_source(Kind::Unable, &e))?;
+            }
+            _ => self.end_repair()?,
+        }
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         capsule.cgroup().thaw().map_err(|e| unable("The workload does not thaw", &e))?;
+        self.building = None;
         self.set_phase(Phase::Running)
     }
+}
+
+fn failed(error: restore::Error) -> Error {
+    Error::from_source(Kind::Unable, &error)
 }
