@@ -53,8 +53,10 @@ fn exec() {
     let place = Place::new();
     let mut shim = place.shim("w");
     shim.start(spec(3, &["/bin/sleep", "1000"])).unwrap();
-    let mut stream =
-        place.shim("w").exec(exec_spec(&["/bin/sh", "-c", "read x; echo got $x; echo no >&2; exit 3"])).unwrap();
+    let mut stream = place
+        .shim("w")
+        .exec(exec_spec(&["/bin/sh", "-c", "read x; echo got $x; echo no >&2; exit 3"]))
+        .unwrap();
     Frame::Input(b"this\n".to_vec()).send(&mut stream).unwrap();
     let (out, err, exit) = common::read_all(&mut stream);
     assert_eq!((out.as_str(), err.as_str(), exit), ("got this\n", "no\n", Exit::Code(3)));

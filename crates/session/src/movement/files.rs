@@ -117,7 +117,10 @@ pub(super) fn destroy(node: &Arc<dyn Node>, id: WorkloadId) -> Result<()> {
     let shim = match shim {
         None if directory.join(crate::shim::RECORD).exists() => {
             let spawned = Client::spawn(&node.program(), &directory, true);
-            Some(spawned.map_err(|e| Error::from_source(Kind::Unable, &e).context("No shim could be started"))?)
+            Some(
+                spawned
+                    .map_err(|e| Error::from_source(Kind::Unable, &e).context("No shim could be started"))?,
+            )
         }
         other => other,
     };

@@ -97,7 +97,9 @@ pub(super) fn settle<M: Machine, R: Role>(
         }
         if driver.machine().in_doubt() && !doubt_told {
             doubt_told = true;
-            role.ground().recorder.say("In doubt: the decider does not answer. Both copies stay frozen until it does");
+            role.ground()
+                .recorder
+                .say("In doubt: the decider does not answer. Both copies stay frozen until it does");
         }
         let heard = role.ground().link.hear(TICK);
         if !matches!(heard, Heard::Nothing | Heard::Gone(_)) {

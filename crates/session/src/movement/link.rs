@@ -122,7 +122,9 @@ impl Link {
             Heard::Gone(e) => {
                 Err(io::Error::new(e.kind(), format!("The connection to the other node is lost: {e}")))
             }
-            Heard::Attached(_) => Err(io::Error::other("The other node connected again in the middle of a move")),
+            Heard::Attached(_) => {
+                Err(io::Error::other("The other node connected again in the middle of a move"))
+            }
             Heard::Cancel(why) => Err(io::Error::new(io::ErrorKind::Interrupted, why)),
             Heard::Nothing => Err(io::Error::new(
                 io::ErrorKind::TimedOut,

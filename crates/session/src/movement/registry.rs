@@ -14,9 +14,9 @@ use ferry_model::handover::{Entry, Outcome, Step};
 use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
+use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::control::Message;
 use ferry_transfer::wire::greeting::{Hello, Purpose};
-use ferry_transfer::wire::Stream;
 use std::collections::BTreeMap;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -117,7 +117,8 @@ impl Movements {
         let purpose = Purpose::Control { workload: self.key_id(&request), mv: id };
         let connected = self.node.connect(&request.to, purpose).and_then(Link::new);
         let link = connected.map_err(|e| unreachable(&request.to, &e))?;
-        let name = planning::shim(&self.node, workload)?.status()?.spec.map_or_else(String::new, |spec| spec.name);
+        let name =
+            planning::shim(&self.node, workload)?.status()?.spec.map_or_else(String::new, |spec| spec.name);
         let recorder = Arc::new(Recorder::default());
         self.keep(
             Move {
@@ -153,14 +154,20 @@ impl Movements {
         match &hello.purpose {
             Purpose::Control { workload, mv } => self.accept_control(peer, *workload, *mv, stream),
             Purpose::Pages { mv, secret, .. } => {
-                let door = self.lock().get(mv).filter(|kept| kept.entry.peer == *peer).and_then(|kept| kept.door.clone());
+                let door = self
+                    .lock()
+                    .get(mv)
+                    .filter(|kept| kept.entry.peer == *peer)
+                    .and_then(|kept| kept.door.clone());
                 match door {
                     Some(door) if door.opens(secret) && door.hand_in(stream) => Ok(()),
                     _ => Err(Error::new(Kind::Refused, "A page stream without the secret of a move")),
                 }
             }
             Purpose::Handover { workload, mv } => self.accept_handover(peer, *workload, *mv, stream),
-            Purpose::Node => Err(Error::new(Kind::Bug, "A connection between nodes is not the moves' business")),
+            Purpose::Node => {
+                Err(Error::new(Kind::Bug, "A connection between nodes is not the moves' business"))
+            }
         }
     }
 
@@ -191,15 +198,8 @@ impl Movements {
                 };
                 this.keep(entry, sender.clone(), Some(door.clone()));
             };
-            let ended = target::run(
-                &this.node,
-                &recorder,
-                link,
-                &peer,
-                (workload, id),
-                (door.clone(), pages),
-                named,
-            );
+            let ended =
+                target::run(&this.node, &recorder, link, &peer, (workload, id), (door.clone(), pages), named);
             match ended {
                 Ok(None) => {}
                 Ok(Some(outcome)) => this.end(id, Ok(outcome)),
@@ -306,7 +306,8 @@ impl Movements {
     pub fn cancel(&self, id: MoveId, why: &str) -> Result<()> {
         let link = self.lock().get(&id).map(|kept| kept.link.clone());
         let link = link.ok_or_else(|| Error::new(Kind::Usage, format!("No move {id}")))?;
-        link.send(Heard::Cancel(why.to_owned())).map_err(|_| Error::new(Kind::Usage, format!("Move {id} is over")))
+        link.send(Heard::Cancel(why.to_owned()))
+            .map_err(|_| Error::new(Kind::Usage, format!("Move {id} is over")))
     }
 
     /// All moves, the newest last.
@@ -345,7 +346,9 @@ impl Movements {
         let mut moves = self.lock();
         if moves.len() >= ENDED_MAX {
             let ended = moves.values().filter(|kept| kept.entry.standing != Standing::Running);
-            if let Some(oldest) = ended.min_by_key(|kept| kept.entry.recorder.began()).map(|kept| kept.entry.id) {
+            if let Some(oldest) =
+                ended.min_by_key(|kept| kept.entry.recorder.began()).map(|kept| kept.entry.id)
+            {
                 moves.remove(&oldest);
             }
         }

@@ -56,9 +56,10 @@ impl CloneSpec {
                 Err(Error::new(Kind::Refused, "The clone of a workload with an address needs one of its own")
                     .hint("name it with --net ADDR/LEN"))
             }
-            (None, Some(_)) => {
-                Err(Error::new(Kind::Refused, "The original has no network of its own, so its clone gets none"))
-            }
+            (None, Some(_)) => Err(Error::new(
+                Kind::Refused,
+                "The original has no network of its own, so its clone gets none",
+            )),
             (None, None) => Ok(()),
         }
     }

@@ -14,7 +14,9 @@ use crate::shim::{Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Phase};
 use ferry_model::handover::entry::last_record;
-use ferry_model::handover::{Answer, Cas, Entry, Input, Key, Message, Outcome, Purpose, Receipt, Source, Terms};
+use ferry_model::handover::{
+    Answer, Cas, Entry, Input, Key, Message, Outcome, Purpose, Receipt, Source, Terms,
+};
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
@@ -119,7 +121,9 @@ impl SourceRole {
         };
         let outcome = match over {
             Some(outcome) => outcome,
-            None => settle(&mut driver, self, |_| false).map_err(|e| stopped(&e))?.unwrap_or(Outcome::Aborted),
+            None => {
+                settle(&mut driver, self, |_| false).map_err(|e| stopped(&e))?.unwrap_or(Outcome::Aborted)
+            }
         };
         let _ = self.ground.link.send(&control::Message::Bye);
         self.conclude(outcome)
@@ -161,8 +165,11 @@ impl SourceRole {
         })?;
         if let Some(given) = &request.plan {
             if given.facts != plan.facts {
-                return Err(Error::new(Kind::Refused, "The plan no longer fits: facts of one side have changed")
-                    .hint("make it again with ferry plan"));
+                return Err(Error::new(
+                    Kind::Refused,
+                    "The plan no longer fits: facts of one side have changed",
+                )
+                .hint("make it again with ferry plan"));
             }
             plan = given.clone();
         }
@@ -240,17 +247,19 @@ impl SourceRole {
         };
         let (_, hash) = send().map_err(|e| planning::link_error(&e))?;
         if kind == Bulk::Files {
-            self.wait_for("files to be taken", |message| {
-                matches!(message, control::Message::Taken { hash: taken } if *taken == hash)
-            })?;
+            self.wait_for(
+                "files to be taken",
+                |message| matches!(message, control::Message::Taken { hash: taken } if *taken == hash),
+            )?;
         }
         Ok(hash)
     }
 
     fn memory(&mut self, spaces: Vec<SpaceAccess>, streams: u32, secret: [u8; 32]) -> Result<Hash> {
         let began = Instant::now();
-        let source = LinuxSource::open(spaces)
-            .map_err(|e| Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read"))?;
+        let source = LinuxSource::open(spaces).map_err(|e| {
+            Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read")
+        })?;
         let connect = |index| {
             let purpose = greeting::Purpose::Pages { mv: self.ground.key.mv, secret, index };
             self.ground.node.connect(&self.ground.peer, purpose)
@@ -265,8 +274,11 @@ impl SourceRole {
     /// Waits for one message of the target; its events are noted on the way.
     fn wait_for(&mut self, what: &str, wanted: impl Fn(&control::Message) -> bool) -> Result<()> {
         loop {
-            let message =
-                self.ground.link.expect(STEP_MAX).map_err(|e| planning::link_error(&e).context(format!("Waiting for {what}")))?;
+            let message = self
+                .ground
+                .link
+                .expect(STEP_MAX)
+                .map_err(|e| planning::link_error(&e).context(format!("Waiting for {what}")))?;
             if wanted(&message) {
                 return Ok(());
             }

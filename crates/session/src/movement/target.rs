@@ -96,7 +96,8 @@ pub(super) fn run(
     };
     named(&begin.spec);
     let directory = node.directory(workload);
-    files::clear(&directory).map_err(|e| Error::from_source(Kind::Unable, &e).context("No room for the workload"))?;
+    files::clear(&directory)
+        .map_err(|e| Error::from_source(Kind::Unable, &e).context("No room for the workload"))?;
     let journal = node.journal(workload)?;
     let ground =
         Ground { node: node.clone(), recorder: recorder.clone(), link, journal, key, peer: peer.clone() };
@@ -144,15 +145,23 @@ fn introduction(
                 sent.map_err(|e| planning::link_error(&e))?;
             }
             control::Message::Begin { secret, streams, method, plan, spec, clone } => {
-                let spec: Spec = minicbor::decode(&spec)
-                    .map_err(|e| Error::new(Kind::Refused, format!("The workload's description is unreadable: {e}")))?;
+                let mut spec: Spec = minicbor::decode(&spec).map_err(|e| {
+                    Error::new(Kind::Refused, format!("The workload's description is unreadable: {e}"))
+                })?;
+                // The bridge is this host's matter, whatever it is called elsewhere.
+                if let (Some(network), Some(bridge)) = (&mut spec.network, node.facts().bridge) {
+                    network.bridge = bridge;
+                }
                 let resources: Vec<_> = plan.items.iter().map(|item| item.resource.clone()).collect();
                 let network = spec.network.as_ref().and_then(|net| net.addresses.first());
                 let network = network.map(String::as_str);
                 let offer = Offer { from: peer, name: &spec.name, network, clone, resources: &resources };
                 let refusals = node.refusals(&offer);
                 if spec.id != workload || !plan.blockers.is_empty() || !refusals.is_empty() {
-                    let error = Error::new(Kind::Refused, format!("{} refuses: {}", node.host(), refusals.join("; ")));
+                    let error = Error::new(
+                        Kind::Refused,
+                        format!("{} refuses: {}", node.host(), refusals.join("; ")),
+                    );
                     let _ = link.send(&control::Message::Failed { error: error.clone() });
                     return Err(error);
                 }
@@ -212,7 +221,9 @@ impl TargetRole {
         let taken = files::take(&self.directory, &mut reader);
         // The rest is read in any case, so that the source hears the reason and not a broken connection.
         let finished = reader.finish();
-        taken.map_err(|e| Error::from_source(Kind::Unable, &e).context("Files could not be put in their places"))?;
+        taken.map_err(|e| {
+            Error::from_source(Kind::Unable, &e).context("Files could not be put in their places")
+        })?;
         let (_, hash) = finished.map_err(|e| planning::link_error(&e))?;
         self.hashes.push(hash);
         self.ground.link.send(&control::Message::Taken { hash }).map_err(|e| planning::link_error(&e))
@@ -227,25 +238,31 @@ impl TargetRole {
         self.hashes.push(hash);
         let began = Instant::now();
         let shim = Client::spawn(&self.ground.node.program(), &self.directory, false);
-        let mut shim = shim.map_err(|e| Error::from_source(Kind::Unable, &e).context("No shim could be started"))?;
+        let mut shim =
+            shim.map_err(|e| Error::from_source(Kind::Unable, &e).context("No shim could be started"))?;
         let spaces = shim.prepare(begin.spec.clone(), state, begin.clone)?;
         self.shim = Some(shim);
         self.tell(Cause::Restore, began);
         if self.method == Method::Cold {
             return Ok(());
         }
-        let sink = LinuxSink::open(spaces)
-            .map_err(|e| Error::from_source(Kind::Unable, &e).context("The puppets' memory cannot be written"))?;
+        let sink = LinuxSink::open(spaces).map_err(|e| {
+            Error::from_source(Kind::Unable, &e).context("The puppets' memory cannot be written")
+        })?;
         self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))?;
         let (streams, recorder) = (begin.streams, self.ground.recorder.clone());
         let filling = std::thread::Builder::new().name("ferry-fill".into()).spawn(move || {
             let mut open = Vec::new();
             for _ in 0..streams {
                 let stream = pages.recv_timeout(STEP_MAX);
-                open.push(stream.map_err(|_| Error::new(Kind::RolledBack, "The source opened no page stream"))?);
+                open.push(
+                    stream.map_err(|_| Error::new(Kind::RolledBack, "The source opened no page stream"))?,
+                );
             }
             let digest = memory::receive(open, &sink, &recorder);
-            digest.map(|digest| digest.finish()).map_err(|e| planning::link_error(&e).context("Memory did not arrive"))
+            digest
+                .map(|digest| digest.finish())
+                .map_err(|e| planning::link_error(&e).context("Memory did not arrive"))
         });
         self.filling = Some(filling.map_err(|e| Error::from_source(Kind::Unable, &e))?);
         Ok(())
@@ -256,7 +273,8 @@ impl TargetRole {
         let us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let what = What::Spent { cause, us };
         let at_us = u64::try_from(self.ground.recorder.began().elapsed().as_micros()).unwrap_or(u64::MAX);
-        let _ = self.ground.link.send(&control::Message::Event { event: Event { at_us, what: what.clone() } });
+        let _ =
+            self.ground.link.send(&control::Message::Event { event: Event { at_us, what: what.clone() } });
         self.ground.recorder.note(what);
     }
 
@@ -369,7 +387,9 @@ impl Role for TargetRole {
     }
 
     fn alive(&mut self) -> bool {
-        self.spec.is_none() || self.shim.is_none() || planning::is_alive(&self.ground.node, self.ground.key.id)
+        self.spec.is_none()
+            || self.shim.is_none()
+            || planning::is_alive(&self.ground.node, self.ground.key.id)
     }
 }
 

@@ -3,9 +3,12 @@
 //! Frozen tasks can be seized but run no code. So: seize them all, thaw the cgroup (they stay in their ptrace stops), ask them, freeze it
 //! again, let go. At every moment a killed shim leaves tasks that are frozen, or that simply run on: never a damaged one.
 
+use super::envelope::Envelope;
+use super::network;
 use super::protocol::Phase;
 use super::workload::{FREEZE_TIME_MAX, Workload, no_capsule, unable};
 use ferry_model::error::{Error, Kind, Result};
+use ferry_process::capture::files::Held;
 use ferry_process::capture::{self, Context, Scope, Seized};
 use ferry_process::records::State;
 use ferry_transfer::access::SpaceAccess;
@@ -14,6 +17,14 @@ use std::io::{BufWriter, Write};
 
 /// Contents of memory file systems and System V segments, in the workload's directory, while they travel.
 pub(crate) const CONTENTS: &str = "contents";
+
+/// What was taken from the stopped tasks.
+struct Taken {
+    state: State,
+    spaces: Vec<SpaceAccess>,
+    waits: Vec<capture::interrupted::KnownWait>,
+    held: Held,
+}
 
 impl Workload {
     /// State and the way to the memory. The workload stays frozen, and nothing traces it afterwards.
@@ -29,23 +40,26 @@ impl Workload {
         let released = seized.release().map_err(failed);
         let frozen = frozen.and_then(|()| cgroup.wait_frozen(FREEZE_TIME_MAX));
         frozen.map_err(|e| unable("The workload does not freeze again", &e))?;
-        let (state, spaces, waits) = captured?;
+        let taken = captured?;
+        self.held = Some(taken.held);
+        self.waits = taken.waits;
         released?;
-        self.waits = waits;
-        let state = self.capture_capsule(state)?;
-        Ok((state.to_bytes(), spaces))
+        let state = self.capture_capsule(taken.state)?;
+        let network = match self.record.as_ref().and_then(|record| record.spec.network.as_ref()) {
+            Some(_) => Some(network::capture(self.capsule.as_ref().ok_or_else(no_capsule)?)?),
+            None => None,
+        };
+        let record = self.record.as_ref().ok_or_else(no_capsule)?;
+        let envelope = Envelope { state, first: record.first, exit: record.exit, network };
+        Ok((envelope.to_bytes(), taken.spaces))
     }
 
-    #[allow(clippy::type_complexity)]
-    fn capture_seized(
-        &self,
-        seized: &mut Seized,
-    ) -> Result<(State, Vec<SpaceAccess>, Vec<capture::interrupted::KnownWait>)> {
+    fn capture_seized(&self, seized: &mut Seized) -> Result<Taken> {
         let context = Context { waits: self.waits.clone() };
         let captured = seized.capture(&context).map_err(failed)?;
         let mut state = captured.state;
-        self.capture_files(&seized.tasks(), &mut state)?;
-        Ok((state, captured.memory, captured.waits))
+        let held = self.capture_files(&seized.tasks(), &mut state)?;
+        Ok(Taken { state, spaces: captured.memory, waits: captured.waits, held })
     }
 
     fn capture_capsule(&self, mut state: State) -> Result<State> {

@@ -32,7 +32,8 @@ impl Envelope {
 
     /// Reads it back.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let refused = |why: String| Error::new(Kind::Refused, format!("The captured state is unreadable: {why}"));
+        let refused =
+            |why: String| Error::new(Kind::Refused, format!("The captured state is unreadable: {why}"));
         let envelope: Self = minicbor::decode(bytes).map_err(|e| refused(e.to_string()))?;
         if envelope.state.version > ferry_process::records::VERSION {
             return Err(refused("it was written by a newer version of Ferry".into()));

@@ -56,7 +56,8 @@ impl Exec {
             }
             None => {
                 let (input, output, errors) = (io::pipe(), io::pipe(), io::pipe());
-                let (input, output, errors) = (input.map_err(made)?, output.map_err(made)?, errors.map_err(made)?);
+                let (input, output, errors) =
+                    (input.map_err(made)?, output.map_err(made)?, errors.map_err(made)?);
                 exec.input = Some(not_blocking(input.1.into()).map_err(made)?);
                 exec.output = Some(not_blocking(output.0.into()).map_err(made)?);
                 exec.errors = Some(not_blocking(errors.0.into()).map_err(made)?);

@@ -7,8 +7,8 @@ use ferry_model::error::{Error, Kind, Result};
 use ferry_process::capture::TaskRef;
 use ferry_process::capture::files::{self, FilesContext, Furniture, FurnitureKind, Held};
 use ferry_process::records::State;
-use ferry_process::restore::files::{Recreated, RestoreContext};
 use ferry_process::restore::Puppets;
+use ferry_process::restore::files::{Recreated, RestoreContext};
 use rustix::fd::AsFd;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -22,7 +22,8 @@ impl Workload {
     pub(super) fn furniture(&self) -> Vec<Furniture> {
         let mut furniture = Vec::new();
         if let Ok(log) = std::fs::metadata(self.dir.join(LOG)) {
-            furniture.push(Furniture { name: LOG_NAME.into(), what: FurnitureKind::File(log.dev(), log.ino()) });
+            furniture
+                .push(Furniture { name: LOG_NAME.into(), what: FurnitureKind::File(log.dev(), log.ino()) });
         }
         if let Some(number) = self.terminal.as_ref().and_then(Terminal::number) {
             furniture.push(Furniture { name: TERMINAL_NAME.into(), what: FurnitureKind::Terminal(number) });

@@ -7,7 +7,9 @@
 mod adopt;
 mod capture;
 pub mod client;
+mod clone;
 mod connection;
+pub mod envelope;
 mod exec;
 mod furniture;
 mod inspect;

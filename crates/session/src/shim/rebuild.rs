@@ -33,7 +33,7 @@ impl Workload {
         self.require(&[Phase::Empty], "be restored")?;
         self.new_record(spec.clone(), Phase::Building)?;
         let prepared = if state.is_empty() {
-            self.make_capsule(spec, None).map(|()| Vec::new())
+            self.make_capsule(spec).map(|()| Vec::new())
         } else {
             Envelope::from_bytes(state).and_then(|envelope| self.make_puppets(spec, envelope, as_clone))
         };

@@ -3,12 +3,12 @@
 //! One thread: ptrace is bound to a thread, and the capsule's init is a fork of this process. One `poll` waits for everything; a
 //! capture or a restore stops the loop for as long as it takes, which nobody minds, for the workload stands still then too.
 
+use super::SOCKET;
 use super::connection::{Connection, Mode};
 use super::exec::Exec;
 use super::protocol::{Answer, Exit, Phase, Request};
 use super::stream::Frame;
 use super::workload::{Workload, unable};
-use super::SOCKET;
 use ferry_model::error::{Error, Kind, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode as FileMode, OFlags};
@@ -24,6 +24,9 @@ const CONNECTIONS_MAX: usize = 256;
 
 /// How long one round waits at most: the end of a terminal's last user is only seen by asking.
 const ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// The same while announcements are due.
+const ANNOUNCING_ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// What a client may be behind before a program's output waits, bytes.
 const BACKLOG_MAX: usize = 256 << 10;
@@ -62,7 +65,8 @@ pub fn run(dir: &Path, recover: bool) -> Result<()> {
 }
 
 fn listen(dir: &Path) -> io::Result<UnixListener> {
-    let opened = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())?;
+    let opened =
+        rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())?;
     // Through the open directory: a socket's own path is limited to 108 bytes.
     let path = format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd());
     match fs::remove_file(dir.join(SOCKET)) {
@@ -118,6 +122,7 @@ impl Server {
                 self.happened(source, events);
             }
             self.reap();
+            self.workload.announce_due();
             self.connections.retain(|connection| !(connection.ending && !connection.has_output()));
         }
         Ok(())
@@ -141,13 +146,16 @@ impl Server {
             watched.push(PollFd::from_borrowed_fd(connection.fd(), PollFlags::IN | sending));
         }
         for (at, exec) in self.execs.iter().enumerate() {
-            let behind = self.connection_of(exec.number).is_some_and(|at| self.connections[at].backlog() > BACKLOG_MAX);
+            let behind = self
+                .connection_of(exec.number)
+                .is_some_and(|at| self.connections[at].backlog() > BACKLOG_MAX);
             for (which, fd, flags) in exec.watched(behind) {
                 sources.push(Source::Exec(at, which));
                 watched.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
-        match poll(&mut watched, Some(&ROUND)) {
+        let round = if self.workload.is_announcing() { &ANNOUNCING_ROUND } else { &ROUND };
+        match poll(&mut watched, Some(round)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(unable("The shim cannot wait", &e.into())),
         }
@@ -188,7 +196,8 @@ impl Server {
         while let Ok((stream, _)) = self.listener.accept() {
             let mine = rustix::net::sockopt::socket_peercred(stream.as_fd())
                 .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid());
-            if mine && self.connections.len() < CONNECTIONS_MAX
+            if mine
+                && self.connections.len() < CONNECTIONS_MAX
                 && let Ok(connection) = Connection::new(stream)
             {
                 self.connections.push(connection);
@@ -300,7 +309,8 @@ impl Server {
     }
 
     fn attach(&mut self, at: usize, size: Option<super::Size>) -> Result<Answer> {
-        self.workload.require(&[Phase::Running, Phase::Frozen, Phase::Prepared, Phase::Exited], "be attached to")?;
+        self.workload
+            .require(&[Phase::Running, Phase::Frozen, Phase::Prepared, Phase::Exited], "be attached to")?;
         if let (Some(terminal), Some(size)) = (&self.workload.terminal, size) {
             let _ = terminal.resize(size);
         }

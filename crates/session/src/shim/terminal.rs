@@ -27,8 +27,10 @@ impl Terminal {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let master = openat2(root, "dev/pts/ptmx", flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
         unlockpt(&master)?;
-        let slave =
-            rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        let slave = rustix::pty::ioctl_tiocgptpeer(
+            &master,
+            OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
+        )?;
         let terminal = Self::from_master(master)?;
         terminal.resize(size)?;
         Ok((terminal, slave))
@@ -78,6 +80,12 @@ impl Terminal {
                 Err(_) => return,
             }
         }
+    }
+
+    /// N of its `/dev/pts/N`.
+    pub(super) fn number(&self) -> Option<u32> {
+        let name = rustix::pty::ptsname(&self.master, Vec::new()).ok()?;
+        name.to_str().ok()?.strip_prefix("/dev/pts/")?.parse().ok()
     }
 
     pub(super) fn resize(&self, size: Size) -> io::Result<()> {

@@ -6,14 +6,16 @@ use super::spec::{ExecSpec, Spec};
 use super::terminal::Terminal;
 use super::{LOG, network};
 use ferry_model::error::{Error, Kind, Result};
+use ferry_network::announce::Announcer;
 use ferry_process::capsule::{self, Capsule, Command, Started, User};
+use ferry_process::capture::files::{self, Held};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the tasks may take to freeze: one that waits for a disk cannot be interrupted.
 pub(super) const FREEZE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -24,11 +26,14 @@ pub(super) struct Workload {
     pub(super) record: Option<Record>,
     pub(super) capsule: Option<Capsule>,
     pub(super) terminal: Option<Terminal>,
-    /// Restored and not yet whole.
+    /// Restored and not yet let go.
     pub(super) building: Option<super::rebuild::Building>,
+    /// Connections that a capture put into repair mode.
+    pub(super) held: Option<Held>,
+    /// Repetitions of the announcement that are still due.
+    announcing: Vec<(Instant, Announcer)>,
     /// Timed waits of tasks, from the last capture or restore.
     pub(super) waits: Vec<ferry_process::capture::interrupted::KnownWait>,
-    /// The program is started by the first resume: a cold move.
     log: File,
 }
 
@@ -36,8 +41,17 @@ impl Workload {
     /// Nothing yet, in `dir`.
     pub(super) fn empty(dir: &Path) -> io::Result<Self> {
         let log = open_log(dir)?;
-        let (record, capsule, terminal, building) = (None, None, None, None);
-        Ok(Self { dir: dir.to_owned(), record, capsule, terminal, building, waits: Vec::new(), log })
+        Ok(Self {
+            dir: dir.to_owned(),
+            record: None,
+            capsule: None,
+            terminal: None,
+            building: None,
+            held: None,
+            announcing: Vec::new(),
+            waits: Vec::new(),
+            log,
+        })
     }
 
     /// What a shim that died has left.
@@ -121,7 +135,9 @@ impl Workload {
     pub(super) fn start(&mut self, spec: &Spec) -> Result<()> {
         self.require(&[Phase::Empty], "be started")?;
         self.new_record(spec.clone(), Phase::Building)?;
-        let started = self.make_capsule(spec).and_then(|()| self.start_first(spec));
+        let network = |workload: &mut Self| workload.set_network(true).map(|()| workload.announce());
+        let started =
+            self.make_capsule(spec).and_then(|()| network(self)).and_then(|()| self.start_first(spec));
         if let Err(error) = started {
             self.discard();
             return Err(error);
@@ -129,14 +145,14 @@ impl Workload {
         Ok(())
     }
 
+    /// Makes the capsule with its network device, down.
     pub(super) fn make_capsule(&mut self, spec: &Spec) -> Result<()> {
         let capsule = Capsule::create(&capsule_spec(spec, &self.dir))?;
         let capsule = self.capsule.insert(capsule);
-        if let Some(net) = &spec.network {
-            network::attach(capsule, spec, net)?;
-            network::unlock(capsule, spec, net)?;
+        match &spec.network {
+            Some(net) => network::attach(capsule, spec, net, &network::identity(net)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Starts the first program in a capsule that is there.
@@ -174,9 +190,10 @@ impl Workload {
     /// Starts a program in the capsule.
     pub(super) fn spawn(&mut self, spec: &ExecSpec, stdio: Vec<OwnedFd>) -> Result<Started> {
         let user = match &spec.user {
-            Some(text) => Some(User::look_up(text).ok_or_else(|| {
-                Error::new(Kind::Usage, format!("No user {text} on this host"))
-            })?),
+            Some(text) => Some(
+                User::look_up(text)
+                    .ok_or_else(|| Error::new(Kind::Usage, format!("No user {text} on this host")))?,
+            ),
             None => None,
         };
         let pair = |text: &String| {
@@ -242,7 +259,8 @@ impl Workload {
         let pid = self.host_pid(first).and_then(rustix::process::Pid::from_raw).ok_or_else(no)?;
         let number = rustix::process::Signal::from_named_raw(signal);
         let number = number.ok_or_else(|| Error::new(Kind::Usage, format!("No signal {signal}")))?;
-        rustix::process::kill_process(pid, number).map_err(|e| unable("The signal could not be sent", &e.into()))
+        rustix::process::kill_process(pid, number)
+            .map_err(|e| unable("The signal could not be sent", &e.into()))
     }
 
     pub(super) fn append_to_log(&mut self, bytes: &[u8]) {
@@ -268,40 +286,106 @@ impl Workload {
         match self.phase() {
             Phase::Running | Phase::Exited => return Ok(()),
             Phase::Frozen => {}
-            phase => return Err(Error::new(Kind::Refused, format!("A workload that is {} cannot run on", words(phase)))),
+            phase => {
+                return Err(Error::new(
+                    Kind::Refused,
+                    format!("A workload that is {} cannot run on", words(phase)),
+                ));
+            }
         }
-        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         self.set_network(true)?;
+        self.end_repair()?;
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         capsule.cgroup().thaw().map_err(|e| unable("The workload does not thaw", &e))?;
         self.set_phase(Phase::Running)
     }
 
     /// Unlocks or locks the network identity, where there is one.
     pub(super) fn set_network(&self, up: bool) -> Result<()> {
-        let (Some(capsule), Some(record)) = (&self.capsule, &self.record) else { return Ok(()) };
-        let Some(net) = &record.spec.network else { return Ok(()) };
-        if up {
-            network::unlock(capsule, &record.spec, net)
-        } else {
-            network::lock(capsule, &record.spec, net)
+        match &self.record {
+            Some(record) if record.spec.network.is_some() => {
+                if up {
+                    network::unlock(&record.spec)
+                } else {
+                    network::lock(&record.spec)
+                }
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Tells the neighbours where the workload is: once now, and again soon, for whoever missed it.
+    pub(super) fn announce(&mut self) {
+        let has_network = self.record.as_ref().is_some_and(|record| record.spec.network.is_some());
+        let Some(capsule) = self.capsule.as_ref().filter(|_| has_network) else { return };
+        let now = Instant::now();
+        for after in [Duration::ZERO, Duration::from_millis(20), Duration::from_secs(1)] {
+            match network::announcer(capsule) {
+                Ok(announcer) => self.announcing.push((now + after, announcer)),
+                Err(error) => eprintln!("The workload could not be announced: {error}"),
+            }
+        }
+        self.announce_due();
+    }
+
+    /// Sends the announcements that are due.
+    pub(super) fn announce_due(&mut self) {
+        let now = Instant::now();
+        self.announcing.retain(|(due, announcer)| {
+            if *due <= now
+                && let Err(error) = announcer.send()
+            {
+                eprintln!("The workload could not be announced: {error}");
+            }
+            *due > now
+        });
+    }
+
+    /// Whether announcements are still to be sent.
+    pub(super) fn is_announcing(&self) -> bool {
+        !self.announcing.is_empty()
+    }
+
+    /// Takes connections out of repair mode that a capture, here or in a shim that died, put into it.
+    pub(super) fn end_repair(&mut self) -> Result<()> {
+        if let Some(mut held) = self.held.take() {
+            held.resume();
+            return Ok(());
+        }
+        let Some(capsule) = &self.capsule else { return Ok(()) };
+        let procs = capsule.cgroup().procs().map_err(|e| unable("The tasks could not be listed", &e))?;
+        let task = |host_pid: i32| {
+            let status = ferry_sys::proc::status::read(&host_pid.to_string()).ok()?;
+            Some(files::TaskRef { host_pid, ns_pid: *status.ns_pid.last()? })
+        };
+        let tasks: Vec<files::TaskRef> = procs.into_iter().filter_map(task).collect();
+        files::end_repair(&tasks)?;
+        Ok(())
     }
 
     /// Kills what there is and removes the capsule.
     pub(super) fn destroy(&mut self) -> Result<()> {
         self.building = None;
         self.terminal = None;
-        if let (Some(capsule), Some(record)) = (&self.capsule, &self.record)
-            && let Some(net) = &record.spec.network
-        {
+        let device = self
+            .record
+            .as_ref()
+            .filter(|record| record.spec.network.is_some())
+            .map(|record| record.spec.clone());
+        if let Some(spec) = &device {
             // Down first: what the dying sockets still say must not reach anybody.
-            let _ = network::lock(capsule, &record.spec, net);
-            let _ = network::detach(capsule, &record.spec, net);
+            let _ = network::lock(spec);
         }
+        self.announcing.clear();
         if let Some(capsule) = self.capsule.take() {
             let _ = capsule.cgroup().kill();
             let _ = capsule.cgroup().thaw();
             capsule.destroy()?;
+        }
+        // Connections in repair mode end silently, now that nobody else holds them.
+        self.held = None;
+        if let Some(spec) = &device {
+            network::detach(spec)?;
         }
         self.record = None;
         Record::remove(&self.dir).map_err(|e| unable("The workload's record could not be removed", &e))

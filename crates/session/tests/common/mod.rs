@@ -121,7 +121,8 @@ impl Place {
     }
 
     pub fn assert_empty(&self, name: &str) {
-        let left: Vec<_> = std::fs::read_dir(self.dir(name)).unwrap().map(|each| each.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(self.dir(name)).unwrap().map(|each| each.unwrap().file_name()).collect();
         let known = ["log", "shim.log", "shim.lock", "shim.sock", "journal"];
         assert!(left.iter().all(|each| known.iter().any(|known| each == known)), "{left:?}");
     }
