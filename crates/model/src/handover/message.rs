@@ -73,7 +73,7 @@ pub enum Body {
     /// Target: reserved.
     #[n(16)]
     Reserved,
-    /// Target: no, and nothing is left here.
+    /// Target: nothing is here and nothing will ever be, of this move. Said only once that is in its journal.
     #[n(17)]
     Discarded {
         /// Why.
@@ -120,6 +120,14 @@ pub enum Body {
     /// Target, post-copy: understood that the pages are gone; it is frozen for good.
     #[n(24)]
     Lost,
+    /// Target: will not take this offer now (policy, space, busy). Nothing is journalled, a repeated offer may fare better: so this
+    /// counts only while the offer is open. Taken for [`Self::Discarded`] later, it could end the last copy.
+    #[n(25)]
+    Refused {
+        /// Why.
+        #[n(0)]
+        reason: String,
+    },
 }
 
 impl Message {

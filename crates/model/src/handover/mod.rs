@@ -123,9 +123,9 @@ pub enum Input {
     Sent(Receipt),
     /// Target: whole, in a frozen cgroup, no ptrace left on it (answers [`Effect::Restore`]).
     Restored(Receipt),
-    /// Target: it can start (answers [`Effect::Check`]).
+    /// The copy is there and can start (answers [`Effect::Check`]).
     Ready,
-    /// Target: it cannot start, for this reason (answers [`Effect::Check`]).
+    /// The copy is gone, or (at a target) cannot start, for this reason (answers [`Effect::Check`]).
     NotReady(String),
     /// It runs (answers [`Effect::Thaw`]).
     Thawed,
@@ -162,7 +162,8 @@ pub enum Effect {
     Destroy,
     /// Target: finish restoring. Answered by [`Input::Restored`] or [`Input::Cancel`].
     Restore,
-    /// Target: is the copy there and can it start? Changes nothing. Answered by [`Input::Ready`] or [`Input::NotReady`].
+    /// Is the copy there, whole and frozen, and (at a target) can it start? Changes nothing. Answered by [`Input::Ready`] or
+    /// [`Input::NotReady`].
     Check,
     /// Post-copy, source: serve pages of the frozen copy to this target for this move only. May be asked again.
     Serve,
@@ -206,6 +207,34 @@ pub trait Machine {
     fn in_doubt(&self) -> bool;
     /// One word for the journal's reader: where the machine stands.
     fn stage(&self) -> &'static str;
+}
+
+/// The answer to a message about a move that has no running machine here: from the journal, if the move ended here; else as
+/// [`Message::answer_to_stranger`], if the journal is one of this workload at all. `None`: nothing to say, or the journal says
+/// that the move has *not* ended and a machine has to be recovered first.
+#[must_use]
+pub fn answer_from_journal(
+    entries: &[Entry],
+    me: &HostName,
+    boot_id: BootId,
+    message: &Message,
+) -> Option<Message> {
+    let input = Input::Message(message.clone());
+    let said = |machine: &mut dyn Machine| {
+        machine.outcome()?;
+        machine.on(input.clone()).into_iter().find_map(|effect| match effect {
+            Effect::Send(message) => Some(message),
+            _ => None,
+        })
+    };
+    if let Some((mut source, _)) = Source::recover(entries, message.key, me, boot_id, false) {
+        return said(&mut source);
+    }
+    if let Some((mut target, _)) = Target::recover(entries, message.key, me, boot_id, false) {
+        return said(&mut target);
+    }
+    entry::last_record(entries).filter(|record| record.id == message.key.id)?;
+    message.answer_to_stranger()
 }
 
 /// The record after `key`'s move was won by `owner`.

@@ -27,7 +27,7 @@ pub struct Source {
 enum Stage {
     Offered { reserved: bool },
     Freezing,
-    Frozen { sent: Option<Receipt> },
+    Frozen { sent: Option<Receipt>, cancel: Option<String> },
     Orphan,
     Deciding { receipt: Receipt, target_boot_id: BootId, fence: bool, doubt: bool },
     Committed { record: Record, over: Option<Outcome> },
@@ -67,7 +67,7 @@ impl Source {
             let Some(source) = &mut source else { continue };
             source.copy = copy;
             source.stage = match step {
-                Step::Frozen => Stage::Frozen { sent: None },
+                Step::Frozen => Stage::Frozen { sent: None, cancel: None },
                 Step::Deciding { receipt, target_boot_id } => Stage::Deciding {
                     receipt: *receipt,
                     target_boot_id: *target_boot_id,
@@ -238,7 +238,8 @@ impl Source {
                 *reserved = true;
                 Vec::new()
             }
-            (Stage::Frozen { sent: Some(sent) }, Body::Prepared { receipt, boot_id }) => {
+            (Stage::Offered { reserved: false }, Body::Refused { reason }) => self.abort(reason),
+            (Stage::Frozen { sent: Some(sent), .. }, Body::Prepared { receipt, boot_id }) => {
                 if *sent == receipt {
                     return self.decide(receipt, boot_id);
                 }
@@ -288,7 +289,7 @@ impl Source {
     fn on_tick(&mut self) -> Vec<Effect> {
         match &self.stage {
             Stage::Offered { reserved: false } => vec![self.send(Body::Offer { terms: self.terms })],
-            Stage::Frozen { sent: Some(receipt) } => {
+            Stage::Frozen { sent: Some(receipt), .. } => {
                 let state = self.send(Body::State { receipt: *receipt });
                 if self.terms.purpose == Purpose::Clone { vec![Effect::Thaw, state] } else { vec![state] }
             }
@@ -306,7 +307,7 @@ impl Source {
                 }
             }
             Stage::Aborting { .. } => vec![Effect::Thaw],
-            Stage::Offered { .. } | Stage::Freezing | Stage::Frozen { sent: None } | Stage::Ended(_) => {
+            Stage::Offered { .. } | Stage::Freezing | Stage::Frozen { sent: None, .. } | Stage::Ended(_) => {
                 Vec::new()
             }
         }
@@ -315,6 +316,10 @@ impl Source {
     fn on_copy_gone(&mut self) -> Vec<Effect> {
         self.copy = false;
         let clone = self.terms.purpose == Purpose::Clone;
+        if let Stage::Deciding { fence, .. } = &mut self.stage {
+            // Nothing is left here to take back.
+            *fence = false;
+        }
         match &self.stage {
             Stage::Offered { .. } | Stage::Freezing => self.abort("The workload ended".into()),
             Stage::Frozen { .. } if clone => self.abort("The workload ended".into()),
@@ -334,40 +339,49 @@ impl Machine for Source {
         match (&mut self.stage, input) {
             (_, Input::Message(message)) if message.key == self.key => self.on_message(message.body),
             (_, Input::Tick) => self.on_tick(),
-            (Stage::Offered { .. } | Stage::Freezing | Stage::Frozen { .. }, Input::Cancel(reason)) => {
-                self.abort(reason)
+            (Stage::Offered { .. } | Stage::Freezing, Input::Cancel(reason)) => self.abort(reason),
+            // Something may have killed the frozen copy unnoticed, and then the target's is the last: look before it is given up.
+            (Stage::Frozen { cancel, .. }, Input::Cancel(reason)) => {
+                *cancel = Some(reason);
+                vec![Effect::Check]
             }
+            (Stage::Frozen { cancel, .. }, Input::Ready) => match cancel.take() {
+                Some(reason) => self.abort(reason),
+                None => Vec::new(),
+            },
+            (Stage::Deciding { .. }, Input::Fence) if self.copy => vec![Effect::Check],
+            (Stage::Deciding { receipt, target_boot_id, fence, .. }, Input::Ready) => {
+                *fence = true;
+                let (receipt, boot_id) = (*receipt, *target_boot_id);
+                vec![self.ask(receipt, boot_id, true)]
+            }
+            (_, Input::NotReady(_)) => self.on_copy_gone(),
             (Stage::Offered { reserved: true }, Input::FreezeNow) => {
                 self.stage = Stage::Freezing;
                 vec![Effect::Freeze]
             }
             (Stage::Freezing, Input::Captured) => {
-                self.stage = Stage::Frozen { sent: None };
+                self.stage = Stage::Frozen { sent: None, cancel: None };
                 vec![self.journal(Step::Frozen)]
             }
-            (Stage::Frozen { sent: sent @ None }, Input::Sent(receipt)) => {
+            (Stage::Frozen { sent: sent @ None, .. }, Input::Sent(receipt)) => {
                 *sent = Some(receipt);
                 let state = self.send(Body::State { receipt });
                 // A clone's original has given all that is asked of it.
                 let clone = self.terms.purpose == Purpose::Clone;
                 if clone { vec![Effect::Thaw, state] } else { vec![state] }
             }
-            (Stage::Deciding { doubt, fence, .. }, Input::Decider(answer)) => {
+            (Stage::Deciding { doubt, .. }, Input::Decider(answer)) => {
                 *doubt = matches!(answer, Answer::Unknown | Answer::Refused(_));
-                // A commit against the registry's rules will never be one: put it out of reach, then let it run here.
-                *fence |= matches!(answer, Answer::Refused(_)) && self.copy;
                 match answer {
                     Answer::Won(record) | Answer::Is(record) => self.obey(&record),
+                    // Against the registry's rules it will never be a commit: put it out of reach, then let it run here.
+                    Answer::Refused(_) if self.copy => vec![Effect::Check],
                     Answer::Unknown | Answer::Refused(_) => Vec::new(),
                 }
             }
             (Stage::Committed { .. }, Input::Decider(Answer::Won(record) | Answer::Is(record))) => {
                 self.obey(&record)
-            }
-            (Stage::Deciding { receipt, target_boot_id, fence, .. }, Input::Fence) if self.copy => {
-                *fence = true;
-                let (receipt, boot_id) = (*receipt, *target_boot_id);
-                vec![self.ask(receipt, boot_id, true)]
             }
             (Stage::Aborting { outcome, .. }, Input::Thawed) => {
                 self.stage = Stage::Ended(*outcome);

@@ -1,0 +1,166 @@
+//! The handover, checked in every state that two hosts, a decider and a bad network can get into.
+//!
+//! Every message may be lost, doubled, late or out of order; each node may die between any two effects and come back; hosts
+//! restart (frozen copies are gone); the decider's answers get lost and its changes come late; moves are cancelled at any
+//! time; a target cannot start. Bounded by how often each may happen; `FERRY_SOAK=1` raises the bounds.
+
+mod checker;
+mod mutation;
+mod world;
+
+use checker::Checker;
+use mutation::Mutation;
+use stateright::{Checker as _, DiscoveryClassification, HasDiscoveries, Model};
+use std::time::{Duration, Instant};
+use world::{Config, Faults};
+
+/// Every state, or (soak) as many as fit into half an hour.
+fn check(what: &str, config: Config) {
+    let start = Instant::now();
+    let checked = Checker(config).checker().threads(2).timeout(Duration::from_secs(1800)).spawn_bfs().join();
+    println!(
+        "{what}: {} states ({} transitions, depth {}) in {:.1} s",
+        checked.unique_state_count(),
+        checked.state_count(),
+        checked.max_depth(),
+        start.elapsed().as_secs_f64()
+    );
+    for (name, path) in checked.discoveries() {
+        if matches!(checked.discovery_classification(name), DiscoveryClassification::Counterexample) {
+            panic!("{what}: {name} does not hold:\n{}", steps(path));
+        }
+    }
+    checked.assert_properties();
+}
+
+/// The way into a state, for whoever has to understand it.
+fn steps(path: stateright::Path<world::World, checker::Action>) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    for (world, action) in path.into_vec() {
+        for host in &world.hosts {
+            let stage = host.role.as_ref().map_or("-", |role| role.seen().stage());
+            let up = if host.up { "" } else { " (down)" };
+            let _ = write!(text, "{stage}{up}, {:?}, waits for {:?}; ", host.copy, host.waiting);
+        }
+        let _ = writeln!(text, "gone {} {:?}", world.gone, world.broken);
+        if let Some(checker::Action { event, cut }) = action {
+            let event = match event {
+                checker::Event::Deliver(to, message) => format!("deliver to {to} {:?}", message.body),
+                event => format!("{event:?}"),
+            };
+            let _ = writeln!(
+                text,
+                "    {event} {}",
+                cut.map_or(String::new(), |cut| format!("and crash after {cut}"))
+            );
+        }
+    }
+    text
+}
+
+const NONE: Faults = Faults {
+    moves: 1,
+    crashes: 0,
+    reboots: 0,
+    kills: 0,
+    unknowns: 0,
+    cancels: 0,
+    cannot_starts: 0,
+    fences: 0,
+};
+
+/// One of each fault, in any order, at any time of one move.
+const ONE_OF_EACH: Faults =
+    Faults { crashes: 1, reboots: 1, kills: 1, unknowns: 1, cancels: 1, cannot_starts: 1, fences: 1, ..NONE };
+
+/// Again after a cancel, or there and back: what is late from the first move meets the second.
+const TWO_MOVES: Faults = Faults { moves: 2, crashes: 1, cancels: 1, unknowns: 1, ..NONE };
+
+fn config(embedded: bool, post_copy: bool, faults: Faults) -> Config {
+    Config { embedded, post_copy, faults, mutation: Mutation::None }
+}
+
+#[test]
+fn the_owners_journal_decides() {
+    check("pre-copy, embedded decider, one of each fault", config(true, false, ONE_OF_EACH));
+}
+
+#[test]
+fn a_decider_of_its_own_decides() {
+    check("pre-copy, separate decider, one of each fault", config(false, false, ONE_OF_EACH));
+}
+
+#[test]
+fn post_copy_with_the_owners_journal() {
+    check("post-copy, embedded decider, one of each fault", config(true, true, ONE_OF_EACH));
+}
+
+#[test]
+fn post_copy_with_a_decider_of_its_own() {
+    check("post-copy, separate decider, one of each fault", config(false, true, ONE_OF_EACH));
+}
+
+#[test]
+fn nodes_die_twice() {
+    let faults = Faults { crashes: 2, unknowns: 1, cancels: 1, cannot_starts: 1, ..NONE };
+    check("pre-copy, embedded decider, two crashes", config(true, false, faults));
+    check("post-copy, separate decider, two crashes", config(false, true, faults));
+}
+
+#[test]
+fn a_second_move_meets_what_is_late_from_the_first() {
+    check("two moves, embedded decider", config(true, false, TWO_MOVES));
+    check("two post-copy moves, separate decider", config(false, true, TWO_MOVES));
+}
+
+/// The larger bound of `cargo xtask soak`.
+#[test]
+fn soak() {
+    if std::env::var_os("FERRY_SOAK").is_none() {
+        println!("set FERRY_SOAK=1 for the larger bound");
+        return;
+    }
+    for (embedded, post_copy) in [(true, false), (false, false), (true, true), (false, true)] {
+        let what = format!("embedded {embedded}, post-copy {post_copy}");
+        let twice = Faults { crashes: 2, reboots: 2, ..ONE_OF_EACH };
+        check(&format!("{what}, two crashes and restarts"), config(embedded, post_copy, twice));
+        let again = Faults { moves: 2, ..ONE_OF_EACH };
+        check(&format!("{what}, two moves, one of each fault"), config(embedded, post_copy, again));
+    }
+}
+
+/// Breaks a rule and expects the checker to notice.
+fn noticed(mutation: Mutation, post_copy: bool, faults: Faults) {
+    for embedded in [true, false] {
+        let config = Config { embedded, post_copy, faults, mutation };
+        let checked =
+            Checker(config).checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        let found = checked.discoveries().into_keys().any(|name| {
+            matches!(checked.discovery_classification(name), DiscoveryClassification::Counterexample)
+        });
+        assert!(
+            found,
+            "{mutation:?} (embedded {embedded}) went unnoticed in {} states",
+            checked.unique_state_count()
+        );
+    }
+}
+
+#[test]
+fn broken_rules_are_noticed() {
+    let crash = Faults { crashes: 1, ..NONE };
+    let unknown = Faults { unknowns: 1, ..NONE };
+    let both = Faults { crashes: 1, unknowns: 1, cancels: 1, ..NONE };
+    noticed(Mutation::TargetDiscardsOnTimeout, false, crash);
+    noticed(Mutation::SourceThawsInDoubt, false, unknown);
+    noticed(Mutation::SourceCancelsLate, false, unknown);
+    noticed(Mutation::DecidingNotJournalled, false, both);
+    noticed(Mutation::ThawBeforeStarting, false, Faults { cannot_starts: 1, ..crash });
+    noticed(Mutation::StartingNotJournalled, false, Faults { cannot_starts: 1, ..crash });
+    noticed(Mutation::TargetStartsUnasked, false, Faults { cancels: 1, ..NONE });
+    noticed(Mutation::SourceDestroysEarly, false, Faults { cannot_starts: 1, ..NONE });
+    noticed(Mutation::AbortedNotJournalled, false, Faults { reboots: 1, ..both });
+    noticed(Mutation::PreparedNotJournalled, false, crash);
+    noticed(Mutation::PagesDroppedAtRunning, true, NONE);
+}
