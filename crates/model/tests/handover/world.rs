@@ -274,6 +274,12 @@ impl World {
                 if self.hosts[h].runs() {
                     self.broken = Some("a running copy was destroyed");
                 }
+                let key = self.key(h);
+                let starts = |entry: &Entry| matches!(entry, Entry::Step { key: of, step: Step::Starting, .. } if Some(*of) == key);
+                let is_source = matches!(self.hosts[h].role, Some(Role::Source(_)));
+                if is_source && !self.hosts[1 - h].journal.iter().any(starts) {
+                    self.broken = Some("the source's copy was destroyed before the target started");
+                }
                 if self.hosts[1 - h].missing && self.hosts[1 - h].runs() {
                     self.broken = Some("pages that are still missing were destroyed");
                 }
