@@ -46,6 +46,8 @@ pub trait World {
     fn cas(&mut self, cas: &Cas) -> Answer;
     /// Asks the decider for the record.
     fn read(&mut self, id: WorkloadId) -> Answer;
+    /// [`Effect::Look`]: are the frozen tasks of this host's copy still there? Asked before a copy is relied on again.
+    fn copy_exists(&mut self) -> bool;
     /// Told after each input that the machine took, with where it stands now: for events and pictures. Does nothing by itself.
     fn stood(&mut self, _stage: &'static str) {}
 }
@@ -113,6 +115,9 @@ impl<M: Machine> Driver<M> {
             }
             Effect::Cas(cas) => return Ok(Some(Input::Decider(world.cas(cas)))),
             Effect::Read => return Ok(Some(Input::Decider(world.read(self.machine.key().id)))),
+            Effect::Look => {
+                return Ok(Some(if world.copy_exists() { Input::Ready } else { Input::CopyGone }));
+            }
             Effect::Freeze => Act::Freeze,
             Effect::Thaw => Act::Thaw,
             Effect::Destroy => Act::Destroy,

@@ -123,9 +123,9 @@ pub enum Input {
     Sent(Receipt),
     /// Target: whole, in a frozen cgroup, no ptrace left on it (answers [`Effect::Restore`]).
     Restored(Receipt),
-    /// The copy is there and can start (answers [`Effect::Check`]).
+    /// The copy is there (answers [`Effect::Look`]) and can start (answers [`Effect::Check`]).
     Ready,
-    /// The copy is gone, or (at a target) cannot start, for this reason (answers [`Effect::Check`]).
+    /// Target: it cannot start, for this reason (answers [`Effect::Check`]).
     NotReady(String),
     /// It runs (answers [`Effect::Thaw`]).
     Thawed,
@@ -162,9 +162,10 @@ pub enum Effect {
     Destroy,
     /// Target: finish restoring. Answered by [`Input::Restored`] or [`Input::Cancel`].
     Restore,
-    /// Is the copy there, whole and frozen, and (at a target) can it start? Changes nothing. Answered by [`Input::Ready`] or
-    /// [`Input::NotReady`].
+    /// Target: is the copy there and can it start? Changes nothing. Answered by [`Input::Ready`] or [`Input::NotReady`].
     Check,
+    /// Source: does the frozen copy still exist? Changes nothing. Answered by [`Input::Ready`] or [`Input::CopyGone`].
+    Look,
     /// Post-copy, source: serve pages of the frozen copy to this target for this move only. May be asked again.
     Serve,
     /// Post-copy, target: pages will never come. Freeze the workload and keep it so. May be asked again.

@@ -343,19 +343,18 @@ impl Machine for Source {
             // Something may have killed the frozen copy unnoticed, and then the target's is the last: look before it is given up.
             (Stage::Frozen { cancel, .. }, Input::Cancel(reason)) => {
                 *cancel = Some(reason);
-                vec![Effect::Check]
+                vec![Effect::Look]
             }
             (Stage::Frozen { cancel, .. }, Input::Ready) => match cancel.take() {
                 Some(reason) => self.abort(reason),
                 None => Vec::new(),
             },
-            (Stage::Deciding { .. }, Input::Fence) if self.copy => vec![Effect::Check],
+            (Stage::Deciding { .. }, Input::Fence) if self.copy => vec![Effect::Look],
             (Stage::Deciding { receipt, target_boot_id, fence, .. }, Input::Ready) => {
                 *fence = true;
                 let (receipt, boot_id) = (*receipt, *target_boot_id);
                 vec![self.ask(receipt, boot_id, true)]
             }
-            (_, Input::NotReady(_)) => self.on_copy_gone(),
             (Stage::Offered { reserved: true }, Input::FreezeNow) => {
                 self.stage = Stage::Freezing;
                 vec![Effect::Freeze]
@@ -376,7 +375,7 @@ impl Machine for Source {
                 match answer {
                     Answer::Won(record) | Answer::Is(record) => self.obey(&record),
                     // Against the registry's rules it will never be a commit: put it out of reach, then let it run here.
-                    Answer::Refused(_) if self.copy => vec![Effect::Check],
+                    Answer::Refused(_) if self.copy => vec![Effect::Look],
                     Answer::Unknown | Answer::Refused(_) => Vec::new(),
                 }
             }

@@ -107,7 +107,7 @@ impl Checker {
         let waiting = world.hosts[h].waiting.remove(0);
         let input = match (waiting, fate) {
             (Waiting::For(input), Fate::Good) => input,
-            (Waiting::Check, Fate::Good) => {
+            (Waiting::Check | Waiting::Look, Fate::Good) => {
                 if world.hosts[h].copy == Copy::None {
                     Input::CopyGone
                 } else {
@@ -247,7 +247,7 @@ impl Model for Checker {
             }
             match host.waiting.first() {
                 None => events.push(Event::Tick(h)),
-                Some(Waiting::For(_)) => events.push(Event::Answer(h, Fate::Good)),
+                Some(Waiting::For(_) | Waiting::Look) => events.push(Event::Answer(h, Fate::Good)),
                 Some(Waiting::Check) => {
                     events.push(Event::Answer(h, Fate::Good));
                     if world.left.cannot_starts > 0 && matches!(role, Role::Target(_)) {

@@ -76,6 +76,7 @@ impl Role {
 pub enum Waiting {
     For(Input),
     Check,
+    Look,
     Cas(Cas),
     Read,
 }
@@ -287,6 +288,7 @@ impl World {
                 self.hosts[h].wait(Waiting::For(Input::Destroyed));
             }
             Effect::Check => self.hosts[h].wait(Waiting::Check),
+            Effect::Look => self.hosts[h].wait(Waiting::Look),
             Effect::Cas(cas) => self.hosts[h].wait(Waiting::Cas(cas)),
             Effect::Read => self.hosts[h].wait(Waiting::Read),
             Effect::Serve => {}
