@@ -117,16 +117,6 @@ impl Embedded {
         }
     }
 
-    /// The record as `owner` (the owner under some epoch) knows it, or whoever it gave the workload to. What a target asks, which
-    /// has no record of its own and must believe only the source.
-    #[must_use]
-    pub fn read_from(&self, owner: &HostName, id: WorkloadId) -> Answer {
-        match self.peers.record(owner, id) {
-            Ok(Some(record)) if record.id == id => Answer::Is(self.follow(record).record),
-            _ => Answer::Unknown,
-        }
-    }
-
     /// Follows owners to ever higher epochs. Each is believed only about what it owned.
     fn follow(&self, mut record: Record) -> Located {
         for _ in 0..HOPS_MAX {
@@ -158,6 +148,13 @@ impl Registry for Embedded {
     fn read(&self, id: WorkloadId) -> Answer {
         // An unconfirmed record is still a fact about its epoch, which is all that a handover takes from it.
         self.local(id).map_or(Answer::Unknown, |record| Answer::Is(self.follow(record).record))
+    }
+
+    fn read_from(&self, owner: &HostName, id: WorkloadId) -> Answer {
+        match self.peers.record(owner, id) {
+            Ok(Some(record)) if record.id == id => Answer::Is(self.follow(record).record),
+            _ => Answer::Unknown,
+        }
     }
 
     fn cas(&self, cas: &Cas) -> Answer {

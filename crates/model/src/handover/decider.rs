@@ -175,6 +175,9 @@ pub fn apply(current: &Record, cas: &Cas, by: &By) -> Result<Record, Answer> {
 pub trait Registry {
     /// The record of `id`.
     fn read(&self, id: WorkloadId) -> Answer;
+    /// The record as `owner` knows it (the owner under some epoch), or whoever it gave the workload to. What a target asks, which has
+    /// no record of its own and must believe only the source. A registry that is one service answers as [`Self::read`].
+    fn read_from(&self, owner: &HostName, id: WorkloadId) -> Answer;
     /// Compares and swaps.
     fn cas(&self, cas: &Cas) -> Answer;
 }

@@ -31,7 +31,8 @@ pub(super) fn is_alive(node: &Arc<dyn Node>, id: WorkloadId) -> bool {
         Ok(status) => {
             matches!(status.phase, Phase::Running | Phase::Frozen | Phase::Building | Phase::Prepared)
         }
-        Err(_) => false,
+        // A shim that cannot be asked says nothing about the tasks in its cgroup; only a directory without its record does.
+        Err(_) => node.directory(id).join(crate::shim::RECORD).exists(),
     }
 }
 

@@ -373,6 +373,10 @@ impl World for SourceRole {
         self.ground.read(id)
     }
 
+    fn copy_exists(&mut self) -> bool {
+        planning::is_alive(&self.ground.node, self.workload)
+    }
+
     fn stood(&mut self, stage: &'static str) {
         if stage == "committed" && self.committing.is_none() {
             self.committing = Some(Instant::now());

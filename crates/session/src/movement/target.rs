@@ -366,7 +366,11 @@ impl World for TargetRole {
     }
 
     fn read(&mut self, id: WorkloadId) -> Answer {
-        self.ground.read(id)
+        self.ground.node.registry().read_from(&self.ground.peer, id)
+    }
+
+    fn copy_exists(&mut self) -> bool {
+        planning::is_alive(&self.ground.node, self.ground.key.id)
     }
 }
 
