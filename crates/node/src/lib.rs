@@ -6,12 +6,15 @@
 pub mod api;
 pub mod audit;
 pub mod doctor;
+mod features;
 mod files;
 mod frame;
 mod journals;
+mod moves;
 mod node;
 pub mod peers;
 mod policy;
+mod recovery;
 pub mod trust;
 mod up;
 mod workloads;

@@ -3,6 +3,7 @@
 use crate::audit::{Audit, Verdict};
 use crate::files;
 use crate::journals::OpenJournals;
+use crate::moves::keep_history;
 use crate::peers::wire::{Reply, Request};
 use crate::peers::{Handler, Peers, push_members};
 use crate::policy::Policy;
@@ -16,11 +17,14 @@ use ferry_model::api;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::facts::HostFacts;
 use ferry_model::handover::By;
-use ferry_model::ids::{BootId, HostName};
+use ferry_model::ids::{BootId, HostName, MoveId};
 use ferry_session::decider::Embedded;
-use ferry_transfer::wire::greeting::Purpose;
+use ferry_session::facts::FileHashes;
+use ferry_session::movement::Movements;
+use ferry_transfer::wire::greeting::Hello;
+use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a host may take to say that it is there, for a list.
@@ -39,9 +43,13 @@ pub struct Node {
     pub registry: Embedded,
     /// What was let in or turned away.
     pub audit: Audit,
+    /// Remembered content hashes of files, for plans.
+    pub hashes: FileHashes,
     boot: BootId,
     began: Instant,
     address: Option<String>,
+    movements: OnceLock<Movements>,
+    pulled: Mutex<HashMap<MoveId, HostName>>,
 }
 
 impl Node {
@@ -79,6 +87,15 @@ impl Node {
         }
         let (found, restarted) = self.workloads.reconnect();
         tracing::info!(workloads = found, shims_restarted = restarted, "workloads found");
+        for id in self.workloads.ids_on_disk() {
+            match self.movements().and_then(|moves| moves.recover(id)) {
+                Ok(Some(id)) => tracing::info!(%id, "a move is taken up again from its journal"),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(workload = %id, %error, causes = ?error.causes, "its journal cannot be read")
+                }
+            }
+        }
     }
 
     /// Who this node is.
@@ -106,10 +123,33 @@ impl Node {
     }
 
     /// What this host says of itself for plans.
-    pub fn facts(&self) -> Result<HostFacts> {
+    #[must_use]
+    pub fn facts(&self) -> HostFacts {
         let bridge = std::path::Path::new("/sys/class/net").join(&self.config.bridge).exists();
         let bridge = bridge.then(|| self.config.bridge.clone());
-        ferry_session::facts::gather(self.identity.name(), &self.config.state, crate::api::features(), bridge)
+        let gathered = ferry_session::facts::gather(
+            self.identity.name(),
+            &self.config.state,
+            crate::features::working(),
+            bridge,
+        );
+        gathered.unwrap_or_else(|error| {
+            tracing::error!(%error, causes = ?error.causes, "the facts of this host cannot be gathered");
+            // A host of which nothing is known fits nothing: every plan to it has blockers.
+            HostFacts {
+                host: self.identity.name().clone(),
+                architecture: String::new(),
+                kernel_release: String::new(),
+                cpu_flags: Vec::new(),
+                xsave_bytes: 0,
+                vdso: None,
+                page_bytes: 0,
+                kernel_features: Vec::new(),
+                memory_available_bytes: 0,
+                disk_available_bytes: 0,
+                bridge: None,
+            }
+        })
     }
 
     /// What `GET /v1/node` says.
@@ -128,7 +168,7 @@ impl Node {
                 members_version: self.peers.roster().now().version,
             },
             workloads: self.workloads.count(),
-            moves: 0,
+            moves: self.moves_running(),
             uptime_seconds: self.began.elapsed().as_secs(),
         }
     }
@@ -210,7 +250,7 @@ impl Node {
         let member = members.find(name).ok_or_else(|| no_such_host(name))?;
         let mut host = self.host(member);
         let facts = if host.here {
-            Some(self.facts()?)
+            Some(self.facts())
         } else {
             match self.peers.ask(name, &Request::Facts) {
                 Ok(Reply::Facts { facts }) => Some(facts),
@@ -266,7 +306,7 @@ impl Handler for Node {
                 self.peers.roster().adopt(Members::from(members))?;
                 Ok(Reply::Done)
             }
-            Request::Facts => Ok(Reply::Facts { facts: self.facts()? }),
+            Request::Facts => Ok(Reply::Facts { facts: self.facts() }),
             Request::Record { id } => Ok(Reply::Record { record: self.registry.local(id) }),
             Request::Cas { cas } => {
                 let answer = self.registry.decide(&cas, &By::Host(from.clone()));
@@ -276,15 +316,17 @@ impl Handler for Node {
                 }
                 Ok(Reply::Decided { answer })
             }
-            Request::Pull { .. } | Request::Journal { .. } => {
-                Err(Error::new(Kind::Unable, "This version does not do that"))
-            }
+            Request::Pull { workload, method } => self.pulled_by(from, &workload, method),
+            Request::Journal { id } => Ok(self.tell_journal(id)),
+            Request::Move { id } => self.tell_move(from, id),
         }
     }
 
-    fn moving(&self, from: HostName, _purpose: Purpose, stream: UnixStream) {
-        self.audit.note(from.as_str(), "a move", Verdict::Refused, "this version takes none");
-        drop(stream);
+    fn moving(&self, from: HostName, hello: Hello, stream: UnixStream) {
+        let taken = self.movements().and_then(|moves| moves.accept(&from, &hello, Box::new(stream)));
+        if let Err(error) = taken {
+            self.audit.note(from.as_str(), "a connection of a move", Verdict::Refused, &error.message);
+        }
     }
 
     fn join(&self, request: &JoinRequest) -> Result<JoinAnswer> {

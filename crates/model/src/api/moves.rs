@@ -5,6 +5,7 @@ use crate::event::Event;
 use crate::ids::{HostName, MoveId, WorkloadId};
 use crate::plan::Plan;
 use crate::planning::Method;
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -49,18 +50,23 @@ pub enum MoveRole {
 }
 
 /// Where a move stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MoveState {
     /// Under way.
+    #[n(0)]
     Running,
     /// The workload runs at the target.
+    #[n(1)]
     Done,
     /// It was given up; the workload runs at the source.
+    #[n(2)]
     RolledBack,
     /// Refused before anything was touched.
+    #[n(3)]
     Refused,
     /// Nobody knows yet: both sides stay frozen and ask the decider.
+    #[n(4)]
     InDoubt,
 }
 

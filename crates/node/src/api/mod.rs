@@ -4,6 +4,7 @@
 mod answer;
 mod hosts;
 mod logs;
+mod moves;
 mod openapi;
 pub mod socket;
 mod streams;
@@ -42,13 +43,14 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/workloads/{workload}/kill", post(workloads::kill))
         .route("/v1/workloads/{workload}/attach", post(streams::attach))
         .route("/v1/workloads/{workload}/exec", post(streams::exec))
+        .route("/v1/workloads/{workload}/plan", post(moves::plan))
+        .route("/v1/workloads/{workload}/clone", post(moves::clone))
+        .route("/v1/workloads/{workload}/recovery", get(moves::recovery).post(moves::recover))
+        .route("/v1/moves", get(moves::list).post(moves::begin))
+        .route("/v1/moves/{id}", get(moves::show))
+        .route("/v1/moves/{id}/events", get(moves::events))
+        .route("/v1/moves/{id}/cancel", post(moves::cancel))
         .fallback(answer::no_such_path)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
-}
-
-/// Kernel features that work here, by the names that `ferry check` prints.
-#[must_use]
-pub fn features() -> Vec<String> {
-    Vec::new()
 }

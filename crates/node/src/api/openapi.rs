@@ -28,6 +28,15 @@ use utoipa::OpenApi;
         super::logs::logs,
         super::streams::attach,
         super::streams::exec,
+        super::moves::plan,
+        super::moves::clone,
+        super::moves::recovery,
+        super::moves::recover,
+        super::moves::begin,
+        super::moves::list,
+        super::moves::show,
+        super::moves::events,
+        super::moves::cancel,
     )
 )]
 struct Description;

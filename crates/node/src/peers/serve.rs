@@ -22,7 +22,7 @@ pub trait Handler: Send + Sync + 'static {
     fn answer(&self, from: &HostName, request: Request) -> Result<Reply>;
 
     /// Takes a connection of a move, after its greeting.
-    fn moving(&self, from: HostName, purpose: Purpose, stream: UnixStream);
+    fn moving(&self, from: HostName, hello: Hello, stream: UnixStream);
 
     /// Decides about a host that wants to join.
     fn join(&self, request: &JoinRequest) -> Result<JoinAnswer>;
@@ -35,17 +35,15 @@ pub trait Handler: Send + Sync + 'static {
 pub fn serve(mut stream: UnixStream, from: &HostName, handler: &dyn Handler) {
     match greet(&mut stream, from) {
         Err(cause) => tracing::debug!(%from, %cause, "a peer's greeting failed"),
-        Ok(hello) => match hello.purpose {
-            Purpose::Node => {
-                if let Err(error) = answer(&mut stream, from, handler) {
-                    tracing::debug!(%from, %error, "a peer's request failed");
-                }
+        Ok(hello) if hello.purpose == Purpose::Node => {
+            if let Err(error) = answer(&mut stream, from, handler) {
+                tracing::debug!(%from, %error, "a peer's request failed");
             }
-            purpose => {
-                let _ = stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None));
-                handler.moving(from.clone(), purpose, stream);
-            }
-        },
+        }
+        Ok(hello) => {
+            let _ = stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None));
+            handler.moving(from.clone(), hello, stream);
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 //! and variants are numbered by hand; a variant that is not known is an error to its sender and nothing else.
 
 use crate::trust::members::MembersRecord;
+use ferry_model::api::MoveState;
 use ferry_model::error::Error;
+use ferry_model::event::Event;
 use ferry_model::facts::HostFacts;
 use ferry_model::handover::{Answer, Cas, Record};
 use ferry_model::ids::{MoveId, WorkloadId};
@@ -66,6 +68,42 @@ pub enum Request {
         #[n(0)]
         id: WorkloadId,
     },
+    /// How does this move between us stand?
+    #[n(8)]
+    Move {
+        /// Which.
+        #[n(0)]
+        id: MoveId,
+    },
+}
+
+/// A move, told by the node at its source.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct MoveReport {
+    /// What moves.
+    #[n(0)]
+    pub workload: WorkloadId,
+    /// Its name.
+    #[n(1)]
+    pub name: String,
+    /// The original goes on.
+    #[n(2)]
+    pub clone: bool,
+    /// How state travels.
+    #[n(3)]
+    pub method: Method,
+    /// Where it stands.
+    #[n(4)]
+    pub state: MoveState,
+    /// When it began, seconds since 1970.
+    #[n(5)]
+    pub began_unix: u64,
+    /// Why it did not end well.
+    #[n(6)]
+    pub error: Option<Error>,
+    /// Everything that happened so far.
+    #[n(7)]
+    pub events: Vec<Event>,
 }
 
 /// A reply.
@@ -125,5 +163,12 @@ pub enum Reply {
         /// A line for each entry, oldest first.
         #[n(0)]
         lines: Vec<String>,
+    },
+    /// To `Move`.
+    #[n(8)]
+    Move {
+        /// How it stands.
+        #[n(0)]
+        report: MoveReport,
     },
 }

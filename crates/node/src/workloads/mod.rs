@@ -5,6 +5,8 @@
 mod record;
 mod request;
 
+pub use request::new_id;
+
 use crate::journals::OpenJournals;
 use crate::up::Config;
 use ferry_model::api::{
@@ -358,7 +360,26 @@ impl Workloads {
         last_record(journal.entries()).map_or(Epoch(0), |record| record.epoch)
     }
 
-    fn name_for(&self, wanted: Option<&str>, id: WorkloadId) -> Result<String> {
+    /// Addresses that the workloads of this host have.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        let records = self.records();
+        records
+            .values()
+            .filter(|record| record.gone_to.is_none())
+            .filter_map(|record| record.net.clone())
+            .collect()
+    }
+
+    /// Every workload of which there is a directory: also those of which only a journal is left.
+    #[must_use]
+    pub fn ids_on_disk(&self) -> Vec<WorkloadId> {
+        let names = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// The name that was asked for, checked; or one that is made up.
+    pub fn name_for(&self, wanted: Option<&str>, id: WorkloadId) -> Result<String> {
         match wanted {
             Some(name) => request::check_name(name),
             None => Ok(format!("w{}", &id.to_string()[2..10])),

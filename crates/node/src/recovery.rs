@@ -1,0 +1,195 @@
+//! `ferry recover`: what the journals of both sides and the decider say about a workload, in words, and the actions that can
+//! neither make two running copies nor none.
+
+use crate::node::Node;
+use crate::peers::wire::{Reply, Request};
+use ferry_model::api::{Recovery, RecoveryAction, WorkloadState};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::handover::entry::last_key;
+use ferry_model::handover::{Entry, Record, Standing, Step};
+use ferry_model::ids::{HostName, WorkloadId};
+use ferry_session::decider::{Journals, Located};
+use std::sync::PoisonError;
+
+/// Most lines of a journal that are told: the newest.
+const LINES_MAX: usize = 200;
+
+impl Node {
+    /// Where a workload stands, and what can be done.
+    pub fn recovery(&self, name: &str) -> Result<Recovery> {
+        let id = self.find_anywhere(name)?;
+        let entries = self.entries(id);
+        let peer_name = peer(&entries);
+        let peer =
+            peer_name.as_ref().and_then(|host| match self.peers().ask(host, &Request::Journal { id }) {
+                Ok(Reply::Journal { lines }) => Some(lines),
+                _ => None,
+            });
+        let located = self.registry.locate(id);
+        let state = self.workloads.get(id).ok().map(|workload| workload.state);
+        Ok(Recovery {
+            workload: id,
+            name: self.workloads.get(id).map_or_else(|_| id.to_string(), |workload| workload.name),
+            here: lines(&entries),
+            peer,
+            peer_name,
+            decider: decider(located.as_ref()),
+            epoch: located.as_ref().map(|located| located.record.epoch),
+            conclusion: self.conclusion(&entries, located.as_ref(), state),
+            actions: self.actions(id, &entries, state),
+        })
+    }
+
+    /// Does an action that was offered, and says how it stands then.
+    pub fn recover(&self, name: &str, action: &str) -> Result<Recovery> {
+        let id = self.find_anywhere(name)?;
+        let state = self.workloads.get(id).ok().map(|workload| workload.state);
+        let offered = self.actions(id, &self.entries(id), state);
+        if !offered.iter().any(|each| each.name == action) {
+            let names: Vec<String> = offered.into_iter().map(|each| each.name).collect();
+            let hint = if names.is_empty() { "nothing has to be done".to_owned() } else { names.join(", ") };
+            return Err(
+                Error::new(Kind::Usage, format!("'{action}' is not among the safe actions")).hint(hint)
+            );
+        }
+        match action {
+            "restart-shim" => self.workloads.restart_shim(id)?,
+            "resume-move" => drop(self.movements()?.recover(id)?),
+            _ => return Err(Error::new(Kind::Bug, format!("Nobody knows how to do '{action}'"))),
+        }
+        self.recovery(name)
+    }
+
+    /// What a peer is told of this host's journal.
+    pub fn tell_journal(&self, id: WorkloadId) -> Reply {
+        Reply::Journal { lines: lines(&self.entries(id)) }
+    }
+
+    /// A workload that is registered here, or of which there is only a journal left.
+    fn find_anywhere(&self, name: &str) -> Result<WorkloadId> {
+        self.workloads.find(name).or_else(|error| match name.parse::<WorkloadId>() {
+            Ok(id) if self.journals.find(id).is_some() => Ok(id),
+            _ => Err(error),
+        })
+    }
+
+    fn entries(&self, id: WorkloadId) -> Vec<Entry> {
+        let Some(journal) = self.journals.find(id) else { return Vec::new() };
+        let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.entries().to_vec()
+    }
+
+    fn conclusion(
+        &self,
+        entries: &[Entry],
+        located: Option<&Located>,
+        state: Option<WorkloadState>,
+    ) -> String {
+        let here = self.identity().name();
+        match (located, open_move(entries), state) {
+            (None, ..) => "Nobody in the fleet knows who owns it".to_owned(),
+            (Some(located), true, _) if !located.confirmed => {
+                format!(
+                    "A move is not over, and {} cannot be asked: both copies wait until it is back",
+                    located.record.owner
+                )
+            }
+            (Some(_), true, _) => "A move is not over; this node takes it up by itself".to_owned(),
+            (Some(located), false, _) if located.record.owner != *here => {
+                format!("It is {}'s under epoch {}", located.record.owner, located.record.epoch.0)
+            }
+            (Some(_), false, Some(WorkloadState::Running)) => "It is this host's, and runs".to_owned(),
+            (Some(_), false, Some(WorkloadState::Exited)) => "It is this host's, and has ended".to_owned(),
+            (Some(located), false, Some(WorkloadState::Lost)) if located.record.boot_id != self.boot() => {
+                "It is this host's, and its memory was lost when the host restarted".to_owned()
+            }
+            (Some(_), false, Some(WorkloadState::Lost)) => {
+                "It is this host's, and its shim is gone".to_owned()
+            }
+            (Some(_), false, _) => "It is this host's".to_owned(),
+        }
+    }
+
+    fn actions(
+        &self,
+        id: WorkloadId,
+        entries: &[Entry],
+        state: Option<WorkloadState>,
+    ) -> Vec<RecoveryAction> {
+        let mut actions = Vec::new();
+        if state == Some(WorkloadState::Lost) {
+            actions.push(RecoveryAction {
+                name: "restart-shim".to_owned(),
+                about: "start a successor for its shim, which takes over what is left of it".to_owned(),
+            });
+        }
+        if open_move(entries) && self.move_of(id).is_none() {
+            actions.push(RecoveryAction {
+                name: "resume-move".to_owned(),
+                about: "take the move up again from the journal".to_owned(),
+            });
+        }
+        actions
+    }
+}
+
+/// Whether the last move of a journal is not over.
+fn open_move(entries: &[Entry]) -> bool {
+    let Some(key) = last_key(entries) else { return false };
+    let of_it = entries.iter().filter_map(|entry| match entry {
+        Entry::Step { key: of, step, .. } if *of == key => Some(step),
+        _ => None,
+    });
+    !of_it.into_iter().any(|step| matches!(step, Step::Done | Step::HandedBack | Step::Lost))
+}
+
+/// The other side of the last move.
+fn peer(entries: &[Entry]) -> Option<HostName> {
+    entries.iter().rev().find_map(|entry| match entry {
+        Entry::Step { step: Step::Offered { to, .. }, .. } => Some(to.clone()),
+        Entry::Step { step: Step::Reserved { from, .. }, .. } => Some(from.clone()),
+        _ => None,
+    })
+}
+
+fn lines(entries: &[Entry]) -> Vec<String> {
+    let skipped = entries.len().saturating_sub(LINES_MAX);
+    entries.iter().skip(skipped).map(line).collect()
+}
+
+fn line(entry: &Entry) -> String {
+    match entry {
+        Entry::Record(record) => format!("owner {}", owner(record)),
+        Entry::Step { key, step, .. } => {
+            let more = match step {
+                Step::Offered { to, .. } => format!(" to {to}"),
+                Step::Reserved { from, .. } => format!(" for {from}"),
+                Step::Committed { record } => format!(": owner {}", owner(record)),
+                Step::Aborted { reason } | Step::Discarded { reason } | Step::HandingBack { reason } => {
+                    format!(": {reason}")
+                }
+                _ => String::new(),
+            };
+            format!("{} {}, epoch {}{more}", key.mv, step.name(), key.epoch.0)
+        }
+    }
+}
+
+fn owner(record: &Record) -> String {
+    let standing = match record.standing {
+        Standing::Running => "may run it".to_owned(),
+        Standing::Suspended(image) => format!("it is suspended to image {image}"),
+        Standing::Ended => "it has ended".to_owned(),
+    };
+    format!("{}, epoch {}, {standing}", record.owner, record.epoch.0)
+}
+
+fn decider(located: Option<&Located>) -> String {
+    match located {
+        None => "knows nothing of it".to_owned(),
+        Some(located) if located.confirmed => owner(&located.record),
+        Some(located) => {
+            format!("{} (its owner does not answer; this is what others know)", owner(&located.record))
+        }
+    }
+}
