@@ -66,7 +66,7 @@ impl Node {
         let boot = boot_id()?;
         let workloads = Workloads::open(&config, identity.name(), boot, journals.clone())?;
         let began = Instant::now();
-        Ok(Arc::new(Self {
+        let node = Arc::new(Self {
             config,
             identity,
             peers,
@@ -74,10 +74,27 @@ impl Node {
             journals,
             registry,
             audit,
+            hashes: FileHashes::default(),
             boot,
             began,
             address,
-        }))
+            movements: OnceLock::new(),
+            pulled: Mutex::default(),
+        });
+        let _ = node.movements.set(Movements::new(node.clone()));
+        let kept = Arc::downgrade(&node);
+        std::thread::spawn(move || keep_history(&kept));
+        Ok(node)
+    }
+
+    /// The moves of this host.
+    pub fn movements(&self) -> Result<&Movements> {
+        self.movements.get().ok_or_else(|| Error::new(Kind::Unable, "The node is not up yet"))
+    }
+
+    /// Moves that this host fetches, with the host that sends.
+    pub fn pulled(&self) -> MutexGuard<'_, HashMap<MoveId, HostName>> {
+        self.pulled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is done once after the start, beside serving.

@@ -67,7 +67,7 @@ pub async fn cancel(State(node): State<Arc<Node>>, Path(id): Path<String>) -> An
 pub async fn events(
     State(node): State<Arc<Node>>,
     Path(id): Path<String>,
-) -> Result<Sse<ReceiverStream<Result<SseEvent, Infallible>>>, Refusal> {
+) -> Result<Sse<impl futures_util::Stream<Item = Result<SseEvent, Infallible>>>, Refusal> {
     let (send, receive) = tokio::sync::mpsc::channel(64);
     blocking(move || {
         let id = node.get_move(&id)?.id;

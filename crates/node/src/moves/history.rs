@@ -23,8 +23,9 @@ pub fn keep_history(node: &Weak<Node>) {
     let mut written: HashSet<MoveId> = HashSet::new();
     while let Some(node) = node.upgrade() {
         let moves = node.movements().map(|all| all.list()).unwrap_or_default();
-        for one in moves.iter().filter(|one| one.standing != Standing::Running && !written.contains(&one.id))
-        {
+        let ended = moves.iter().filter(|one| one.standing != Standing::Running);
+        let new: Vec<_> = ended.filter(|one| !written.contains(&one.id)).collect();
+        for one in new {
             let whole = view::whole(node.identity().name(), one);
             match save(&node.config().state, &whole) {
                 Ok(()) => {

@@ -139,7 +139,8 @@ impl Node {
         if let Some(one) = self.movements()?.get(id) {
             return Ok(view::whole(self.identity().name(), &one));
         }
-        if let Some(from) = self.pulled().get(&id).cloned() {
+        let from = self.pulled().get(&id).cloned();
+        if let Some(from) = from {
             return self.look_at(&from, id);
         }
         history::load_one(&self.config().state, id)
