@@ -6,6 +6,8 @@
 pub mod api;
 pub mod audit;
 pub mod doctor;
+#[cfg(test)]
+mod attacks;
 mod features;
 mod files;
 mod frame;
