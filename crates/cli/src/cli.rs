@@ -94,6 +94,9 @@ pub enum Verb {
     Completions(verbs::completions::Args),
     /// Write man pages
     Man(verbs::man::Args),
+    /// The process that outlives the node and keeps one workload
+    #[command(hide = true)]
+    Shim(verbs::shim::Args),
     /// The demo's server
     #[command(hide = true)]
     KvServer(crate::demo::kv::server::Args),

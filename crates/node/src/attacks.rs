@@ -51,7 +51,8 @@ impl TestNode {
     }
 
     fn up(dir: tempfile::TempDir) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let identity = Identity::require(dir.path()).unwrap();
         let roster = Roster::new(dir.path(), Members::load(dir.path()).unwrap().unwrap());
         let (peers, listener) = runtime.block_on(async {
@@ -104,7 +105,11 @@ fn host(name: &str) -> HostName {
 }
 
 /// A certificate that `state`'s authority signs, with its key.
-fn signed(state: &Path, name: &str, usage: Usage) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Vec<u8>) {
+fn signed(
+    state: &Path,
+    name: &str,
+    usage: Usage,
+) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Vec<u8>) {
     let authority = Authority::load(state).unwrap().unwrap();
     let key = certificate::new_key().unwrap();
     let own = authority.sign(&key, &host(name), usage).unwrap();
@@ -114,7 +119,9 @@ fn signed(state: &Path, name: &str, usage: Usage) -> (Vec<CertificateDer<'static
 }
 
 /// An attacker's client that believes every server.
-fn attacker(shown: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>) -> Arc<rustls::ClientConfig> {
+fn attacker(
+    shown: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Arc<rustls::ClientConfig> {
     #[derive(Debug)]
     struct Gullible;
     impl rustls::client::danger::ServerCertVerifier for Gullible {
@@ -166,7 +173,8 @@ fn attacker(shown: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)
 fn gets_in(address: &str, config: Arc<rustls::ClientConfig>, name: &str) -> bool {
     let tcp = TcpStream::connect(address).unwrap();
     tcp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let connection = rustls::ClientConnection::new(config, certificate::server_name(&host(name)).unwrap()).unwrap();
+    let connection =
+        rustls::ClientConnection::new(config, certificate::server_name(&host(name)).unwrap()).unwrap();
     let mut stream = rustls::StreamOwned::new(connection, tcp);
     greeting::connect(&mut stream, &host(name), Purpose::Node).is_ok()
 }
@@ -181,7 +189,15 @@ fn members_reach_each_other_and_the_tool_of_the_attacks_works() {
     // With a member's own certificate the attacker's client gets in: what the tests below see is the refusal, not a mistake.
     let (chain, key, serial) = signed(alpha.dir.path(), "eve", Usage::Node);
     let eve = Member { name: host("eve"), address: None, serial, removed: false };
-    alpha.node.peers().roster().change(|list| { list.list.push(eve); Ok(true) }).unwrap();
+    alpha
+        .node
+        .peers()
+        .roster()
+        .change(|list| {
+            list.list.push(eve);
+            Ok(true)
+        })
+        .unwrap();
     assert!(gets_in(&alpha.address, attacker(Some((chain, key))), "eve"));
     drop((alpha.runtime, beta.runtime));
 }
@@ -200,10 +216,23 @@ fn a_certificate_of_another_authority_opens_nothing() {
     assert!(!gets_in(&alpha.address, attacker(Some((chain, key))), "beta"));
     alpha.audited("invalid peer certificate");
     // And the other way: a member finds a foreign node under a known address.
-    let (to, there) = (Member { name: host("beta"), address: None, serial: vec![1], removed: false }, foreign.address.clone());
-    alpha.node.peers().roster().change(|list| { list.list.push(to); Ok(true) }).unwrap();
+    let (to, there) = (
+        Member { name: host("beta"), address: None, serial: vec![1], removed: false },
+        foreign.address.clone(),
+    );
+    alpha
+        .node
+        .peers()
+        .roster()
+        .change(|list| {
+            list.list.push(to);
+            Ok(true)
+        })
+        .unwrap();
     alpha.node.peers().roster().change(|list| Ok(set_address(list, &host("beta"), Some(&there)))).unwrap();
-    assert!(alpha.ping("beta").unwrap_err().causes.iter().any(|cause| cause.contains("invalid peer certificate")));
+    assert!(
+        alpha.ping("beta").unwrap_err().causes.iter().any(|cause| cause.contains("invalid peer certificate"))
+    );
 }
 
 #[test]
@@ -219,7 +248,15 @@ fn an_operators_certificate_is_not_a_nodes() {
     let alpha = TestNode::first("alpha");
     let (chain, key, serial) = signed(alpha.dir.path(), "beta", Usage::Operator);
     let listed = Member { name: host("beta"), address: None, serial, removed: false };
-    alpha.node.peers().roster().change(|list| { list.list.push(listed); Ok(true) }).unwrap();
+    alpha
+        .node
+        .peers()
+        .roster()
+        .change(|list| {
+            list.list.push(listed);
+            Ok(true)
+        })
+        .unwrap();
     assert!(!gets_in(&alpha.address, attacker(Some((chain, key))), "beta"));
     alpha.audited("InvalidPurpose");
 }
@@ -229,8 +266,19 @@ fn a_node_cannot_call_itself_by_another_name() {
     let alpha = TestNode::first("alpha");
     let (chain, key, serial) = signed(alpha.dir.path(), "eve", Usage::Node);
     let eve = Member { name: host("eve"), address: None, serial, removed: false };
-    alpha.node.peers().roster().change(|list| { list.list.push(eve); Ok(true) }).unwrap();
-    assert!(!gets_in(&alpha.address, attacker(Some((chain, key))), "alpha"), "it greets as alpha with eve's certificate");
+    alpha
+        .node
+        .peers()
+        .roster()
+        .change(|list| {
+            list.list.push(eve);
+            Ok(true)
+        })
+        .unwrap();
+    assert!(
+        !gets_in(&alpha.address, attacker(Some((chain, key))), "alpha"),
+        "it greets as alpha with eve's certificate"
+    );
 }
 
 #[test]
@@ -239,7 +287,12 @@ fn a_node_at_another_nodes_address_is_recognised() {
     let beta = TestNode::joined(&alpha, "beta");
     let gamma = TestNode::joined(&alpha, "gamma");
     // beta's address is given as gamma's: the certificate there says gamma.
-    alpha.node.peers().roster().change(|list| Ok(set_address(list, &host("beta"), Some(&gamma.address)))).unwrap();
+    alpha
+        .node
+        .peers()
+        .roster()
+        .change(|list| Ok(set_address(list, &host("beta"), Some(&gamma.address))))
+        .unwrap();
     assert!(alpha.ping("beta").unwrap_err().causes.iter().any(|cause| cause.contains("not valid for name")));
     assert_eq!(alpha.ping("gamma").unwrap(), Reply::Done);
     drop(beta.runtime);
@@ -328,7 +381,11 @@ fn only_the_authority_says_who_is_a_member() {
     let mut forged = newest;
     forged.version += 10;
     forged.list.retain(|member| member.name != host("alpha"));
-    let error = gamma.node.peers().ask(&host("beta"), &Request::NewMembers { members: (&forged).into() }).unwrap_err();
+    let error = gamma
+        .node
+        .peers()
+        .ask(&host("beta"), &Request::NewMembers { members: (&forged).into() })
+        .unwrap_err();
     assert_eq!(error.kind, Kind::Refused);
     assert!(beta.node.peers().roster().now().find(&host("alpha")).is_some());
     beta.audited("it is not the authority's node");

@@ -4,10 +4,10 @@
 //! at any time; the next one finds everything again.
 
 pub mod api;
-pub mod audit;
-pub mod doctor;
 #[cfg(test)]
 mod attacks;
+pub mod audit;
+pub mod doctor;
 mod features;
 mod files;
 mod frame;

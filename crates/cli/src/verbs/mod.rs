@@ -21,6 +21,7 @@ pub mod pull;
 pub mod recover;
 pub mod rm;
 pub mod run;
+pub mod shim;
 pub mod show;
 pub mod stop;
 pub mod wait;
@@ -55,6 +56,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Moves(args) => moves::run(&context, args),
         Verb::Clone(args) => clone::run(&context, args),
         Verb::Recover(args) => recover::run(&context, args),
+        Verb::Shim(args) => shim::run(&context, &args),
         Verb::Completions(args) => completions::run(&context, args),
         Verb::Man(args) => man::run(&context, args),
         Verb::KvServer(args) => crate::demo::kv::server::run(args),
