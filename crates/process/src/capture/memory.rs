@@ -260,7 +260,8 @@ pub(crate) fn obstacle(flags: Flags) -> Option<&'static str> {
 }
 
 fn flag_bits(mapping: &Mapping, flags: Flags) -> u32 {
-    let table: [(&[u8; 2], u32); 13] = [
+    let table: [(&[u8; 2], u32); 14] = [
+        (b"ac", vma::ACCOUNTED),
         (b"gd", vma::GROWSDOWN),
         (b"lo", vma::LOCKED),
         (b"nr", vma::NORESERVE),

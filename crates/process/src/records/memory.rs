@@ -140,6 +140,8 @@ pub mod vma {
     pub const LOCK_ON_FAULT: u32 = 1 << 12;
     /// A shared mapping whose description was opened for writing (`mw` in VmFlags): may be made writable.
     pub const MAY_WRITE: u32 = 1 << 13;
+    /// Counted against the limit of committed memory (`ac`): it was writable once.
+    pub const ACCOUNTED: u32 = 1 << 14;
     /// MAP_SYNC or another thing that cannot be kept: named by the inventory.
     pub const UNKNOWN: u32 = 1 << 31;
 }

@@ -1,0 +1,237 @@
+//! Runs one self-verifying program in a capsule and moves it, by the crate's own means: no node, no image.
+
+use ferry_process::capsule::{Capsule, Command, Spec, pack_upper, sweep, unpack_upper};
+use ferry_process::capture::{self, Context, Scope};
+use ferry_process::records::State;
+use ferry_process::restore::{FileSource, Home, Puppets};
+use ferry_sys::fork::{Forked, exit_now, fork, wait};
+use ferry_sys::remote::RemoteCall;
+use ferry_transfer::linux::{LinuxSink, LinuxSource};
+use ferry_transfer::space::{PageSink, PageSource, SpaceId};
+use rustix::fd::{AsFd, BorrowedFd};
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What happens to the program between "ready" and its verification.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    /// Captured, killed, restored in a new capsule, so many times.
+    Moved(u32),
+    /// Captured and released, so many times.
+    Released(u32),
+}
+
+/// Compiles the program, runs it, moves it, and fails unless it says that all is right.
+pub fn object(name: &str, way: Way) {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let program = compile(name, directory.path());
+    let result = match fork().unwrap() {
+        Forked::Child => {
+            let work = std::panic::AssertUnwindSafe(|| run(&program, directory.path(), way));
+            exit_now(i32::from(std::panic::catch_unwind(work).is_err()));
+        }
+        Forked::Parent(pid, _) => wait(pid, true).unwrap() == Some((pid, 0)),
+    };
+    for place in 0..9 {
+        let _ = sweep(&directory.path().join(format!("{place}")), true);
+    }
+    let log = fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+    assert!(result, "{name} {way:?}: see the message above; it said:\n{log}");
+}
+
+fn compile(name: &str, directory: &Path) -> PathBuf {
+    let objects = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/objects");
+    let program = directory.join(name);
+    let status = std::process::Command::new("gcc")
+        .args(["-O2", "-pthread", "-o"])
+        .arg(&program)
+        .arg(objects.join(format!("{name}.c")))
+        .args(["-lrt", "-lm"])
+        .status()
+        .expect("gcc");
+    assert!(status.success());
+    program
+}
+
+/// Standard input is /dev/null, the others append to the log.
+struct LogFiles {
+    null: File,
+    log: File,
+}
+
+type Anything = Box<dyn std::error::Error + Send + Sync>;
+
+impl FileSource for LogFiles {
+    fn table(&self, _: i32) -> Result<Vec<(i32, bool, BorrowedFd<'_>)>, Anything> {
+        Ok(vec![(0, false, self.null.as_fd()), (1, false, self.log.as_fd()), (2, false, self.log.as_fd())])
+    }
+
+    fn late(&self, _: i32) -> Result<Vec<RemoteCall>, Anything> {
+        Ok(Vec::new())
+    }
+}
+
+fn spec(directory: &Path, number: u32) -> Spec {
+    Spec {
+        name: format!("move-{}-{number}", std::process::id()),
+        directory: directory.join(format!("{number}")),
+        hostname: "object".into(),
+        end_with_creator: true,
+        ..Spec::default()
+    }
+}
+
+/// A capsule with the files of another.
+fn twin(source: &Capsule, directory: &Path, number: u32) -> Capsule {
+    let record = source.capture().unwrap();
+    let mut files = Vec::new();
+    pack_upper(source.directory(), &mut files).unwrap();
+    let mut contents = Vec::new();
+    source.pack_contents(&record, &mut contents).unwrap();
+    let mut spec = Spec::restored(&record, spec(directory, number).name, directory.join(format!("{number}")));
+    spec.end_with_creator = true;
+    unpack_upper(&spec.directory, &mut files.as_slice()).unwrap();
+    let twin = Capsule::create(&spec).unwrap();
+    twin.restore_contents(&record, &mut contents.as_slice()).unwrap();
+    twin
+}
+
+fn run(program: &Path, directory: &Path, way: Way) {
+    let log_path = directory.join("log");
+    let open = || OpenOptions::new().create(true).append(true).open(&log_path).unwrap();
+    let files = LogFiles { null: File::open("/dev/null").unwrap(), log: open() };
+    let mut capsule = Capsule::create(&spec(directory, 0)).unwrap();
+    let command = Command {
+        argv: vec![program.into()],
+        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        stdio: vec![File::open("/dev/null").unwrap().into(), open().into(), open().into()],
+        ..Command::default()
+    };
+    let mut pid = capsule.spawn(&command).unwrap().pid;
+    drop(command);
+    wait_for(&log_path, "READY");
+    std::thread::sleep(Duration::from_millis(30));
+    match way {
+        Way::Moved(times) => {
+            let mut waits = Vec::new();
+            for number in 1..=times {
+                let next;
+                (next, pid, waits) = move_over(&capsule, directory, number, &files, waits);
+                std::mem::replace(&mut capsule, next).destroy().unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Way::Released(times) => {
+            let mut waits = Vec::new();
+            for _ in 0..times {
+                let mut seized = capture::seize(&Scope::Cgroup(capsule.cgroup().path().to_owned())).unwrap();
+                waits = seized.capture(&Context { waits }).unwrap().waits;
+                seized.release().unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+    let go = format!("/proc/{}/root/tmp/go", capsule.init_pid());
+    fs::write(go, "").unwrap();
+    let begin = Instant::now();
+    let ended = loop {
+        match capsule.next_ended(false).unwrap() {
+            Some(ended) if ended.pid == pid => break ended,
+            Some(_) => {}
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+        if begin.elapsed() > Duration::from_secs(20) {
+            let log = fs::read_to_string(&log_path).unwrap();
+            panic!("it does not end: {log}\n{}", states(&capsule));
+        }
+    };
+    capsule.destroy().unwrap();
+    let log = fs::read_to_string(&log_path).unwrap();
+    assert!(ended.code() == 0 && log.contains("OK\n"), "it ended with {}:\n{log}", ended.code());
+}
+
+fn move_over(
+    source: &Capsule,
+    directory: &Path,
+    number: u32,
+    files: &LogFiles,
+    waits: Vec<capture::interrupted::KnownWait>,
+) -> (Capsule, i32, Vec<capture::interrupted::KnownWait>) {
+    let group = source.cgroup();
+    let begin = Instant::now();
+    group.freeze().unwrap();
+    group.wait_frozen(Duration::from_secs(5)).unwrap();
+    let mut seized = capture::seize(&Scope::Cgroup(group.path().to_owned())).unwrap();
+    group.thaw().unwrap();
+    let captured = seized.capture(&Context { waits }).unwrap();
+    group.freeze().unwrap();
+    let captured_in = begin.elapsed();
+    let bytes = captured.state.to_bytes();
+    let pages = LinuxSource::open(captured.memory).unwrap();
+    let content = read_all(&pages);
+    let target = twin(source, directory, number);
+    seized.kill().unwrap();
+
+    let begin = Instant::now();
+    let state = State::from_bytes(&bytes).unwrap();
+    assert_eq!(state, captured.state, "what is written is read back");
+    let home = Home { init: target.init_pid(), cgroup: Some(target.cgroup().path().to_owned()) };
+    let puppets = Puppets::build(&state, &home).unwrap();
+    let built_in = begin.elapsed();
+    let sink = LinuxSink::open(puppets.access()).unwrap();
+    for (space, start, bytes) in content {
+        sink.write(space, start, &bytes).unwrap();
+    }
+    let finish = Instant::now();
+    let restored = puppets.finish(files).unwrap();
+    let finished_in = finish.elapsed();
+    target.cgroup().thaw().unwrap();
+    eprintln!(
+        "captured in {captured_in:?} {:?}, built in {built_in:?}, finished in {finished_in:?} {:?}; {:?}",
+        captured.stats, restored.stats, restored.warnings,
+    );
+    let first = state.tasks.iter().find(|task| task.parent == 0).unwrap().pid;
+    (target, first, restored.waits)
+}
+
+/// What the tasks of a capsule are doing, for the message of a failed test.
+fn states(capsule: &Capsule) -> String {
+    let mut text = String::new();
+    for pid in capsule.cgroup().procs().unwrap() {
+        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            for file in ["stat", "syscall", "wchan"] {
+                text += fs::read_to_string(task.path().join(file)).unwrap_or_default().trim();
+                text += "\n";
+            }
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            text.extend(
+                status
+                    .lines()
+                    .filter(|line| line.starts_with("Sig") || line.starts_with("Shd"))
+                    .map(|line| line.to_owned() + "\n"),
+            );
+        }
+    }
+    text
+}
+
+fn read_all(pages: &LinuxSource) -> Vec<(SpaceId, u64, Vec<u8>)> {
+    let mut all = Vec::new();
+    for (space, ranges) in pages.ranges() {
+        for range in ranges {
+            let mut bytes = vec![0u8; range.len as usize];
+            pages.read(*space, range.start, &mut bytes).unwrap();
+            all.push((*space, range.start, bytes));
+        }
+    }
+    all
+}
+
+fn wait_for(path: &Path, word: &str) {
+    let begin = Instant::now();
+    while !fs::read_to_string(path).unwrap_or_default().contains(word) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it never said {word}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

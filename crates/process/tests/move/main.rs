@@ -1,0 +1,45 @@
+//! The self-verifying programs of `tests/objects` that need nothing but what the heart of Ferry moves: captured in one capsule,
+//! killed, restored in another, twice; or captured and released. Each says itself whether all is as it was.
+
+mod harness;
+
+use harness::{Way, object};
+
+macro_rules! objects {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn moved_twice() {
+                object(stringify!($name), Way::Moved(2));
+            }
+
+            #[test]
+            fn released() {
+                object(stringify!($name), Way::Released(3));
+            }
+        }
+    )*};
+}
+
+objects!(
+    altstack,
+    areas,
+    credentials,
+    file_mappings,
+    image,
+    itimers,
+    many_tasks,
+    memory,
+    posix_timers,
+    registers,
+    robust,
+    rseq,
+    signals,
+    sigsuspend,
+    stopped,
+    threads,
+    timeouts,
+    tree,
+);
