@@ -1,13 +1,16 @@
 //! What the tests of this crate share: places for state, a workload that counts, and this executable in its other parts.
 #![allow(dead_code)]
 
+pub mod hosts;
+
 use ferry_model::ids::WorkloadId;
 use ferry_session::shim::protocol::Exit;
 use ferry_session::shim::stream::Frame;
 use ferry_session::shim::{Client, ExecSpec, Spec};
+use ferry_sys::cgroup::Cgroup;
 use libtest_mimic::Failed;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest that anything here may take.
@@ -18,6 +21,7 @@ pub fn is_helper() -> bool {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("shim") => {
+            own_cgroup(arguments[3].as_ref());
             let recover = arguments.iter().any(|each| each == "--recover");
             if let Err(error) = ferry_session::shim::run(arguments[3].as_ref(), recover) {
                 eprintln!("{error:?}");
@@ -28,6 +32,17 @@ pub fn is_helper() -> bool {
         Some("count") => count_for_ever(),
         _ => false,
     }
+}
+
+/// Two nodes on one machine would make cgroups of one name: each node's shims live in one of their own.
+fn own_cgroup(dir: &Path) {
+    let Some(node) = dir.parent().and_then(Path::parent) else { return };
+    let cgroup = Cgroup::own().and_then(|own| own.child(&cgroup_name(node)));
+    let _ = cgroup.and_then(|cgroup| cgroup.move_in(0));
+}
+
+fn cgroup_name(node: &Path) -> String {
+    format!("ferry-test{}", node.display().to_string().replace('/', "-"))
 }
 
 /// Writes a number per line, each once, and keeps a checksum of all of them in memory.
@@ -89,8 +104,12 @@ impl Place {
         Self(tempfile::Builder::new().prefix("ferry-test-").tempdir_in("/dev/shm").unwrap())
     }
 
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     pub fn dir(&self, name: &str) -> PathBuf {
-        self.0.path().join("workloads").join(name)
+        self.0.path().join("host/workloads").join(name)
     }
 
     pub fn shim(&self, name: &str) -> Client {
@@ -100,24 +119,13 @@ impl Place {
         })
     }
 
-    /// Numbers in the log so far; fails if one is missing, doubled or has a wrong checksum.
+    /// Numbers in the log so far.
     pub fn count(&self, name: &str) -> u64 {
-        let log = std::fs::read_to_string(self.dir(name).join("log")).unwrap();
-        let whole = &log[..log.rfind('\n').map_or(0, |at| at + 1)];
-        let mut sum = 0u64;
-        for (number, line) in whole.lines().enumerate() {
-            sum = sum.wrapping_mul(31).wrapping_add(number as u64);
-            assert_eq!(line, format!("{number} {sum}"));
-        }
-        whole.lines().count() as u64
+        count_in(&self.dir(name))
     }
 
     pub fn wait_for_count(&self, name: &str, count: u64) {
-        let end = Instant::now() + LONG;
-        while self.count(name) < count {
-            assert!(Instant::now() < end, "{name} stands at {} of {count}", self.count(name));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_for_count_in(&self.dir(name), count);
     }
 
     pub fn assert_empty(&self, name: &str) {
@@ -130,14 +138,45 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Ok(entries) = std::fs::read_dir(self.0.path().join("workloads")) else { return };
-        for entry in entries.flatten() {
-            let dir = entry.path();
-            let shim = Client::connect(&dir).or_else(|_| Client::spawn(&program(), &dir, true));
-            if let Ok(mut shim) = shim {
-                let _ = shim.destroy();
+        let list = |dir: &Path| -> Vec<PathBuf> {
+            std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+        };
+        for node in list(self.0.path()) {
+            for dir in list(&node.join("workloads")) {
+                let shim = Client::connect(&dir);
+                let shim = shim.or_else(|e| match dir.join("shim.cbor").exists() {
+                    true => Client::spawn(&program(), &dir, true),
+                    false => Err(e),
+                });
+                if let Ok(mut shim) = shim {
+                    let _ = shim.destroy();
+                }
+            }
+            if let Ok(cgroup) = Cgroup::own().and_then(|own| own.child(&cgroup_name(&node))) {
+                let _ = cgroup.wait_empty(Duration::from_secs(2));
+                let _ = cgroup.remove();
             }
         }
+    }
+}
+
+/// Numbers in the log of a workload's directory so far; fails if one is missing, doubled or has a wrong checksum.
+pub fn count_in(dir: &Path) -> u64 {
+    let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+    let whole = &log[..log.rfind('\n').map_or(0, |at| at + 1)];
+    let mut sum = 0u64;
+    for (number, line) in whole.lines().enumerate() {
+        sum = sum.wrapping_mul(31).wrapping_add(number as u64);
+        assert_eq!(line, format!("{number} {sum}"));
+    }
+    whole.lines().count() as u64
+}
+
+pub fn wait_for_count_in(dir: &Path, count: u64) {
+    let end = Instant::now() + LONG;
+    while count_in(dir) < count {
+        assert!(Instant::now() < end, "{} stands at {} of {count}", dir.display(), count_in(dir));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -1,0 +1,199 @@
+//! Two nodes in one process: state directories, journals, deciders and cgroups of their own, links over socket pairs.
+
+use super::Place;
+use ferry_model::error::Result;
+use ferry_model::facts::{Holding, HostFacts};
+use ferry_model::handover::{Answer, By, Cas, Record, Registry};
+use ferry_model::ids::{BootId, HostName, MoveId, WorkloadId};
+use ferry_model::plan::Resource;
+use ferry_model::planning::Method;
+use ferry_session::decider::{Embedded, Journals, Peers, Unreachable};
+use ferry_session::facts::{self, FileHashes};
+use ferry_session::journal::{Journal, Shared};
+use ferry_session::movement::{Movements, Node, Offer, Request};
+use ferry_session::shim::{Client, Spec};
+use ferry_transfer::wire::Stream;
+use ferry_transfer::wire::greeting::{self, Purpose};
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// Kernel features that a plan asks a target for; the tests find out by effect whether they are there.
+const NEEDED: [&str; 4] = ["clone3-set-tid", "cgroup-freeze", "ptrace-seize", "pidfd-getfd"];
+
+/// What the nodes of one test share.
+#[derive(Default)]
+pub struct Net {
+    nodes: Mutex<HashMap<HostName, Arc<TestNode>>>,
+    cut: AtomicBool,
+}
+
+impl Net {
+    pub fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::SeqCst);
+    }
+
+    fn node(&self, name: &HostName) -> Option<Arc<TestNode>> {
+        if self.cut.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.nodes.lock().unwrap().get(name).cloned()
+    }
+}
+
+/// A node.
+pub struct TestNode {
+    name: HostName,
+    root: PathBuf,
+    net: Arc<Net>,
+    journals: Mutex<HashMap<WorkloadId, Shared>>,
+    movements: OnceLock<Movements>,
+    registry: OnceLock<Embedded>,
+    hashes: FileHashes,
+    pub refusal: Mutex<Option<String>>,
+}
+
+impl TestNode {
+    pub fn new(net: &Arc<Net>, place: &Place, name: &str) -> Arc<Self> {
+        let node = Arc::new(Self {
+            name: HostName::new(name).unwrap(),
+            root: place.path().join(name),
+            net: net.clone(),
+            journals: Mutex::default(),
+            movements: OnceLock::new(),
+            registry: OnceLock::new(),
+            hashes: FileHashes::default(),
+            refusal: Mutex::default(),
+        });
+        let _ = node.movements.set(Movements::new(node.clone()));
+        let _ = node.registry.set(Embedded::new(node.name.clone(), node.clone(), node.clone()));
+        net.nodes.lock().unwrap().insert(node.name.clone(), node.clone());
+        node
+    }
+
+    pub fn movements(&self) -> &Movements {
+        self.movements.get().unwrap()
+    }
+
+    pub fn shim(&self, id: WorkloadId) -> Client {
+        Client::connect(&self.directory(id)).unwrap()
+    }
+
+    /// Starts a workload as a node does: shim, program, first record.
+    pub fn start(&self, spec: Spec) -> WorkloadId {
+        let id = spec.id;
+        let mut shim = Client::spawn(&self.program(), &self.directory(id), false).unwrap();
+        shim.start(spec).unwrap();
+        let journal = self.journal(id).unwrap();
+        let first = Embedded::first(id, &self.name, self.boot_id());
+        journal.lock().unwrap().append(&first).unwrap();
+        id
+    }
+
+    pub fn request(&self, id: WorkloadId, to: &Self) -> Request {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let mut unique = [0; 16];
+        unique[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::SeqCst).to_le_bytes());
+        unique[8..12].copy_from_slice(&std::process::id().to_le_bytes());
+        Request {
+            id: MoveId(unique),
+            workload: id,
+            to: to.name.clone(),
+            method: Method::StopAndCopy,
+            clone: None,
+            plan: None,
+            bindings: Vec::new(),
+            streams: 2,
+        }
+    }
+}
+
+impl Node for TestNode {
+    fn host(&self) -> HostName {
+        self.name.clone()
+    }
+
+    fn boot_id(&self) -> BootId {
+        ferry_session::shim::record::boot_id().unwrap()
+    }
+
+    fn facts(&self) -> HostFacts {
+        let features = NEEDED.iter().map(|each| (*each).to_owned()).collect();
+        facts::gather(&self.name, &self.root, features, None).unwrap()
+    }
+
+    fn holdings(&self, questions: &[Resource]) -> Vec<Holding> {
+        let place = facts::Place { root: "/".as_ref(), hashes: &self.hashes, addresses: &[] };
+        facts::answer(questions, &place)
+    }
+
+    fn directory(&self, id: WorkloadId) -> PathBuf {
+        self.root.join("workloads").join(id.to_string())
+    }
+
+    fn program(&self) -> PathBuf {
+        super::program()
+    }
+
+    fn connect(&self, to: &HostName, purpose: Purpose) -> io::Result<Box<dyn Stream>> {
+        let other = self.net.node(to).ok_or(io::ErrorKind::HostUnreachable)?;
+        let (mut ours, mut theirs) = UnixStream::pair()?;
+        let me = self.name.clone();
+        std::thread::spawn(move || {
+            let hello = greeting::accept(&mut theirs).unwrap();
+            greeting::welcome(&mut theirs, &hello).unwrap();
+            let _ = other.movements().accept(&me, &hello, Box::new(theirs));
+        });
+        greeting::connect(&mut ours, &self.name, purpose)?;
+        Ok(Box::new(ours))
+    }
+
+    fn journal(&self, id: WorkloadId) -> Result<Shared> {
+        let mut journals = self.journals.lock().unwrap();
+        if let Some(journal) = journals.get(&id) {
+            return Ok(journal.clone());
+        }
+        let dir = self.directory(id);
+        std::fs::create_dir_all(&dir).unwrap();
+        let journal = Arc::new(Mutex::new(Journal::open(&dir.join("journal")).unwrap()));
+        journals.insert(id, journal.clone());
+        Ok(journal)
+    }
+
+    fn registry(&self) -> Arc<dyn Registry + Send + Sync> {
+        Arc::new(self.registry.get().unwrap().clone())
+    }
+
+    fn refusals(&self, _: &Offer<'_>) -> Vec<String> {
+        self.refusal.lock().unwrap().iter().cloned().collect()
+    }
+
+    fn arrived(&self, _: WorkloadId) {}
+
+    fn departed(&self, _: WorkloadId, _: Option<&HostName>) {}
+}
+
+impl Journals for TestNode {
+    fn find(&self, id: WorkloadId) -> Option<Shared> {
+        self.journals.lock().unwrap().get(&id).cloned()
+    }
+}
+
+impl Peers for TestNode {
+    fn hosts(&self) -> Vec<HostName> {
+        self.net.nodes.lock().unwrap().keys().filter(|name| **name != self.name).cloned().collect()
+    }
+
+    fn record(&self, host: &HostName, id: WorkloadId) -> std::result::Result<Option<Record>, Unreachable> {
+        let node = self.net.node(host).ok_or(Unreachable)?;
+        Ok(node.registry.get().unwrap().local(id))
+    }
+
+    fn cas(&self, host: &HostName, cas: &Cas) -> std::result::Result<Answer, Unreachable> {
+        let node = self.net.node(host).ok_or(Unreachable)?;
+        Ok(node.registry.get().unwrap().decide(cas, &By::Host(self.name.clone())))
+    }
+}
