@@ -9,6 +9,7 @@
 //! never thaws after DECIDING unless the decider says that it owns the workload again, under a higher epoch. (3) The
 //! target never thaws before STARTING is on disk, and writes STARTING only as the owner.
 
+pub mod advice;
 pub mod decider;
 pub mod entry;
 pub mod message;
