@@ -97,6 +97,8 @@ pub enum Verb {
     /// The process that outlives the node and keeps one workload
     #[command(hide = true)]
     Shim(verbs::shim::Args),
+    /// See a running server move between two hosts and back
+    Demo(crate::demo::Args),
     /// The demo's server
     #[command(hide = true)]
     KvServer(crate::demo::kv::server::Args),

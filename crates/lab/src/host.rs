@@ -102,6 +102,13 @@ impl Host {
         self.inner.spec.address().into()
     }
 
+    /// The command by which a person gets a shell on it, while it is up.
+    #[must_use]
+    pub fn shell(&self) -> Option<String> {
+        let agent = self.outer_pid(1)?;
+        Some(format!("nsenter --target {agent} --all --wd=/root env HOME=/root PS1='{}# ' bash --norc", self.name()))
+    }
+
     /// Runs a command to its end, whatever its exit code.
     ///
     /// # Errors

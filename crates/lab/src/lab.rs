@@ -141,10 +141,30 @@ impl Lab {
         self.keeper.marks.lock().unwrap_or_else(PoisonError::into_inner).scratch.clone()
     }
 
+    /// Something that can end this lab while others use it.
+    #[must_use]
+    pub fn closer(&self) -> Closer {
+        Closer(Arc::clone(&self.keeper))
+    }
+
     /// Ends all hosts, waits until everything is cleared away, and says what was left behind (nothing, one hopes).
     pub fn clear(self) -> Vec<String> {
         let marks = self.marks();
         drop(self);
+        marks.left()
+    }
+}
+
+/// Ends a lab from elsewhere, for instance when a signal arrives: every call on its hosts fails from then on.
+#[derive(Clone)]
+pub struct Closer(Arc<Keeper>);
+
+impl Closer {
+    /// Ends all hosts, waits until everything is cleared away, and says what was left behind.
+    #[must_use]
+    pub fn close(&self) -> Vec<String> {
+        self.0.hang_up();
+        let marks = self.0.marks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         marks.left()
     }
 }

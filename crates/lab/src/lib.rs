@@ -18,6 +18,7 @@ mod agent;
 mod cgroup;
 mod door;
 mod error;
+mod fleet;
 mod host;
 mod keeper;
 mod lab;
@@ -28,8 +29,9 @@ mod spec;
 mod wire;
 
 pub use error::{Error, Result};
+pub use fleet::{FERRY, Fleet};
 pub use host::{Host, Output, Process, built_beside};
-pub use lab::Lab;
+pub use lab::{Closer, Lab};
 pub use spec::{HostSpec, Shared};
 
 /// Entry point of the helper processes: `args` are what follows `lab-agent` on the command line.

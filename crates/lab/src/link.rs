@@ -17,7 +17,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 /// Name of the bridge, in the switch and in each host.
-pub(crate) const BRIDGE: &str = "br0";
+pub(crate) const BRIDGE: &str = "ferry0";
 /// Name of a host's end of its cable.
 pub(crate) const HOST_END: &str = "eth0";
 

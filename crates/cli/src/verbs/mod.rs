@@ -59,6 +59,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Shim(args) => shim::run(&context, &args),
         Verb::Completions(args) => completions::run(&context, args),
         Verb::Man(args) => man::run(&context, args),
+        Verb::Demo(args) => crate::demo::run(&context, &args),
         Verb::KvServer(args) => crate::demo::kv::server::run(args),
         Verb::KvClient(args) => crate::demo::kv::client::run(args),
     }
