@@ -39,8 +39,8 @@ int main(void) {
             NEED(setsid() != -1);
             if (fork() == 0) stay(GRANDCHILD);
             if (fork() == 0) {
+                pid_t parent = getpid();
                 if (fork() == 0) {
-                    pid_t parent = getppid();
                     while (getppid() == parent) pause_ms(1);
                     stay(ORPHAN);
                 }

@@ -73,7 +73,11 @@ fn node_up(host: &Host) -> Result<Process> {
     while host.run(&[FERRY, "node", "status"])?.code != 0 {
         if daemon.has_ended() || Instant::now() > deadline {
             let said = format!("{}{}", daemon.stdout(), daemon.stderr());
-            return Err(Error::Helper(format!("The node on {} does not come up: {}", host.name(), said.trim())));
+            return Err(Error::Helper(format!(
+                "The node on {} does not come up: {}",
+                host.name(),
+                said.trim()
+            )));
         }
         std::thread::sleep(Duration::from_millis(10));
     }

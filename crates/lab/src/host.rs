@@ -106,7 +106,10 @@ impl Host {
     #[must_use]
     pub fn shell(&self) -> Option<String> {
         let agent = self.outer_pid(1)?;
-        Some(format!("nsenter --target {agent} --all --wd=/root env HOME=/root PS1='{}# ' bash --norc", self.name()))
+        Some(format!(
+            "nsenter --target {agent} --all --wd=/root env HOME=/root PS1='{}# ' bash --norc",
+            self.name()
+        ))
     }
 
     /// Runs a command to its end, whatever its exit code.

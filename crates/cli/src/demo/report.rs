@@ -88,11 +88,19 @@ impl Summary {
                 writeln!(out, "  {:>10}  {:<10} {took:>10}{sent}", span_us(from), phase_name(phase))?;
             }
             let [down, total] = [moved.downtime_us, moved.total_us].map(|us| us.map_or("?".into(), span_us));
-            writeln!(out, "  stood still {down}, {total} in all; the clients waited at most {:.1} ms", leg.seen.outage_ms)?;
+            writeln!(
+                out,
+                "  stood still {down}, {total} in all; the clients waited at most {:.1} ms",
+                leg.seen.outage_ms
+            )?;
         }
         writeln!(out, "\n{} replies over {} connections:", self.replies, self.connections)?;
         let (lost, wrong, doubled) = (self.replies_lost, self.replies_wrong, self.replies_doubled);
-        writeln!(out, "  {lost} lost, {wrong} wrong, {doubled} doubled, {} connections broken", self.connections_broken)?;
+        writeln!(
+            out,
+            "  {lost} lost, {wrong} wrong, {doubled} doubled, {} connections broken",
+            self.connections_broken
+        )?;
         writeln!(out, "  longest outage that a client saw: {:.1} ms", self.outage_ms_max)
     }
 }
@@ -133,8 +141,16 @@ mod tests {
         let mut names: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
         let wanted = [
-            "connections_broken", "downtime_ms_max", "leftovers", "moves", "outage_ms_max", "replies", "replies_doubled",
-            "replies_lost", "replies_wrong", "total_ms",
+            "connections_broken",
+            "downtime_ms_max",
+            "leftovers",
+            "moves",
+            "outage_ms_max",
+            "replies",
+            "replies_doubled",
+            "replies_lost",
+            "replies_wrong",
+            "total_ms",
         ];
         assert_eq!(names, wanted);
     }

@@ -37,7 +37,8 @@ pub struct Stage {
 impl Stage {
     /// Makes the hosts.
     pub fn set(args: &Args, quiet: bool) -> Result<Self> {
-        let ferry = std::env::current_exe().map_err(|cause| unable(&cause, "The program does not find itself"))?;
+        let ferry =
+            std::env::current_exe().map_err(|cause| unable(&cause, "The program does not find itself"))?;
         let redis = match args.workload {
             Workload::Kv => None,
             Workload::Redis => Some(find_redis()?),
@@ -76,7 +77,9 @@ impl Stage {
             std::thread::sleep(CALM);
             let shared = to.reaches(from);
             if !shared.is_empty() {
-                return Err(Error::new(Kind::Bug, "The target reaches the source's files").hint(shared.join("; ")));
+                return Err(
+                    Error::new(Kind::Bug, "The target reaches the source's files").hint(shared.join("; "))
+                );
             }
             legs.push(Leg { moved, seen: clients.mark()? });
         }
@@ -92,7 +95,10 @@ impl Stage {
         for host in self.fleet.nodes.iter().chain([&self.clients]) {
             let _ = writeln!(err, "  {}", host.shell().unwrap_or_default());
         }
-        let _ = writeln!(err, "Then, for instance: ferry ps; ferry show {NAME}; ferry plan {NAME} --to beta; ferry moves ls");
+        let _ = writeln!(
+            err,
+            "Then, for instance: ferry ps; ferry show {NAME}; ferry plan {NAME} --to beta; ferry moves ls"
+        );
     }
 
     fn start_server(&self, host: &Host, workload: Workload) -> Result<()> {
@@ -100,7 +106,8 @@ impl Stage {
         let command: Vec<&str> = match workload {
             Workload::Kv => vec![FERRY, "kv-server", "--listen", "0.0.0.0:6380", "--keys", &keys],
             Workload::Redis => {
-                let line = "/usr/local/bin/redis-server --port 6380 --bind 0.0.0.0 --protected-mode no --save";
+                let line =
+                    "/usr/local/bin/redis-server --port 6380 --bind 0.0.0.0 --protected-mode no --save";
                 line.split(' ').chain([""]).collect()
             }
         };
@@ -108,7 +115,8 @@ impl Stage {
         self.say(&format!("Starting the server on {} with {mib} MiB and the address {ADDRESS}", host.name()));
         let net = format!("{ADDRESS}/24");
         let run = [FERRY, "run", "--name", NAME, "--net", &net, "--"];
-        host.ok(&[&run[..], &command].concat()).map_err(|cause| unable(&cause, "The server did not start"))?;
+        host.ok(&[&run[..], &command].concat())
+            .map_err(|cause| unable(&cause, "The server did not start"))?;
         Ok(())
     }
 
@@ -131,7 +139,8 @@ fn carry(from: &Host, to: &Host) -> Result<Move> {
             let error = said.and_then(|mut said| serde_json::from_value::<Error>(said["error"].take()).ok());
             Err(error.unwrap_or_else(|| {
                 let text = format!("`{}` ended with {}", command.join(" "), output.code);
-                Error::new(Kind::Bug, text).hint(format!("{}{}", output.stdout, output.stderr).trim().to_owned())
+                Error::new(Kind::Bug, text)
+                    .hint(format!("{}{}", output.stdout, output.stderr).trim().to_owned())
             }))
         }
     }
@@ -189,7 +198,9 @@ impl Clients {
             }
             if ended || Instant::now() > deadline {
                 let said = self.process.stderr();
-                return Err(Error::new(Kind::Unable, "The clients do not answer").hint(said.trim().to_owned()));
+                return Err(
+                    Error::new(Kind::Unable, "The clients do not answer").hint(said.trim().to_owned())
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -201,7 +212,8 @@ fn find_redis() -> Result<PathBuf> {
     let places = ["/usr/bin/redis-server", "/usr/local/bin/redis-server", "/usr/bin/redis-check-rdb"];
     let found = places.iter().map(Path::new).find(|path| path.exists());
     found.map(Path::to_owned).ok_or_else(|| {
-        Error::new(Kind::Unable, "redis-server is not installed").hint("as root: apt-get install redis-server")
+        Error::new(Kind::Unable, "redis-server is not installed")
+            .hint("as root: apt-get install redis-server")
     })
 }
 

@@ -1,0 +1,148 @@
+//! One self-verifying program for each kernel object (`tests/objects`): it sets the object up, says that it is ready, is moved,
+//! and verifies itself.
+//!
+//! Each program is a test in each way that it can travel: `unmoved` (it must be right without Ferry), `moved` (to another host and
+//! back), `restored` (checkpoint, end, restore). Those in `refused/` hold what this version cannot move: `plan` must say so, with
+//! pid and descriptor. A new file is a new test.
+
+mod support;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use support::{
+    NAME, STEP_MAX, Verdict, build, carry, clear, ferry, fleet, go, run_until_ready, try_ferry,
+    wait_for_line, words,
+};
+
+/// Where a program is on its host.
+const PLACE: &str = "/usr/local/bin/object";
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    for source in programs(&support::sources()) {
+        let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for (way, scenario) in WAYS {
+            let source = source.clone();
+            trials.push(Trial::test(format!("{way}::{name}"), move || judged(scenario(&source))));
+        }
+    }
+    for source in programs(&support::sources().join("refused")) {
+        let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        trials.push(Trial::test(format!("refused::{name}"), move || judged(refused(&source))));
+    }
+    assert!(trials.len() > 60, "the programs in tests/objects were not found");
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+type Scenario = fn(&Path) -> Verdict;
+const WAYS: [(&str, Scenario); 3] = [("unmoved", unmoved), ("moved", moved), ("restored", restored)];
+
+fn judged(verdict: Verdict) -> Result<(), Failed> {
+    verdict.map_err(Failed::from)
+}
+
+fn programs(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "c")).collect();
+    found.sort();
+    found
+}
+
+/// A program that is wrong by itself would blame the move for it.
+fn unmoved(source: &Path) -> Verdict {
+    let program = build(source)?;
+    let mut lab = ferry_lab::Lab::new(Path::new(support::PROGRAM)).map_err(words)?;
+    let host = lab.add(ferry_lab::HostSpec::new("alpha").install(program, PLACE)).map_err(words)?;
+    // Under a reaper of its own, as in a capsule: an orphan's parent is then process 1 in both.
+    let process = host.spawn(&[
+        "/usr/bin/unshare",
+        "--pid",
+        "--ipc",
+        "--mount",
+        "--uts",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+        "/bin/sh",
+        "-c",
+        "object & wait $!",
+    ]);
+    let process = process.map_err(words)?;
+    let deadline = Instant::now() + STEP_MAX;
+    while !process.stdout().contains("READY") {
+        if process.has_ended() || Instant::now() > deadline {
+            return Err(format!("never ready: {}{}", process.stdout(), process.stderr()));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    host.write("/tmp/go", b"").map_err(words)?;
+    let output = process.wait(STEP_MAX).map_err(words)?;
+    if output.code != 0 {
+        return Err(format!("ended with {}: {}{}", output.code, output.stdout, output.stderr));
+    }
+    Ok(())
+}
+
+/// To the other host and back: what went wrong by the first move is seen, and what only a second one breaks as well.
+fn moved(source: &Path) -> Verdict {
+    let program = build(source)?;
+    let fleet = fleet(&[(&program, PLACE)])?;
+    let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
+    run_until_ready(alpha, &[], &[PLACE])?;
+    carry(alpha, beta)?;
+    carry(beta, alpha)?;
+    go(alpha)?;
+    wait_for_line(alpha, &["OK"])?;
+    let code = ferry(alpha, &["wait", NAME])?;
+    if code.trim() != "0" {
+        return Err(format!("the program ended with {code}"));
+    }
+    clear(fleet)
+}
+
+/// The original ends with the checkpoint; what goes on is the restored one.
+fn restored(source: &Path) -> Verdict {
+    let program = build(source)?;
+    let fleet = fleet(&[(&program, PLACE)])?;
+    let alpha = &fleet.nodes[0];
+    run_until_ready(alpha, &[], &[PLACE])?;
+    ferry(alpha, &["checkpoint", NAME, "/var/lib/ferry/image"])?;
+    ferry(alpha, &["restore", "/var/lib/ferry/image", "--detach"])?;
+    go(alpha)?;
+    wait_for_line(alpha, &["OK"])?;
+    clear(fleet)
+}
+
+/// The program says what the plan must name; a move refuses with the same words and leaves the program as it was.
+fn refused(source: &Path) -> Verdict {
+    let program = build(source)?;
+    let fleet = fleet(&[(&program, PLACE)])?;
+    let alpha = &fleet.nodes[0];
+    run_until_ready(alpha, &[], &[PLACE])?;
+    let log = wait_for_line(alpha, &["REFUSE"])?;
+    let line = log.lines().find(|line| line.starts_with("REFUSE")).unwrap_or_default();
+    let [_, what, pid, fd] = line.split(' ').collect::<Vec<_>>()[..] else {
+        return Err(format!("the program said {line:?}"));
+    };
+    let plan = try_ferry(alpha, &["--json", "plan", NAME, "--to", "beta"])?;
+    let value: serde_json::Value = serde_json::from_str(&plan.stdout)
+        .map_err(|error| format!("{error}: {}{}", plan.stdout, plan.stderr))?;
+    let blockers = value["blockers"].as_array().cloned().unwrap_or_default();
+    let named = blockers.iter().any(|blocker| {
+        let text = blocker["what"].as_str().unwrap_or_default().to_lowercase();
+        let numbers: Vec<_> = text.split(|c: char| !c.is_ascii_digit()).collect();
+        text.contains(what) && numbers.contains(&pid) && (fd == "-1" || numbers.contains(&fd))
+    });
+    if !named {
+        return Err(format!("no blocker names {what}, pid {pid}, descriptor {fd}: {blockers:?}"));
+    }
+    let refusal = try_ferry(alpha, &["move", NAME, "--to", "beta"])?;
+    if refusal.code != 3 {
+        return Err(format!("the move ended with {}: {}{}", refusal.code, refusal.stdout, refusal.stderr));
+    }
+    go(alpha)?;
+    wait_for_line(alpha, &["OK"])?;
+    clear(fleet)
+}

@@ -1,0 +1,135 @@
+//! What the tests of whole moves share: the program under test, compiled C programs, a fleet of two, moves with every precaution.
+#![allow(dead_code)]
+
+use ferry_lab::{FERRY, Fleet, Host, HostSpec, Output};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ferry");
+/// Name of the workload.
+pub const NAME: &str = "object";
+/// How long a program may take for anything.
+pub const STEP_MAX: Duration = Duration::from_secs(40);
+
+/// What a scenario ends with: nothing, or what went wrong.
+pub type Verdict = Result<(), String>;
+
+/// Turns any error into words.
+pub fn words(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// The folder of the self-verifying programs.
+pub fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/objects")
+}
+
+/// Builds a program, unless that was done since its source or a header changed.
+pub fn build(source: &Path) -> Result<PathBuf, String> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("objects");
+    std::fs::create_dir_all(&directory).map_err(words)?;
+    let program = directory.join(source.file_stem().unwrap_or_default());
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let headers = [sources().join("object.h"), sources().join("tcp.h")];
+    let newest = headers.iter().map(PathBuf::as_path).chain([source]).filter_map(changed).max();
+    if changed(&program) > newest {
+        return Ok(program);
+    }
+    // Under another name first: tests run beside each other.
+    let fresh = program.with_extension(std::process::id().to_string());
+    let built = Command::new("gcc")
+        .args(["-O1", "-g", "-Wall", "-Wextra", "-pthread", "-o"])
+        .arg(&fresh)
+        .arg(source)
+        .args(["-lrt", "-lutil"])
+        .output()
+        .map_err(|error| format!("gcc cannot be started: {error}"))?;
+    if !built.status.success() {
+        return Err(format!("gcc: {}", String::from_utf8_lossy(&built.stderr)));
+    }
+    std::fs::rename(&fresh, &program).map_err(words)?;
+    Ok(program)
+}
+
+/// Two hosts, `alpha` and `beta`, with nodes that trust each other, and these files installed on `alpha` alone: what the workload
+/// needs of them has to travel.
+pub fn fleet(install: &[(&Path, &str)]) -> Result<Fleet, String> {
+    let mut alpha = HostSpec::new("alpha");
+    for (from, to) in install {
+        alpha = alpha.install(*from, *to);
+    }
+    Fleet::start(Path::new(PROGRAM), vec![alpha, HostSpec::new("beta")]).map_err(words)
+}
+
+/// Runs `ferry` on a host; its output, if it succeeded.
+pub fn ferry(host: &Host, args: &[&str]) -> Result<String, String> {
+    host.ok(&[&[FERRY], args].concat()).map_err(|error| format!("{error}{}", shim_logs(host)))
+}
+
+/// Runs `ferry` on a host, whatever comes of it.
+pub fn try_ferry(host: &Host, args: &[&str]) -> Result<Output, String> {
+    host.run(&[&[FERRY], args].concat()).map_err(words)
+}
+
+/// Starts a workload and waits until it says `READY`.
+pub fn run_until_ready(host: &Host, args: &[&str], command: &[&str]) -> Verdict {
+    ferry(host, &[&["run", "--name", NAME], args, &["--"], command].concat())?;
+    wait_for_line(host, &["READY"]).map(drop)
+}
+
+/// Waits for one of several lines in the workload's log, wherever in it; the whole log then.
+pub fn wait_for_line(host: &Host, beginnings: &[&str]) -> Result<String, String> {
+    let deadline = Instant::now() + STEP_MAX;
+    loop {
+        let log = try_ferry(host, &["logs", NAME])?;
+        let lines = log.stdout.lines();
+        let told = |line: &str| beginnings.iter().any(|one| line.starts_with(one));
+        if lines.clone().any(told) {
+            return Ok(log.stdout);
+        }
+        let wrong = lines.clone().any(|line| line.starts_with("SET-UP") || line.starts_with("WRONG"));
+        if wrong || Instant::now() > deadline {
+            return Err(format!(
+                "waited for {beginnings:?} on {}: {}{}{}",
+                host.name(),
+                log.stdout,
+                log.stderr,
+                shim_logs(host)
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A whole move: then the source's network is cut and nothing of its root can be reached, and the workload runs at the target alone.
+pub fn carry(from: &Host, to: &Host) -> Verdict {
+    ferry(from, &["move", NAME, "--to", to.name()])?;
+    from.cut_link().map_err(words)?;
+    let reached = to.reaches(from);
+    if !reached.is_empty() {
+        return Err(format!("the target reaches the source's files: {}", reached.join("; ")));
+    }
+    // Long enough to fail, if anything of the source is missing.
+    std::thread::sleep(Duration::from_millis(100));
+    from.heal_link().map_err(words)
+}
+
+/// Makes the file for which self-verifying programs wait, inside of the capsule.
+pub fn go(host: &Host) -> Verdict {
+    ferry(host, &["exec", NAME, "--", "/bin/touch", "/tmp/go"]).map(drop)
+}
+
+/// What the shims of a host have logged: the place to look when a workload has vanished.
+pub fn shim_logs(host: &Host) -> String {
+    let logs =
+        host.sh("tail -n 20 /var/lib/ferry/workloads/*/shim.log 2>/dev/null || true").unwrap_or_default();
+    if logs.is_empty() { logs } else { format!("\n{}: {logs}", host.name()) }
+}
+
+/// Ends the fleet and checks that nothing is left of it.
+pub fn clear(fleet: Fleet) -> Verdict {
+    let left = fleet.lab.clear();
+    if left.is_empty() { Ok(()) } else { Err(format!("left behind: {}", left.join("; "))) }
+}
