@@ -24,6 +24,8 @@ static void stay(int which) {
     VERIFY_EQ(getpgrp(), before.group);
     VERIFY_EQ(getsid(0), before.session);
     m->verified = 1;
+    /* The leader of the session waits for the grandchild, whose parent it must still be. */
+    if (which == OWN_SESSION) VERIFY(wait(NULL) != -1);
     _exit(40 + which);
 }
 
