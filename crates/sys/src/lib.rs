@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod cpu;
 pub mod enter;
 pub mod fdinfo;
+pub mod features;
 pub mod fork;
 pub mod handle;
 pub mod ioctl;

@@ -224,11 +224,14 @@ pub fn make_semaphores(object: &Object, values: &[u16]) -> io::Result<()> {
     Ok(())
 }
 
-/// A copy of all messages of a queue, oldest first (type and content), and the most bytes that it may hold.
+/// A message: its type and content.
+pub type Message = (i64, Vec<u8>);
+
+/// The most bytes that a queue may hold, and a copy of all its messages, oldest first.
 ///
 /// # Errors
 /// EINVAL when there is none, ENOSYS on a kernel without CONFIG_CHECKPOINT_RESTORE.
-pub fn messages(id: i32, bytes_max: usize) -> io::Result<(u64, Vec<(i64, Vec<u8>)>)> {
+pub fn messages(id: i32, bytes_max: usize) -> io::Result<(u64, Vec<Message>)> {
     const MSG_COPY: i32 = 0o40000;
     // SAFETY: msqid_ds is plain data that the call fills.
     let state = unsafe {
@@ -254,7 +257,7 @@ pub fn messages(id: i32, bytes_max: usize) -> io::Result<(u64, Vec<(i64, Vec<u8>
 ///
 /// # Errors
 /// EEXIST, ENOSPC at the limits of the namespace, EAGAIN when they do not fit.
-pub fn make_queue(object: &Object, bytes_max: u64, messages: &[(i64, Vec<u8>)]) -> io::Result<()> {
+pub fn make_queue(object: &Object, bytes_max: u64, messages: &[Message]) -> io::Result<()> {
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | (object.mode & 0o777) as i32;
     // SAFETY: msgget takes numbers only.
     with_id("msg", object.id, || checked(unsafe { libc::msgget(object.key, flags) }))?;

@@ -180,7 +180,7 @@ mod tests {
     fn own_status_is_understood() {
         let status = read("self").unwrap();
         assert_eq!(status.tgid, std::process::id() as i32);
-        assert_eq!(*status.ns_pid.last().unwrap() > 0, true);
+        assert!(*status.ns_pid.last().unwrap() > 0);
         assert!(status.capabilities[3] != 0 && status.threads >= 1 && !status.processors.is_empty());
     }
 
