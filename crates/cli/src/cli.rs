@@ -50,6 +50,8 @@ pub struct Common {
 /// Every verb. Help shows them in this order.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Say what this host can do, and what is lost where it cannot
+    Check(verbs::check::Args),
     /// Make, start and join nodes
     Node(verbs::node::Args),
     /// List the hosts of the fleet

@@ -8,7 +8,6 @@ pub mod api;
 mod attacks;
 pub mod audit;
 pub mod doctor;
-mod features;
 mod files;
 mod frame;
 mod journals;

@@ -147,7 +147,7 @@ impl Node {
         let gathered = ferry_session::facts::gather(
             self.identity.name(),
             &self.config.state,
-            crate::features::working(),
+            ferry_sys::features::working(&self.config.state),
             bridge,
         );
         gathered.unwrap_or_else(|error| {

@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod attach;
+pub mod check;
 pub mod clone;
 pub mod completions;
 pub mod doctor;
@@ -36,6 +37,7 @@ use std::process::ExitCode;
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     let context = Context::new(cli.common);
     match cli.verb {
+        Verb::Check(args) => check::run(&context, args),
         Verb::Node(args) => node::run(&context, args),
         Verb::Doctor(args) => doctor::run(&context, args),
         Verb::Host(args) => host::run(&context, args),
