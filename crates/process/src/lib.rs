@@ -7,6 +7,7 @@
 pub mod capsule;
 pub mod capture;
 mod clock;
+pub mod inspect;
 pub mod nursery;
 pub mod records;
 pub mod restore;

@@ -243,6 +243,20 @@ fn what_cannot_be_made_again_is_refused_by_name() {
         assert_eq!(words.len(), 2, "{words:?}");
         assert!(words[0].contains("/srv/deb") && words[1].contains("/run"));
         assert!(capsule.capture().is_err());
+        let argv = ["unshare", "--uts", "sleep", "1000"].map(Into::into).to_vec();
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let nested = capsule.spawn(&Command { argv, env, ..Command::default() }).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let blockers = loop {
+            let resources = ferry_process::inspect::capsule::capsule(&capsule).unwrap();
+            assert!(resources.iter().any(|resource| resource.sort == "root-file-system"));
+            let blockers: Vec<_> = resources.into_iter().filter(|resource| resource.unsupported.is_some()).collect();
+            if blockers.len() > 2 || Instant::now() > deadline {
+                break blockers;
+            }
+        };
+        let last = blockers.last().unwrap();
+        assert_eq!((last.sort.as_str(), last.holder.unwrap().pid), ("namespace", nested.pid), "{blockers:?}");
         destroy(capsule);
     });
 }

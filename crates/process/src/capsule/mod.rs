@@ -25,6 +25,7 @@ pub use contents::{pack_upper, unpack_upper};
 pub use error::{Error, Result};
 pub use ferry_sys::cgroup::Cgroup;
 pub use note::{Leftover, sweep};
+pub(crate) use run::inner_pid;
 pub use run::{Ended, Started};
 pub use spec::{Clocks, Command, Limits, Spec, User, With};
 
@@ -151,7 +152,7 @@ impl Capsule {
     /// [`Error::Refused`] with the first thing that stands in the way; [`Self::inspect`] lists all.
     pub fn capture(&self) -> Result<records::capsule::Capsule> {
         let found = self.compare_mounts()?;
-        if let Some(blocker) = found.blockers.into_iter().next() {
+        if let Some(blocker) = found.blockers.into_iter().chain(self.inspect_queues()).next() {
             return Err(blocker);
         }
         let proc = PathBuf::from(format!("/proc/{}", self.note.init));
@@ -182,13 +183,41 @@ impl Capsule {
     /// When the capsule is gone.
     pub fn inspect(&self) -> Result<Vec<Error>> {
         let mut blockers = self.compare_mounts()?.blockers;
-        for queue in mounts::message_queues(self.root.as_fd()) {
-            blockers.push(Error::Refused {
-                what: format!("The workload has a POSIX message queue, /{queue}"),
-                lifted_by: format!("let it unlink /{queue}"),
-            });
-        }
+        blockers.extend(self.inspect_queues());
         Ok(blockers)
+    }
+
+    /// POSIX message queues, which stand in the way.
+    pub(crate) fn inspect_queues(&self) -> Vec<Error> {
+        let refuse = |queue: String| Error::Refused {
+            what: format!("The workload has a POSIX message queue, /{queue}"),
+            lifted_by: format!("let it unlink /{queue}"),
+        };
+        mounts::message_queues(self.root.as_fd()).into_iter().map(refuse).collect()
+    }
+
+    /// Mounts that the workload has made, all memory file systems, and what cannot be made again.
+    pub(crate) fn mount_table(&self) -> Result<(Vec<records::capsule::Mount>, Vec<PathBuf>, Vec<Error>)> {
+        let found = self.compare_mounts()?;
+        Ok((found.mounts, found.tmpfs, found.blockers))
+    }
+
+    /// Bytes in use in the file system at `point`, inside.
+    pub(crate) fn file_system_bytes(&self, point: &Path) -> std::io::Result<u64> {
+        let opened = within::open(self.root.as_fd(), point, OFlags::PATH | OFlags::DIRECTORY)?;
+        let state = rustix::fs::fstatvfs(&opened)?;
+        Ok(state.f_blocks.saturating_sub(state.f_bfree) * state.f_frsize)
+    }
+
+    /// Its System V objects.
+    pub(crate) fn system_v(&self) -> Result<records::capsule::Ipc> {
+        ipc::capture(self)
+    }
+
+    /// Host paths that it was given.
+    #[must_use]
+    pub fn with(&self) -> &[With] {
+        &self.note.with
     }
 
     fn compare_mounts(&self) -> Result<mounts::Found> {

@@ -175,13 +175,12 @@ fn end_all(note: &Note, cgroup: &Path) -> Result<usize> {
     for group in &groups {
         group.kill().doing(|| format!("kill what is in {}", group.path().display()))?;
     }
-    if let Some(pidfd) = &init {
-        if !ended(pidfd, u64::try_from(END_MAX.as_millis()).unwrap_or(u64::MAX)) {
-            return Err(Error::Unable {
-                what: "A task of the capsule does not end: it is in an uninterruptible wait".into(),
-                hint: "Look at the kernel's log; repeat with `ferry doctor --clean`".into(),
-            });
-        }
+    let wait_ms = u64::try_from(END_MAX.as_millis()).unwrap_or(u64::MAX);
+    if init.as_ref().is_some_and(|pidfd| !ended(pidfd, wait_ms)) {
+        return Err(Error::Unable {
+            what: "A task of the capsule does not end: it is in an uninterruptible wait".into(),
+            hint: "Look at the kernel's log; repeat with `ferry doctor --clean`".into(),
+        });
     }
     // Our own child, unless the process that made it has died before.
     let _ = ferry_sys::fork::wait(note.init, false);

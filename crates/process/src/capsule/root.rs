@@ -203,11 +203,14 @@ fn hide(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     }
 }
 
+/// Type, place, options, attributes.
+type KernelFileSystem<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], Attr);
+
 fn kernel_file_systems(spec: &Spec, root: BorrowedFd<'_>) -> Result<()> {
     let safe = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV;
     let locked = safe | Attr::MOUNT_ATTR_NOEXEC;
     let resolver = resolver_file();
-    let list: [(&str, &str, &[(&str, &str)], Attr); 8] = [
+    let list: [KernelFileSystem<'_>; 8] = [
         ("proc", "/proc", &[], locked),
         ("sysfs", "/sys", &[], locked | Attr::MOUNT_ATTR_RDONLY),
         ("tmpfs", "/dev", &[("mode", "0755"), ("size", "64m")], Attr::MOUNT_ATTR_NOSUID),

@@ -177,7 +177,7 @@ impl Capsule {
 }
 
 /// The id of a process in its innermost pid namespace.
-fn inner_pid(host: i32) -> Option<i32> {
+pub(crate) fn inner_pid(host: i32) -> Option<i32> {
     let status = std::fs::read_to_string(format!("/proc/{host}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_whitespace().next_back()?.parse().ok()

@@ -200,7 +200,7 @@ fn hard_links_reach_only_what_is_in_the_tree() {
 #[test]
 fn altered_cut_and_oversized_streams_are_refused() {
     let entry = Entry { size: 5, segments: vec![(0, 5)], ..plain("f", Kind::File) };
-    let good = stream(&[entry.clone()], b"hello");
+    let good = stream(std::slice::from_ref(&entry), b"hello");
     let run = |bytes: &[u8]| {
         let to = tempfile::tempdir().unwrap();
         unpack(File::open(to.path()).unwrap(), &mut &bytes[..], &Limits::default())

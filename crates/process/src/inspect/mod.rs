@@ -1,0 +1,3 @@
+//! Inspection: what a running workload holds, as resources of a plan. Nothing is stopped and nothing changes.
+
+pub mod capsule;
