@@ -250,7 +250,8 @@ fn what_cannot_be_made_again_is_refused_by_name() {
         let blockers = loop {
             let resources = ferry_process::inspect::capsule::capsule(&capsule).unwrap();
             assert!(resources.iter().any(|resource| resource.sort == "root-file-system"));
-            let blockers: Vec<_> = resources.into_iter().filter(|resource| resource.unsupported.is_some()).collect();
+            let blockers: Vec<_> =
+                resources.into_iter().filter(|resource| resource.unsupported.is_some()).collect();
             if blockers.len() > 2 || Instant::now() > deadline {
                 break blockers;
             }

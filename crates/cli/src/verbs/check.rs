@@ -72,8 +72,12 @@ fn print(context: &Context, report: &Report, out: &mut dyn Write) -> std::io::Re
     let missing = report.features.iter().filter(|row| !row.works).count();
     let verdict = match (report.usable, missing) {
         (true, 0) => "Everything that Ferry uses works here".to_owned(),
-        (true, missing) => format!("Workloads run and move here; {missing} features are missing, at the price given above"),
-        (false, _) => "Workloads cannot run and move here: what is marked NO is needed for all of them".to_owned(),
+        (true, missing) => {
+            format!("Workloads run and move here; {missing} features are missing, at the price given above")
+        }
+        (false, _) => {
+            "Workloads cannot run and move here: what is marked NO is needed for all of them".to_owned()
+        }
     };
     writeln!(out, "{verdict}")
 }

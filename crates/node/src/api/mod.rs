@@ -54,7 +54,3 @@ fn router(node: Arc<Node>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
 }
-<<<<<<< HEAD
-=======
-
->>>>>>> 2ebb9ca (ferry check, and the node's facts from the probes)

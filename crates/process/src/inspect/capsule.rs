@@ -26,7 +26,11 @@ pub fn capsule(capsule: &Capsule) -> Result<Vec<Resource>, Error> {
     let (mounts, tmpfs, blockers) = capsule.mount_table()?;
     for point in tmpfs {
         let bytes = capsule.file_system_bytes(&point).unwrap_or(0);
-        found.push(resource("memory-file-system", &format!("memory file system at {}", point.display()), bytes));
+        found.push(resource(
+            "memory-file-system",
+            &format!("memory file system at {}", point.display()),
+            bytes,
+        ));
     }
     for mount in mounts.iter().filter(|mount| mount.kind != "tmpfs") {
         found.push(resource("mount", &format!("{} mounted at {}", mount.kind, mount.point), 0));
@@ -121,7 +125,10 @@ fn tree_bytes(root: &Path) -> u64 {
 fn nested_namespaces(capsule: &Capsule) -> Result<Vec<Resource>, Error> {
     let identity = |pid: i32, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
     let own: Vec<_> = NAMESPACES.iter().map(|kind| identity(capsule.init_pid(), kind)).collect();
-    let pids = capsule.cgroup().procs().map_err(|source| Error::Kernel { doing: "list the tasks".into(), source })?;
+    let pids = capsule
+        .cgroup()
+        .procs()
+        .map_err(|source| Error::Kernel { doing: "list the tasks".into(), source })?;
     let mut found = Vec::new();
     for pid in pids {
         for (kind, own) in NAMESPACES.iter().zip(&own) {

@@ -28,12 +28,18 @@ pub(super) const PROBES: &[Probe] = &[
         probe: |_| {
             use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
             unshare(UnshareFlags::NEWNET).map_err(why("unshare"))?;
-            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(why("socket"))?;
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(why("socket"))?;
             crate::tcp_repair::begin(&socket).map_err(why("TCP_REPAIR"))?;
-            crate::tcp_repair::choose(&socket, crate::tcp_repair::Queue::Send).map_err(why("TCP_REPAIR_QUEUE"))?;
+            crate::tcp_repair::choose(&socket, crate::tcp_repair::Queue::Send)
+                .map_err(why("TCP_REPAIR_QUEUE"))?;
             crate::tcp_repair::set_sequence(&socket, 12345).map_err(why("TCP_QUEUE_SEQ"))?;
             let number = crate::tcp_repair::sequence(&socket).map_err(why("TCP_QUEUE_SEQ"))?;
-            if number == 12345 { Ok("a sequence number was set".into()) } else { Err(format!("a sequence number reads back as {number}")) }
+            if number == 12345 {
+                Ok("a sequence number was set".into())
+            } else {
+                Err(format!("a sequence number reads back as {number}"))
+            }
         },
     },
     Probe {
@@ -45,7 +51,11 @@ pub(super) const PROBES: &[Probe] = &[
             unshare(UnshareFlags::NEWNET).map_err(why("unshare"))?;
             let output = Command::new("nft").args(["add", "table", "inet", "ferry_probe"]).output();
             let output = output.map_err(why("run nft"))?;
-            if output.status.success() { Ok("a table was made".into()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+            if output.status.success() {
+                Ok("a table was made".into())
+            } else {
+                Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+            }
         },
     },
     Probe {
@@ -70,7 +80,14 @@ pub(super) const PROBES: &[Probe] = &[
         probe: |_| {
             let maps = std::fs::read_to_string("/proc/self/maps").map_err(why("read maps"))?;
             let parts: Vec<&str> = maps.lines().filter_map(|line| line.split("[v").nth(1)).collect();
-            if parts.iter().any(|part| part.starts_with("dso")) { Ok(format!("{} mappings belong to it", parts.iter().filter(|part| !part.starts_with("sys")).count())) } else { Err("there is none".into()) }
+            if parts.iter().any(|part| part.starts_with("dso")) {
+                Ok(format!(
+                    "{} mappings belong to it",
+                    parts.iter().filter(|part| !part.starts_with("sys")).count()
+                ))
+            } else {
+                Err("there is none".into())
+            }
         },
     },
     Probe {
@@ -80,22 +97,32 @@ pub(super) const PROBES: &[Probe] = &[
         need: Need::Sometimes,
         probe: |_| {
             let bytes = crate::cpu::xsave_bytes();
-            if bytes > 0 { Ok(format!("{bytes} bytes in each task")) } else { Err("this processor has none".into()) }
+            if bytes > 0 {
+                Ok(format!("{bytes} bytes in each task"))
+            } else {
+                Err("this processor has none".into())
+            }
         },
     },
 ];
 
 fn make(route: &mut Route, kind: &str) -> std::io::Result<()> {
     // RTM_NEWLINK with an ifinfomsg; IFLA_LINKINFO holds IFLA_INFO_KIND.
-    let message = Message::new(16, CREATE | EXCLUSIVE, &[0; 16]).with_nested(18, &[], |info| info.with_text(1, kind));
+    let message =
+        Message::new(16, CREATE | EXCLUSIVE, &[0; 16]).with_nested(18, &[], |info| info.with_text(1, kind));
     route.ask(message)
 }
 
 fn capability(number: u32) -> Seen {
     let status = std::fs::read_to_string("/proc/self/status").map_err(why("read the status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).ok_or("no capabilities are listed")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("CapEff:")).ok_or("no capabilities are listed")?;
     let set = u64::from_str_radix(line.trim(), 16).map_err(why("read the capabilities"))?;
-    if set >> number & 1 == 1 { Ok("in the effective set".into()) } else { Err("not in the effective set".into()) }
+    if set >> number & 1 == 1 {
+        Ok("in the effective set".into())
+    } else {
+        Err("not in the effective set".into())
+    }
 }
 
 fn raise_limit(_: &Path) -> Seen {

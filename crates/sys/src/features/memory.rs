@@ -26,7 +26,11 @@ pub(super) const PROBES: &[Probe] = &[
                 return Err("an untouched page is reported".into());
             }
             page.touch(1);
-            if page.scan(PRESENT, 0)? == 1 { Ok("one touched page was found".into()) } else { Err("a touched page is not reported".into()) }
+            if page.scan(PRESENT, 0)? == 1 {
+                Ok("one touched page was found".into())
+            } else {
+                Err("a touched page is not reported".into())
+            }
         },
     },
     Probe {
@@ -60,9 +64,14 @@ impl Page {
     fn new() -> Result<Self, String> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping at an address that the kernel chooses.
-        let start =
-            unsafe { libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
-        if start == libc::MAP_FAILED { Err(why("mmap")(io::Error::last_os_error())) } else { Ok(Self(start.cast())) }
+        let start = unsafe {
+            libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+        };
+        if start == libc::MAP_FAILED {
+            Err(why("mmap")(io::Error::last_os_error()))
+        } else {
+            Ok(Self(start.cast()))
+        }
     }
 
     fn touch(&self, value: u8) {
@@ -77,8 +86,20 @@ impl Page {
         let start = self.0 as u64;
         // struct pm_scan_arg: size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted,
         // category_mask, category_anyof_mask, return_mask.
-        let mut arg: [u64; 12] =
-            [96, flags, start, start + PAGE as u64, 0, regions.as_mut_ptr() as u64, 4, 0, 0, categories, 0, categories];
+        let mut arg: [u64; 12] = [
+            96,
+            flags,
+            start,
+            start + PAGE as u64,
+            0,
+            regions.as_mut_ptr() as u64,
+            4,
+            0,
+            0,
+            categories,
+            0,
+            categories,
+        ];
         // SAFETY: PAGEMAP_SCAN reads and writes `arg` and at most four regions of 24 bytes.
         let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), 0xc060_6610, arg.as_mut_ptr()) };
         if found < 0 { Err(why("PAGEMAP_SCAN")(io::Error::last_os_error())) } else { Ok(found) }
@@ -151,5 +172,9 @@ fn procmap_query(_: &Path) -> Seen {
         return Err(why("PROCMAP_QUERY")(io::Error::last_os_error()));
     }
     let inside = query[3] <= page.0 as u64 && query[4] > page.0 as u64;
-    if inside { Ok("a mapping was found by its address".into()) } else { Err("it gives another mapping".into()) }
+    if inside {
+        Ok("a mapping was found by its address".into())
+    } else {
+        Err("it gives another mapping".into())
+    }
 }

@@ -80,8 +80,11 @@ fn one(probe: &Probe, state: &Path, without: &[&str]) -> Feature {
 pub fn working(state: &Path) -> Vec<String> {
     static WORKING: OnceLock<Vec<String>> = OnceLock::new();
     let probe = || {
-        let mut names: Vec<String> =
-            probe(state).into_iter().filter(|feature| feature.works).map(|feature| feature.name.to_owned()).collect();
+        let mut names: Vec<String> = probe(state)
+            .into_iter()
+            .filter(|feature| feature.works)
+            .map(|feature| feature.name.to_owned())
+            .collect();
         names.sort();
         names
     };
@@ -111,8 +114,13 @@ mod tests {
             assert!(feature.works || feature.need == Need::Sometimes, "the tests need {feature:?}");
         }
         // What the tests of moves stand on.
-        for name in ["ptrace-seize", "clone3-set-tid", "pidfd-getfd", "cgroup-freeze", "pagemap-scan", "tcp-repair"] {
-            assert!(features.iter().any(|feature| feature.name == name && feature.works), "{name}: {features:?}");
+        for name in
+            ["ptrace-seize", "clone3-set-tid", "pidfd-getfd", "cgroup-freeze", "pagemap-scan", "tcp-repair"]
+        {
+            assert!(
+                features.iter().any(|feature| feature.name == name && feature.works),
+                "{name}: {features:?}"
+            );
         }
     }
 

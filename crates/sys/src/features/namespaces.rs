@@ -20,7 +20,11 @@ pub(super) const PROBES: &[Probe] = &[
         cost_if_missing: "`ferry run` does not work; processes can be adopted",
         need: Need::Always,
         probe: |_| {
-            let kinds = UnshareFlags::NEWPID | UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
+            let kinds = UnshareFlags::NEWPID
+                | UnshareFlags::NEWNS
+                | UnshareFlags::NEWIPC
+                | UnshareFlags::NEWUTS
+                | UnshareFlags::NEWCGROUP;
             unshare(kinds).map_err(why("unshare"))?;
             let one = child_says(|| rustix::process::getpid().as_raw_pid() == 1).map_err(why("fork"))?;
             if one { Ok("a child was process 1".into()) } else { Err("a child was not process 1".into()) }
@@ -40,7 +44,11 @@ pub(super) const PROBES: &[Probe] = &[
                 let near = |a: i128, b: i128| (0..5_000_000_000).contains(&(a - b));
                 near(now.monotonic_ns, wanted.monotonic_ns) && near(now.boottime_ns, wanted.boottime_ns)
             });
-            if shown.map_err(why("fork"))? { Ok("a child's clocks were set".into()) } else { Err("a child's clocks are not as set".into()) }
+            if shown.map_err(why("fork"))? {
+                Ok("a child's clocks were set".into())
+            } else {
+                Err("a child's clocks are not as set".into())
+            }
         },
     },
     Probe {
@@ -79,7 +87,11 @@ pub(super) const PROBES: &[Probe] = &[
             let second = overlay_over("/tmp/merged", "/tmp/upper2", "/tmp/work2")?;
             on(&second, "/tmp/merged")?;
             fs::write("/tmp/merged/probe", "x").map_err(why("write"))?;
-            if Path::new("/tmp/upper2/probe").exists() { Ok("an overlay over an overlay holds what is written".into()) } else { Err("what is written is elsewhere".into()) }
+            if Path::new("/tmp/upper2/probe").exists() {
+                Ok("an overlay over an overlay holds what is written".into())
+            } else {
+                Err("what is written is elsewhere".into())
+            }
         },
     },
     Probe {
@@ -120,8 +132,15 @@ pub(super) const PROBES: &[Probe] = &[
             let own = Cgroup::own().map_err(why("find the own cgroup"))?;
             let have = own.controllers().map_err(why("read the controllers"))?;
             let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-            let old = |name: &str| groups.lines().any(|line| line.split(':').nth(1).is_some_and(|list| list.split(',').any(|each| each == name)));
-            let missing: Vec<&str> = ["memory", "cpu"].into_iter().filter(|name| !have.iter().any(|each| each == name) && !old(name)).collect();
+            let old = |name: &str| {
+                groups.lines().any(|line| {
+                    line.split(':').nth(1).is_some_and(|list| list.split(',').any(|each| each == name))
+                })
+            };
+            let missing: Vec<&str> = ["memory", "cpu"]
+                .into_iter()
+                .filter(|name| !have.iter().any(|each| each == name) && !old(name))
+                .collect();
             match missing[..] {
                 [] => Ok("the memory and cpu controllers are here".into()),
                 _ => Err(format!("{} has no controller for {}", own.path().display(), missing.join(" and "))),

@@ -23,7 +23,11 @@ pub(super) const PROBES: &[Probe] = &[
         cost_if_missing: "their registration cannot be read: such programs are refused (Linux 5.13 has it)",
         need: Need::Sometimes,
         probe: |_| {
-            stopped(|pid| ptrace::rseq(pid).map(|_| "PTRACE_GET_RSEQ_CONFIGURATION answered".into()).map_err(why("ptrace")))
+            stopped(|pid| {
+                ptrace::rseq(pid)
+                    .map(|_| "PTRACE_GET_RSEQ_CONFIGURATION answered".into())
+                    .map_err(why("ptrace"))
+            })
         },
     },
     Probe {
@@ -50,7 +54,11 @@ pub(super) const PROBES: &[Probe] = &[
             let child = Sleeper::new().map_err(why("fork"))?;
             let same = compare(own, own, What::Space).map_err(why("kcmp"))?;
             let other = compare(own, child.0, What::Space).map_err(why("kcmp"))?;
-            if same.is_eq() && other.is_ne() { Ok("told one address space from two".into()) } else { Err("it gives wrong answers".into()) }
+            if same.is_eq() && other.is_ne() {
+                Ok("told one address space from two".into())
+            } else {
+                Err("it gives wrong answers".into())
+            }
         },
     },
     Probe {
@@ -106,9 +114,13 @@ fn set_tid(_: &Path) -> Seen {
 
 fn getfd(_: &Path) -> Seen {
     let child = Sleeper::new().map_err(why("fork"))?;
-    let pidfd = pidfd_open(Pid::from_raw(child.0).ok_or("no id")?, PidfdFlags::empty()).map_err(why("pidfd_open"))?;
+    let pidfd =
+        pidfd_open(Pid::from_raw(child.0).ok_or("no id")?, PidfdFlags::empty()).map_err(why("pidfd_open"))?;
     let list = std::fs::read_dir(format!("/proc/{}/fd", child.0)).map_err(why("list"))?;
-    let number = list.flatten().find_map(|entry| entry.file_name().to_str()?.parse().ok()).ok_or("it has no descriptor")?;
+    let number = list
+        .flatten()
+        .find_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .ok_or("it has no descriptor")?;
     pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).map_err(why("pidfd_getfd"))?;
     Ok("another task's descriptor was copied".into())
 }
