@@ -162,7 +162,7 @@ pub(super) fn wait_of(
         libc::SYS_clock_nanosleep => timespec(pid, registers.rdx),
         // FUTEX_WAIT has a relative time-out; the others' is absolute and needs no correction.
         libc::SYS_futex if registers.rsi & 0x7f == 0 => timespec(pid, registers.r10),
-        libc::SYS_poll => Some((registers.rdx as i32).max(0) as u64 * 1_000_000),
+        libc::SYS_poll => u64::try_from(registers.rdx as i32).ok().map(|ms| ms * 1_000_000),
         _ => None,
     };
     let left_ns = total.map(|total| total.saturating_sub(observed.map_or(0, |observed| observed.waited_ns)));

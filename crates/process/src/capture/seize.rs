@@ -163,16 +163,33 @@ pub(crate) fn members(scope: &Scope) -> Result<Vec<i32>, Error> {
             while at < all.len() {
                 let pid = all[at];
                 at += 1;
-                for tid in proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default() {
-                    let children =
-                        proc::read_path(&format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
-                    let children = String::from_utf8_lossy(&children);
-                    all.extend(children.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()));
-                }
+                all.extend(children(pid));
             }
             Ok(all)
         }
     }
+}
+
+/// A cgroup does not list its zombies; their parents do.
+fn with_zombies(mut pids: Vec<i32>) -> Vec<i32> {
+    for at in 0..pids.len() {
+        for child in children(pids[at]) {
+            if !pids.contains(&child) && is_zombie(child, child) {
+                pids.push(child);
+            }
+        }
+    }
+    pids
+}
+
+/// Children of all threads of a process, as this host numbers them.
+fn children(pid: i32) -> Vec<i32> {
+    let mut all = Vec::new();
+    for tid in proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default() {
+        let text = proc::read_path(&format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+        all.extend(String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+    }
+    all
 }
 
 fn attach_all(scope: &Scope, attached: &mut Vec<(i32, i32)>) -> Result<(), Error> {
@@ -300,7 +317,7 @@ impl Seized {
     }
 
     fn read_identities(&mut self, scope: &Scope, stops: &[(i32, i32, Option<i32>)]) -> Result<(), Error> {
-        for pid in members(scope)? {
+        for pid in with_zombies(members(scope)?) {
             let Ok(stat) = stat::read(pid) else { continue };
             let Ok(status) = status::read(&pid.to_string()) else { continue };
             let ids = TaskRef { host_pid: pid, ns_pid: status.ns_tgid.last().copied().unwrap_or(pid) };

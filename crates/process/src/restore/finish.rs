@@ -10,7 +10,7 @@ use super::{Error, process, thread};
 use crate::capture::interrupted::KnownWait;
 use crate::records::task::{Life, Task};
 use ferry_sys::proc::maps;
-use ferry_sys::ptrace;
+use ferry_sys::ptrace::{self, Stop};
 use ferry_sys::remote::machine::UNDO_BYTES;
 use ferry_sys::remote::tail::Tail;
 use ferry_sys::remote::{Machine, Program, Site, Tracee};
@@ -30,16 +30,15 @@ pub(super) fn run(puppets: &mut Puppets, files: &dyn FileSource) -> Result<Resto
     let restore_ids =
         alive.iter().any(|task| !task.timers.is_empty()) && can_choose_timer_ids(puppets, &alive)?;
     let mut warnings = Vec::new();
-    for task in &alive {
+    // Children first: what they tell their parents on the way is taken away before the parents get what was pending.
+    for task in alive.iter().rev() {
         settle(puppets, task, &tasks, restore_ids, &mut warnings)?;
-    }
-    for task in &alive {
         outside(puppets, task, &mut warnings);
-    }
-    for task in &alive {
         depart(puppets, task)?;
+        if let Life::Stopped { signal, .. } = task.life {
+            stop_again(puppets, task, signal)?;
+        }
     }
-    stop_again(puppets, &alive)?;
     let cgroup = puppets.home.cgroup.clone();
     if let Some(path) = cgroup {
         let frozen = std::fs::write(path.join("cgroup.freeze"), "1");
@@ -235,14 +234,36 @@ fn unmap_area(
     mem.write_all_at(&vec![0u8; Tail::bytes()], tail.base).map_err(failed("clean the vDSO's end"))
 }
 
-/// Processes that were stopped by a signal are stopped by it again when they are let go of.
-fn stop_again(puppets: &Puppets, alive: &[&Task]) -> Result<(), Error> {
-    for task in alive {
-        if let Life::Stopped { signal, .. } = task.life {
-            let pid = puppets.family.puppets[&task.pid].host_pid();
-            let signal = if (1..=64).contains(&signal) { signal } else { libc::SIGSTOP };
-            ptrace::send(pid, signal).map_err(Error::host("stop a process as it was"))?;
+/// Stops a process by its signal again, thread by thread, while it is traced: none of its code runs.
+fn stop_again(puppets: &Puppets, task: &Task, signal: i32) -> Result<(), Error> {
+    let failed = || Error::host(format!("stop process {} as it was", task.pid));
+    if ![libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal) {
+        return Err(Error::Damaged(format!("process {} was stopped by signal {signal}", task.pid)));
+    }
+    let puppet = &puppets.family.puppets[&task.pid];
+    let threads = order(&puppet.threads, task)?;
+    for tracee in &threads {
+        // Nothing that is pending may be taken before the stop.
+        ptrace::set_signal_mask(tracee.tid, !(1u64 << (signal - 1))).map_err(failed())?;
+    }
+    let leader = threads[0].tid;
+    ptrace::send_to_thread(leader, leader, signal).map_err(failed())?;
+    for tracee in &threads {
+        ptrace::cont(tracee.tid, 0).map_err(failed())?;
+        loop {
+            match ptrace::wait(tracee.tid).map_err(failed())? {
+                Stop::Event { signal: by } if by == signal => break,
+                // Taking it begins the stop of all threads.
+                Stop::Signal(taken) if taken == signal => ptrace::cont(tracee.tid, signal).map_err(failed())?,
+                Stop::Event { .. } => ptrace::cont(tracee.tid, 0).map_err(failed())?,
+                other => {
+                    return Err(Error::Damaged(format!("process {} did not stop: {other:?}", task.pid)));
+                }
+            }
         }
+    }
+    for (tracee, thread) in threads.iter().zip(&task.threads) {
+        ptrace::set_signal_mask(tracee.tid, thread.mask).map_err(failed())?;
     }
     Ok(())
 }

@@ -153,15 +153,15 @@ fn map(program: &mut Program, vma: &Vma, fd: u64, offset: u64) {
             flags |= flag;
         }
     }
-    let write = libc::PROT_WRITE as u32;
-    let was_writable = vma.flags & (vma::ACCOUNTED | vma::SHARED) == vma::ACCOUNTED && vma.prot & write == 0;
-    let prot = if was_writable { vma.prot | write } else { vma.prot };
+    let prot = if protected_later(vma) { vma.prot | libc::PROT_WRITE as u32 } else { vma.prot };
     let args = [vma.start, vma.end - vma.start, u64::from(prot), flags as u64, fd, offset];
     program.call("map memory where it was", libc::SYS_mmap, &args);
-    if was_writable {
-        let args = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
-        program.call("protect memory as it was", libc::SYS_mprotect, &args);
-    }
+}
+
+/// Private memory that was writable once: it is filled while it is writable, which is also faster.
+pub(super) fn protected_later(vma: &Vma) -> bool {
+    let private = vma.flags & (vma::ACCOUNTED | vma::SHARED) == vma::ACCOUNTED;
+    private && vma.prot & libc::PROT_WRITE as u32 == 0
 }
 
 /// Advice by its bit in the record. Locks come at the end, when the pages are in.

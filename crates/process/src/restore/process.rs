@@ -27,6 +27,10 @@ pub(super) fn settings(
         let args = [libc::PR_SET_CHILD_SUBREAPER as u64, 1, 0, 0, 0];
         program.call("adopt orphans", libc::SYS_prctl, &args);
     }
+    for vma in space.vmas.iter().filter(|vma| super::mapping::protected_later(vma)) {
+        let args = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
+        program.call("protect memory as it was", libc::SYS_mprotect, &args);
+    }
     lock(program, space, tolerated);
     if space.thp_disabled {
         program.call("set the huge page setting", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1, 0, 0, 0]);
@@ -38,7 +42,7 @@ pub(super) fn settings(
     if space.mdwe != 0 {
         program.call("set the W^X setting", libc::SYS_prctl, &[PR_SET_MDWE, u64::from(space.mdwe), 0, 0, 0]);
     }
-    drain(program, task, children);
+    drain(program, children);
     handlers(program, task)?;
     limits(program, task, tolerated)
 }
@@ -124,13 +128,21 @@ fn directories(program: &mut Program, task: &Task) -> Result<(), Error> {
         }
         Ok(program.data(&[path, b"\0"].concat()))
     };
-    if task.cwd.ends_with(b" (deleted)") {
-        return Err(Error::unfit(task.pid, "its working directory has been deleted"));
-    }
-    let cwd = path(&task.cwd)?;
+    let removed = task.cwd.strip_suffix(b" (deleted)".as_slice());
+    // A directory that was removed is made again under another name, entered, and removed again.
+    let cwd = match removed {
+        Some(old) => path(&[old, b".ferry-removed"].concat())?,
+        None => path(&task.cwd)?,
+    };
     let root = if task.root == b"/" || task.root.is_empty() { None } else { Some(path(&task.root)?) };
     let what = format!("change to the directory {}", String::from_utf8_lossy(&task.cwd));
+    if removed.is_some() {
+        program.call("make a directory that had been removed", libc::SYS_mkdir, &[cwd, 0o700]);
+    }
     program.call(what, libc::SYS_chdir, &[cwd]);
+    if removed.is_some() {
+        program.call("remove a directory again", libc::SYS_rmdir, &[cwd]);
+    }
     if let Some(root) = root {
         let what = format!("change the root to {}", String::from_utf8_lossy(&task.root));
         program.call(what, libc::SYS_chroot, &[root]);
@@ -152,19 +164,28 @@ fn lock(program: &mut Program, space: &Space, tolerated: &mut Vec<usize>) {
     }
 }
 
-/// Takes away the signals by which children that died (or stopped) on the way have announced it.
-fn drain(program: &mut Program, task: &Task, children: &[&Task]) {
-    let ended = |child: &&&Task| child.parent == task.pid && child.life != Life::Running;
-    let signals = children.iter().filter(ended).fold(0u64, |set, child| match child.exit_signal {
-        1..=64 => set | 1 << (child.exit_signal - 1),
-        _ => set,
-    });
-    let count = children.iter().filter(ended).count();
+/// Takes away the signals by which children that died or stopped on the way have announced it, and the reports of stops that had
+/// been collected before.
+fn drain(program: &mut Program, children: &[&Task]) {
+    let mut signals = 0u64;
+    for child in children.iter().filter(|child| child.life != Life::Running) {
+        if let Life::Stopped { uncollected: false, .. } = child.life {
+            let options = (libc::WUNTRACED | libc::WNOHANG | libc::__WALL) as u64;
+            program.call("collect a stop again", libc::SYS_wait4, &[child.pid as u64, 0, options, 0]);
+        }
+        if (1..=64).contains(&child.exit_signal) {
+            signals |= 1 << (child.exit_signal - 1);
+        }
+    }
+    // A stop is always told by SIGCHLD.
+    if children.iter().any(|child| matches!(child.life, Life::Stopped { .. })) {
+        signals |= 1 << (libc::SIGCHLD - 1);
+    }
     if signals == 0 {
         return;
     }
     let (set, now) = (program.data(&signals.to_ne_bytes()), program.data(&[0u8; 16]));
-    for _ in 0..count {
+    for _ in 0..=children.len() {
         program.call("forget that a child ended", libc::SYS_rt_sigtimedwait, &[set, 0, now, 8]);
         program.accept(&[libc::EAGAIN]);
     }

@@ -25,15 +25,13 @@ pub(super) fn settings(program: &mut Program, thread: &Thread, tolerated: &mut V
     if head != 0 {
         program.call("set the robust list", libc::SYS_set_robust_list, &[head, len]);
     }
-    if thread.alternate_stack.flags & SS_DISABLE == 0 {
-        let stack = [
-            thread.alternate_stack.address,
-            u64::from(thread.alternate_stack.flags & !SS_ONSTACK),
-            thread.alternate_stack.size,
-        ];
-        let stack = program.data(&stack.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>());
-        program.call("set the alternate stack", libc::SYS_sigaltstack, &[stack, 0]);
-    }
+    // Also where there is none: the puppet has inherited that of the process it was born under.
+    let stack = match thread.alternate_stack {
+        stack if stack.flags & SS_DISABLE == 0 => [stack.address, u64::from(stack.flags & !SS_ONSTACK), stack.size],
+        _ => [0, u64::from(SS_DISABLE), 0],
+    };
+    let stack = program.data(&stack.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>());
+    program.call("set the alternate stack", libc::SYS_sigaltstack, &[stack, 0]);
     if let Some(rseq) = thread.rseq {
         let args = [rseq.address, u64::from(rseq.size), 0, u64::from(rseq.signature)];
         program.call("register the rseq area", libc::SYS_rseq, &args);
