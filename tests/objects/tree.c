@@ -23,6 +23,8 @@ static void stay(int which) {
     VERIFY_EQ(getppid(), before.parent);
     VERIFY_EQ(getpgrp(), before.group);
     VERIFY_EQ(getsid(0), before.session);
+    /* The grandchild must not lose its parent before it has looked. */
+    for (int tries = 0; which == OWN_SESSION && !members[GRANDCHILD].verified && tries < 5000; tries++) pause_ms(1);
     m->verified = 1;
     /* The leader of the session waits for the grandchild, whose parent it must still be. */
     if (which == OWN_SESSION) VERIFY(wait(NULL) != -1);

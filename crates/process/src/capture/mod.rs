@@ -18,6 +18,7 @@ mod tree;
 
 pub use seize::{Scope, Seized, SeizedTask, SeizedThread, TaskRef, seize};
 
+pub(crate) use seize::members;
 pub(crate) use tree::vdso_hash;
 
 use crate::records::State;

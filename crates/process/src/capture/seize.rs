@@ -187,7 +187,11 @@ fn children(pid: i32) -> Vec<i32> {
     let mut all = Vec::new();
     for tid in proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default() {
         let text = proc::read_path(&format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
-        all.extend(String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+        all.extend(
+            String::from_utf8_lossy(&text)
+                .split_ascii_whitespace()
+                .filter_map(|word| word.parse::<i32>().ok()),
+        );
     }
     all
 }

@@ -254,6 +254,9 @@ impl Seized {
             root: proc::link(pid, "root").unwrap_or_default(),
             oom_score_adj: number(pid, "oom_score_adj"),
             comm: seized.stat.comm.clone(),
+            shares_files_with: parent
+                .filter(|parent| share(seized, parent, What::Files))
+                .map(|parent| parent.ids.ns_pid),
             ..Task::default()
         }
     }
@@ -264,6 +267,12 @@ impl Seized {
         let outside = host_pid <= 0 || std::fs::exists(format!("/proc/{host_pid}")).unwrap_or(false);
         if !inside && outside { 0 } else { ns_pid }
     }
+}
+
+/// Whether two processes share a kernel object.
+fn share(one: &SeizedTask, other: &SeizedTask, what: What) -> bool {
+    let alive = !one.threads.is_empty() && !other.threads.is_empty();
+    alive && kcmp::compare(one.ids.host_pid, other.ids.host_pid, what).is_ok_and(Ordering::is_eq)
 }
 
 fn number(pid: i32, name: &str) -> i32 {
@@ -314,6 +323,18 @@ fn refuse(tasks: &[SeizedTask], at: usize) -> Result<(), Error> {
     }
     let Some(first) = task.threads.first() else { return Ok(()) };
     for other in tasks[..at].iter().filter(|other| !other.threads.is_empty()) {
+        let related = task.stat.parent == other.ids.host_pid;
+        if !related && same(first.tid, other.threads[0].tid, What::Files)? {
+            let what = format!(
+                "its descriptors are shared with process {}, which is not its parent",
+                other.ids.ns_pid
+            );
+            return Err(Error::unsupported(pid, what));
+        }
+        if same(first.tid, other.threads[0].tid, What::FileSystem)? {
+            let what = format!("its working directory is shared with process {}", other.ids.ns_pid);
+            return Err(Error::unsupported(pid, what));
+        }
         if same(first.tid, other.threads[0].tid, What::Space)? {
             let what = format!("its memory is shared with process {}", other.ids.ns_pid);
             return Err(Error::unsupported(pid, what));

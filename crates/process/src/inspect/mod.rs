@@ -1,3 +1,6 @@
 //! Inspection: what a running workload holds, as resources of a plan. Nothing is stopped and nothing changes.
 
 pub mod capsule;
+pub mod tasks;
+
+pub use tasks::tasks;

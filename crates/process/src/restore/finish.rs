@@ -254,7 +254,9 @@ fn stop_again(puppets: &Puppets, task: &Task, signal: i32) -> Result<(), Error> 
             match ptrace::wait(tracee.tid).map_err(failed())? {
                 Stop::Event { signal: by } if by == signal => break,
                 // Taking it begins the stop of all threads.
-                Stop::Signal(taken) if taken == signal => ptrace::cont(tracee.tid, signal).map_err(failed())?,
+                Stop::Signal(taken) if taken == signal => {
+                    ptrace::cont(tracee.tid, signal).map_err(failed())?
+                }
                 Stop::Event { .. } => ptrace::cont(tracee.tid, 0).map_err(failed())?,
                 other => {
                     return Err(Error::Damaged(format!("process {} did not stop: {other:?}", task.pid)));

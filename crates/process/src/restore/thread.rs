@@ -27,7 +27,9 @@ pub(super) fn settings(program: &mut Program, thread: &Thread, tolerated: &mut V
     }
     // Also where there is none: the puppet has inherited that of the process it was born under.
     let stack = match thread.alternate_stack {
-        stack if stack.flags & SS_DISABLE == 0 => [stack.address, u64::from(stack.flags & !SS_ONSTACK), stack.size],
+        stack if stack.flags & SS_DISABLE == 0 => {
+            [stack.address, u64::from(stack.flags & !SS_ONSTACK), stack.size]
+        }
         _ => [0, u64::from(SS_DISABLE), 0],
     };
     let stack = program.data(&stack.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>());

@@ -1,15 +1,18 @@
 //! Runs one self-verifying program in a capsule and moves it, by the crate's own means: no node, no image.
 
 use ferry_process::capsule::{Capsule, Command, Spec, pack_upper, sweep, unpack_upper};
+use ferry_process::capture::files::{self, FilesContext, Furniture, FurnitureKind};
 use ferry_process::capture::{self, Context, Scope};
 use ferry_process::records::State;
-use ferry_process::restore::{FileSource, Home, Puppets};
+use ferry_process::restore::files::{Recreated, RestoreContext};
+use ferry_process::restore::{Home, Puppets};
 use ferry_sys::fork::{Forked, exit_now, fork, wait};
-use ferry_sys::remote::RemoteCall;
 use ferry_transfer::linux::{LinuxSink, LinuxSource};
 use ferry_transfer::space::{PageSink, PageSource, SpaceId};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::AsFd;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -54,24 +57,6 @@ fn compile(name: &str, directory: &Path) -> PathBuf {
     program
 }
 
-/// Standard input is /dev/null, the others append to the log.
-struct LogFiles {
-    null: File,
-    log: File,
-}
-
-type Anything = Box<dyn std::error::Error + Send + Sync>;
-
-impl FileSource for LogFiles {
-    fn table(&self, _: i32) -> Result<Vec<(i32, bool, BorrowedFd<'_>)>, Anything> {
-        Ok(vec![(0, false, self.null.as_fd()), (1, false, self.log.as_fd()), (2, false, self.log.as_fd())])
-    }
-
-    fn late(&self, _: i32) -> Result<Vec<RemoteCall>, Anything> {
-        Ok(Vec::new())
-    }
-}
-
 fn spec(directory: &Path, number: u32) -> Spec {
     Spec {
         name: format!("move-{}-{number}", std::process::id()),
@@ -100,7 +85,6 @@ fn twin(source: &Capsule, directory: &Path, number: u32) -> Capsule {
 fn run(program: &Path, directory: &Path, way: Way) {
     let log_path = directory.join("log");
     let open = || OpenOptions::new().create(true).append(true).open(&log_path).unwrap();
-    let files = LogFiles { null: File::open("/dev/null").unwrap(), log: open() };
     let mut capsule = Capsule::create(&spec(directory, 0)).unwrap();
     let command = Command {
         argv: vec![program.into()],
@@ -117,7 +101,7 @@ fn run(program: &Path, directory: &Path, way: Way) {
             let mut waits = Vec::new();
             for number in 1..=times {
                 let next;
-                (next, pid, waits) = move_over(&capsule, directory, number, &files, waits);
+                (next, pid, waits) = move_over(&capsule, directory, number, waits);
                 std::mem::replace(&mut capsule, next).destroy().unwrap();
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -155,7 +139,6 @@ fn move_over(
     source: &Capsule,
     directory: &Path,
     number: u32,
-    files: &LogFiles,
     waits: Vec<capture::interrupted::KnownWait>,
 ) -> (Capsule, i32, Vec<capture::interrupted::KnownWait>) {
     let group = source.cgroup();
@@ -164,7 +147,19 @@ fn move_over(
     group.wait_frozen(Duration::from_secs(5)).unwrap();
     let mut seized = capture::seize(&Scope::Cgroup(group.path().to_owned())).unwrap();
     group.thaw().unwrap();
-    let captured = seized.capture(&Context { waits }).unwrap();
+    let mut captured = seized.capture(&Context { waits }).unwrap();
+    let log = OpenOptions::new().append(true).open(directory.join("log")).unwrap();
+    let metadata = log.metadata().unwrap();
+    let furniture =
+        [Furniture { name: "log".into(), what: FurnitureKind::File(metadata.dev(), metadata.ino()) }];
+    let refs: Vec<files::TaskRef> = seized
+        .tasks()
+        .iter()
+        .map(|task| files::TaskRef { host_pid: task.host_pid, ns_pid: task.ns_pid })
+        .collect();
+    let objects = captured.state.objects.iter().map(|object| (object.device, object.inode)).collect();
+    captured.state.files =
+        files::capture(&refs, &FilesContext { furniture: &furniture, objects }).unwrap().files;
     group.freeze().unwrap();
     let captured_in = begin.elapsed();
     let bytes = captured.state.to_bytes();
@@ -184,7 +179,14 @@ fn move_over(
         sink.write(space, start, &bytes).unwrap();
     }
     let finish = Instant::now();
-    let restored = puppets.finish(files).unwrap();
+    let objects =
+        state.objects.iter().map(|one| ((one.device, one.inode), puppets.object(one.id).unwrap())).collect();
+    let furniture = BTreeMap::from([("log".to_owned(), log.as_fd())]);
+    let ctx = RestoreContext { init: Some(target.init_pid()), furniture, objects };
+    let mut recreated = Recreated::create(&state.files, &ctx).unwrap();
+    let restored = puppets.finish(&recreated).unwrap();
+    recreated.seal().unwrap();
+    recreated.release_network().unwrap();
     let finished_in = finish.elapsed();
     target.cgroup().thaw().unwrap();
     eprintln!(

@@ -36,6 +36,7 @@ objects!(
     registers,
     robust,
     rseq,
+    shared_descriptors,
     signals,
     sigsuspend,
     stopped,

@@ -8,6 +8,8 @@ use super::text::decimal;
 pub struct Status {
     /// Process id (thread group), as the reader sees it.
     pub tgid: i32,
+    /// Tracer, as the reader sees it; 0: none.
+    pub tracer: i32,
     /// Parent, as the reader sees it.
     pub parent: i32,
     /// Ids in each pid namespace from the reader's to the innermost: thread group.
@@ -63,6 +65,7 @@ pub fn parse(text: &[u8]) -> Result<Status, Malformed> {
 fn field(status: &mut Status, name: &[u8], value: &[u8]) -> Option<()> {
     match name {
         b"Tgid" => status.tgid = number(value)? as i32,
+        b"TracerPid" => status.tracer = number(value)? as i32,
         b"PPid" => status.parent = number(value)? as i32,
         b"NStgid" => status.ns_tgid = list(value)?,
         b"NSpid" => status.ns_pid = list(value)?,
