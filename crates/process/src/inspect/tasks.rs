@@ -76,6 +76,7 @@ impl Seen {
             attachment: Attachment::Unattached,
             bytes,
             hash: None,
+            shared: None,
             unsupported: None,
         }
     }
