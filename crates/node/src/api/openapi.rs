@@ -51,3 +51,32 @@ pub fn document() -> utoipa::openapi::OpenApi {
 pub async fn get() -> axum::Json<utoipa::openapi::OpenApi> {
     axum::Json(document())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::document;
+
+    /// The document is part of the repository, so that a change of the API is seen in review. `FERRY_BLESS=1` writes it anew.
+    #[test]
+    fn the_document_is_the_one_in_docs() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+        let made = document().to_pretty_json().unwrap() + "\n";
+        if std::env::var_os("FERRY_BLESS").is_some() {
+            std::fs::write(path, &made).unwrap();
+        }
+        let kept = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(kept == made, "the API changed: look at it, then run this test with FERRY_BLESS=1 and commit docs/openapi.json");
+    }
+
+    #[test]
+    fn every_schema_that_is_named_is_there() {
+        let text = document().to_json().unwrap();
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        for named in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
+            let name = named.split('"').next().unwrap();
+            assert!(schemas.contains_key(name), "{name} is named and not described");
+        }
+        assert!(schemas.len() > 20, "{}", schemas.len());
+    }
+}
