@@ -22,7 +22,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The workloads of this host, also those that left.
 #[utoipa::path(get, path = "/v1/workloads", tag = "workloads", responses((status = 200, body = Vec<Workload>)))]
 pub async fn list(State(node): State<Arc<Node>>) -> Answer<Vec<Workload>> {
-    json(move || Ok(node.workloads.list())).await
+    json(move || {
+        let mut list = node.workloads.list();
+        list.iter_mut().for_each(|workload| workload.moving = node.move_of(workload.id));
+        Ok(list)
+    })
+    .await
 }
 
 /// Starts a workload in a capsule of its own.
@@ -44,7 +49,12 @@ pub async fn adopt(State(node): State<Arc<Node>>, Body(request): Body<AdoptReque
     params(("workload" = String, Path, description = "Name, id, or the beginning of an id")),
     responses((status = 200, body = WorkloadDetail), (status = "default", body = Error)))]
 pub async fn show(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Answer<WorkloadDetail> {
-    json(move || node.workloads.detail(node.workloads.find(&name)?)).await
+    json(move || {
+        let mut detail = node.workloads.detail(node.workloads.find(&name)?)?;
+        detail.workload.moving = node.move_of(detail.workload.id);
+        Ok(detail)
+    })
+    .await
 }
 
 /// How a workload is removed.

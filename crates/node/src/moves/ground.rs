@@ -59,11 +59,14 @@ impl movement::Node for Node {
         let (from, name) = (offer.from, offer.name);
         let offered =
             Offered { from, name, network: offer.network, clone: offer.clone, resources: offer.resources };
-        let against = match self.policy() {
+        let mut against = match self.policy() {
             Ok(policy) => policy.refusals(&offered),
             // What cannot be understood was written to keep somebody out.
             Err(error) => vec![error.message],
         };
+        if self.workloads.has_name(name) {
+            against.push(format!("there is a workload named {name} already"));
+        }
         let what = format!("{} {name}", if offer.clone { "send a clone of" } else { "send" });
         match against.first() {
             None => self.audit.note(from.as_str(), &what, Verdict::Allowed, "policy"),

@@ -23,9 +23,13 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Size of a terminal before the client has said its own.
 const SIZE: Size = Size { rows: 24, columns: 80 };
+
+/// How long after the end of a move its record may follow.
+const MOVED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Signal that nothing survives.
 const SIGKILL: i32 = 9;
@@ -184,13 +188,26 @@ impl Workloads {
     }
 
     /// Waits until its first process has ended.
+    ///
+    /// # Errors
+    /// `Remainder` if it moved to another host meanwhile, which is named.
     pub fn wait(&self, id: WorkloadId) -> Result<Exit> {
-        let record = self.record(id)?;
-        if let Some(host) = &record.gone_to {
-            return Err(Error::new(Kind::Remainder, format!("{} moved to {host}", record.name))
-                .hint(format!("wait for it there: ferry wait {}", record.name)));
+        let waited = self.client(id).and_then(|mut client| client.wait());
+        let error = match waited {
+            Ok(ended) => return Ok(exit(ended)),
+            Err(error) => error,
+        };
+        // A shim that goes away may be a move that has just ended: the record follows at once.
+        let end = Instant::now() + MOVED_TIME_MAX;
+        while Instant::now() < end {
+            let record = self.record(id)?;
+            if let Some(host) = &record.gone_to {
+                return Err(Error::new(Kind::Remainder, format!("{} moved to {host}", record.name))
+                    .hint(format!("wait for it there: ferry wait {}", record.name)));
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
-        self.client(id)?.wait().map(exit)
+        Err(error)
     }
 
     /// Sends a signal to its first process; SIGKILL to all.
@@ -287,15 +304,22 @@ impl Workloads {
         (ids.len(), restarted)
     }
 
-    /// A workload arrived from another host.
+    /// A workload arrived from another host, or came back.
     pub fn arrived(&self, id: WorkloadId) -> Result<()> {
         let dir = self.directory(id);
-        let status = self.client(id)?.status()?;
+        let shim = Client::connect(&dir).map_err(|cause| Error::from_source(Kind::Unable, &cause));
+        let status = shim.and_then(|mut shim| shim.status())?;
         let spec = status.spec.ok_or_else(|| Error::new(Kind::Bug, "A shim does not know what arrived"))?;
         let record = NodeRecord::of(&spec, status.adopted);
         record.save(&dir)?;
         self.records().insert(id, record);
         Ok(())
+    }
+
+    /// Whether a workload that is here has this name.
+    #[must_use]
+    pub fn has_name(&self, name: &str) -> bool {
+        self.records().values().any(|record| record.gone_to.is_none() && record.name == name)
     }
 
     /// A workload left for another host, or (`to` none) was given up.
