@@ -1,41 +1,65 @@
 //! `ferry recover`: what the journals of both sides and the decider say about a workload, in words, and the actions that can
-//! neither make two running copies nor none.
+//! neither make two running copies nor none. The words are `ferry_model`'s; here both sides are asked.
 
 use crate::node::Node;
 use crate::peers::wire::{Reply, Request};
 use ferry_model::api::{Recovery, RecoveryAction, WorkloadState};
 use ferry_model::error::{Error, Kind, Result};
+use ferry_model::handover::advice::{Action, Side, advise};
 use ferry_model::handover::entry::last_key;
-use ferry_model::handover::{Entry, Record, Standing, Step};
+use ferry_model::handover::{Answer, Entry, Record, Standing, Step};
 use ferry_model::ids::{HostName, WorkloadId};
 use ferry_session::decider::{Journals, Located};
 use std::sync::PoisonError;
 
-/// Most lines of a journal that are told: the newest.
-const LINES_MAX: usize = 200;
+/// Most entries of a journal that are told: the newest.
+const ENTRIES_MAX: usize = 500;
 
 impl Node {
     /// Where a workload stands, and what can be done.
     pub fn recovery(&self, name: &str) -> Result<Recovery> {
         let id = self.find_anywhere(name)?;
         let entries = self.entries(id);
+        let workload = self.workloads.get(id).ok();
+        let state = workload.as_ref().map(|workload| workload.state);
         let peer_name = peer(&entries);
-        let peer =
+        let told =
             peer_name.as_ref().and_then(|host| match self.peers().ask(host, &Request::Journal { id }) {
-                Ok(Reply::Journal { lines }) => Some(lines),
+                Ok(Reply::Journal { entries, copy }) => Some((entries, copy)),
                 _ => None,
             });
         let located = self.registry.locate(id);
-        let state = self.workloads.get(id).ok().map(|workload| workload.state);
+        let decider = match &located {
+            Some(located) if located.confirmed => Answer::Is(located.record.clone()),
+            _ => Answer::Unknown,
+        };
+        let mut sides =
+            vec![Side { host: self.identity().name(), journal: Some(&entries), copy: copy(state) }];
+        if let Some(host) = &peer_name {
+            let journal = told.as_ref().map(|(entries, _)| entries.as_slice());
+            sides.push(Side { host, journal, copy: told.as_ref().and_then(|(_, copy)| *copy) });
+        }
+        let advice = advise(id, &sides, &decider);
+        let mut words = advice.words;
+        for action in &advice.actions {
+            if let Action::BringBack { host } = action {
+                words.push(format!(
+                    "Start the node of {host} again, or connect it: then the move goes on or ends by itself."
+                ));
+            }
+        }
+        if state == Some(WorkloadState::Lost) {
+            words.push("Its shim on this host is gone.".to_owned());
+        }
         Ok(Recovery {
             workload: id,
-            name: self.workloads.get(id).map_or_else(|_| id.to_string(), |workload| workload.name),
-            here: lines(&entries),
-            peer,
+            name: workload.map_or_else(|| id.to_string(), |workload| workload.name),
+            here: entries.iter().map(line).collect(),
+            peer: told.map(|(entries, _)| entries.iter().map(line).collect()),
             peer_name,
-            decider: decider(located.as_ref()),
+            decider: said(located.as_ref()),
             epoch: located.as_ref().map(|located| located.record.epoch),
-            conclusion: self.conclusion(&entries, located.as_ref(), state),
+            conclusion: words.join(" "),
             actions: self.actions(id, &entries, state),
         })
     }
@@ -62,7 +86,8 @@ impl Node {
 
     /// What a peer is told of this host's journal.
     pub fn tell_journal(&self, id: WorkloadId) -> Reply {
-        Reply::Journal { lines: lines(&self.entries(id)) }
+        let state = self.workloads.get(id).ok().map(|workload| workload.state);
+        Reply::Journal { entries: self.entries(id), copy: copy(state) }
     }
 
     /// A workload that is registered here, or of which there is only a journal left.
@@ -76,38 +101,8 @@ impl Node {
     fn entries(&self, id: WorkloadId) -> Vec<Entry> {
         let Some(journal) = self.journals.find(id) else { return Vec::new() };
         let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-        journal.entries().to_vec()
-    }
-
-    fn conclusion(
-        &self,
-        entries: &[Entry],
-        located: Option<&Located>,
-        state: Option<WorkloadState>,
-    ) -> String {
-        let here = self.identity().name();
-        match (located, open_move(entries), state) {
-            (None, ..) => "Nobody in the fleet knows who owns it".to_owned(),
-            (Some(located), true, _) if !located.confirmed => {
-                format!(
-                    "A move is not over, and {} cannot be asked: both copies wait until it is back",
-                    located.record.owner
-                )
-            }
-            (Some(_), true, _) => "A move is not over; this node takes it up by itself".to_owned(),
-            (Some(located), false, _) if located.record.owner != *here => {
-                format!("It is {}'s under epoch {}", located.record.owner, located.record.epoch.0)
-            }
-            (Some(_), false, Some(WorkloadState::Running)) => "It is this host's, and runs".to_owned(),
-            (Some(_), false, Some(WorkloadState::Exited)) => "It is this host's, and has ended".to_owned(),
-            (Some(located), false, Some(WorkloadState::Lost)) if located.record.boot_id != self.boot() => {
-                "It is this host's, and its memory was lost when the host restarted".to_owned()
-            }
-            (Some(_), false, Some(WorkloadState::Lost)) => {
-                "It is this host's, and its shim is gone".to_owned()
-            }
-            (Some(_), false, _) => "It is this host's".to_owned(),
-        }
+        let entries = journal.entries();
+        entries[entries.len().saturating_sub(ENTRIES_MAX)..].to_vec()
     }
 
     fn actions(
@@ -133,6 +128,15 @@ impl Node {
     }
 }
 
+/// Whether a copy, running or frozen, is there; none: not known.
+fn copy(state: Option<WorkloadState>) -> Option<bool> {
+    match state? {
+        WorkloadState::Running | WorkloadState::Moving | WorkloadState::InDoubt => Some(true),
+        WorkloadState::Gone | WorkloadState::Exited | WorkloadState::Suspended => Some(false),
+        WorkloadState::Lost | WorkloadState::Starting => None,
+    }
+}
+
 /// Whether the last move of a journal is not over.
 fn open_move(entries: &[Entry]) -> bool {
     let Some(key) = last_key(entries) else { return false };
@@ -150,11 +154,6 @@ fn peer(entries: &[Entry]) -> Option<HostName> {
         Entry::Step { step: Step::Reserved { from, .. }, .. } => Some(from.clone()),
         _ => None,
     })
-}
-
-fn lines(entries: &[Entry]) -> Vec<String> {
-    let skipped = entries.len().saturating_sub(LINES_MAX);
-    entries.iter().skip(skipped).map(line).collect()
 }
 
 fn line(entry: &Entry) -> String {
@@ -184,7 +183,7 @@ fn owner(record: &Record) -> String {
     format!("{}, epoch {}, {standing}", record.owner, record.epoch.0)
 }
 
-fn decider(located: Option<&Located>) -> String {
+fn said(located: Option<&Located>) -> String {
     match located {
         None => "knows nothing of it".to_owned(),
         Some(located) if located.confirmed => owner(&located.record),

@@ -65,7 +65,10 @@ mod tests {
             std::fs::write(path, &made).unwrap();
         }
         let kept = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(kept == made, "the API changed: look at it, then run this test with FERRY_BLESS=1 and commit docs/openapi.json");
+        assert!(
+            kept == made,
+            "the API changed: look at it, then run this test with FERRY_BLESS=1 and commit docs/openapi.json"
+        );
     }
 
     #[test]

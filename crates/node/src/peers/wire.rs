@@ -6,7 +6,7 @@ use ferry_model::api::MoveState;
 use ferry_model::error::Error;
 use ferry_model::event::Event;
 use ferry_model::facts::HostFacts;
-use ferry_model::handover::{Answer, Cas, Record};
+use ferry_model::handover::{Answer, Cas, Entry, Record};
 use ferry_model::ids::{MoveId, WorkloadId};
 use ferry_model::planning::Method;
 use minicbor::{Decode, Encode};
@@ -160,9 +160,12 @@ pub enum Reply {
     /// To `Journal`.
     #[n(7)]
     Journal {
-        /// A line for each entry, oldest first.
+        /// Its newest entries, oldest first.
         #[n(0)]
-        lines: Vec<String>,
+        entries: Vec<Entry>,
+        /// Whether a copy, running or frozen, is there; none: not known.
+        #[n(1)]
+        copy: Option<bool>,
     },
     /// To `Move`.
     #[n(8)]
