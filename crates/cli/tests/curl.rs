@@ -9,12 +9,21 @@ use std::process::Command;
 /// `curl` on a node's socket; the answer's status and body.
 fn curl(node: &Node, method: &str, path: &str, body: Option<&Value>) -> (u32, String) {
     let mut command = Command::new("curl");
-    command.args(["--silent", "--show-error", "--no-buffer", "--max-time", "60", "--write-out", "\n%{http_code}"]);
+    command.args([
+        "--silent",
+        "--show-error",
+        "--no-buffer",
+        "--max-time",
+        "60",
+        "--write-out",
+        "\n%{http_code}",
+    ]);
     command.arg("--unix-socket").arg(node.socket()).args(["--request", method]);
     if let Some(body) = body {
         command.args(["--header", "content-type: application/json", "--data", &body.to_string()]);
     }
-    let output = command.arg(format!("http://ferry{path}")).output().expect("curl is needed: apt-get install curl");
+    let output =
+        command.arg(format!("http://ferry{path}")).output().expect("curl is needed: apt-get install curl");
     assert!(output.status.success(), "curl {method} {path}: {}{}", common::text(&output), node.log());
     let text = String::from_utf8(output.stdout).unwrap();
     let (body, status) = text.rsplit_once('\n').unwrap();
@@ -47,10 +56,19 @@ fn a_whole_move_is_driven_by_curl() {
     let id_of_move = begun[0]["id"].as_str().unwrap();
     let (status, events) = curl(alpha, "GET", &format!("/v1/moves/{id_of_move}/events"), None);
     assert_eq!(status, 200);
-    let events: Vec<Value> =
-        events.lines().filter_map(|line| line.strip_prefix("data:")).map(|text| serde_json::from_str(text).unwrap()).collect();
+    let events: Vec<Value> = events
+        .lines()
+        .filter_map(|line| line.strip_prefix("data:"))
+        .map(|text| serde_json::from_str(text).unwrap())
+        .collect();
     let last = events.last().unwrap();
-    assert_eq!((&last["event"], &last["error"]), (&"end".into(), &Value::Null), "{events:#?}{}{}", alpha.log(), beta.log());
+    assert_eq!(
+        (&last["event"], &last["error"]),
+        (&"end".into(), &Value::Null),
+        "{events:#?}{}{}",
+        alpha.log(),
+        beta.log()
+    );
     assert!(events.iter().any(|event| event["phase"] == "freeze"));
     let ended = call(alpha, "GET", &format!("/v1/moves/{id_of_move}"), None);
     assert_eq!(ended["state"], "done");

@@ -23,7 +23,8 @@ fn a_host_joins_by_a_token_is_listed_and_is_put_out() {
     let hosts = alpha.json(&["host", "ls"]);
     assert_eq!(hosts.as_array().unwrap().len(), 1, "{hosts}");
     let seen = beta.json(&["host", "ls"]);
-    let reachable = seen.as_array().unwrap().iter().any(|host| host["name"] == "alpha" && host["reachable"] == true);
+    let reachable =
+        seen.as_array().unwrap().iter().any(|host| host["name"] == "alpha" && host["reachable"] == true);
     assert!(!reachable, "who was put out reaches nobody: {seen}");
 }
 

@@ -29,7 +29,9 @@ fn verbs() -> Vec<String> {
 #[test]
 fn every_verb_shows_an_example_and_names_its_exit_codes() {
     let verbs = verbs();
-    for wanted in ["node", "host", "run", "adopt", "ps", "show", "logs", "attach", "exec", "wait", "stop", "kill", "rm"] {
+    for wanted in
+        ["node", "host", "run", "adopt", "ps", "show", "logs", "attach", "exec", "wait", "stop", "kill", "rm"]
+    {
         assert!(verbs.iter().any(|verb| verb == wanted), "{wanted} is missing: {verbs:?}");
     }
     for wanted in ["plan", "move", "pull", "moves", "clone", "recover", "doctor", "completions", "man"] {
@@ -68,7 +70,8 @@ fn there_is_a_man_page_for_each_verb_and_its_own_verbs() {
     let output = ferry(&["man", dir.path().to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for page in ["ferry.1", "ferry-move.1", "ferry-node-join.1", "ferry-moves-follow.1"] {
-        let text = std::fs::read_to_string(dir.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        let text =
+            std::fs::read_to_string(dir.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         assert!(text.contains(".SH NAME"), "{page}");
     }
     assert!(!dir.path().join("ferry-shim.1").exists());

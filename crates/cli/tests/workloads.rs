@@ -13,13 +13,17 @@ fn a_workload_runs_writes_is_entered_and_ends() {
     assert_eq!(printed, "job\n");
     until("it has written", || alpha.ok(&["logs", "job"]).contains("hello ferry"));
     let listed = alpha.json(&["ps"]);
-    assert_eq!((&listed[0]["name"], &listed[0]["state"], &listed[0]["epoch"]), (&"job".into(), &"running".into(), &1.into()));
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["state"], &listed[0]["epoch"]),
+        (&"job".into(), &"running".into(), &1.into())
+    );
     let id = listed[0]["id"].as_str().unwrap().to_owned();
     assert_eq!(alpha.json(&["show", &id[..10]])["name"], "job", "the beginning of an id names it");
     assert!(alpha.fails(&["run", "--name", "job", "--", "/bin/true"], 3).contains("already"));
 
     // Another program sees the workload's processes and files, and gives its code.
-    let seen = alpha.ok(&["exec", "job", "--", "/bin/sh", "-c", "touch /tmp/go; cat /proc/sys/kernel/hostname"]);
+    let seen =
+        alpha.ok(&["exec", "job", "--", "/bin/sh", "-c", "touch /tmp/go; cat /proc/sys/kernel/hostname"]);
     assert_eq!(seen, "job\n");
     assert_eq!(alpha.run(&["exec", "job", "--", "/bin/sh", "-c", "exit 5"]).status.code(), Some(5));
     assert_eq!(alpha.run(&["wait", "job"]).status.code(), Some(7));
@@ -29,7 +33,10 @@ fn a_workload_runs_writes_is_entered_and_ends() {
     alpha.ok(&["rm", "job"]);
     assert_eq!(alpha.json(&["ps", "--all"]).as_array().unwrap().len(), 0);
     assert!(alpha.fails(&["logs", "job"], 2).contains("There is no workload 'job'"));
-    assert!(std::fs::read_dir(alpha.state().join("workloads")).unwrap().next().is_none(), "nothing is left of it");
+    assert!(
+        std::fs::read_dir(alpha.state().join("workloads")).unwrap().next().is_none(),
+        "nothing is left of it"
+    );
 }
 
 #[test]
@@ -38,7 +45,15 @@ fn stop_asks_first_and_kill_does_not() {
     let alpha = &fleet.nodes[0];
     let polite = "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.05; done";
     alpha.ok(&["run", "--name", "polite", "--", "/bin/sh", "-c", polite]);
-    alpha.ok(&["run", "--name", "deaf", "--", "/bin/sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"]);
+    alpha.ok(&[
+        "run",
+        "--name",
+        "deaf",
+        "--",
+        "/bin/sh",
+        "-c",
+        "trap '' TERM; echo up; while :; do sleep 0.05; done",
+    ]);
     until("both are up", || ["polite", "deaf"].iter().all(|name| alpha.ok(&["logs", name]).contains("up")));
     assert!(alpha.fails(&["rm", "polite"], 3).contains("still runs"));
     assert!(alpha.ok(&["stop", "polite"]).contains("exited (0)"));
@@ -58,7 +73,11 @@ fn a_workload_outlives_its_node() {
     alpha.crash();
     alpha.up();
     let after = alpha.json(&["ps"]);
-    assert_eq!((&after[0]["pid"], &after[0]["state"]), (&pid, &"running".into()), "the same process goes on: {after}");
+    assert_eq!(
+        (&after[0]["pid"], &after[0]["state"]),
+        (&pid, &"running".into()),
+        "the same process goes on: {after}"
+    );
     let lines = |text: String| text.lines().map(|line| line.parse::<u64>().unwrap()).collect::<Vec<_>>();
     let before = lines(alpha.ok(&["logs", "count"])).len();
     until("it counts on", || lines(alpha.ok(&["logs", "count"])).len() > before + 2);

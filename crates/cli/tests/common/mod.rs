@@ -79,7 +79,8 @@ impl Node {
     /// Starts it and waits until it answers.
     pub fn up(&mut self) {
         std::fs::create_dir_all(&self.dir).unwrap();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("node.log")).unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("node.log")).unwrap();
         let mut command = self.command(&["node", "up", "--listen", "127.0.0.1:0"]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.up = Some(child);
@@ -108,7 +109,8 @@ impl Node {
     /// As [`Self::ok`], with something on standard input.
     pub fn ok_with_input(&self, args: &[&str], input: &[u8]) -> String {
         let mut command = self.command(args);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "ferry {}: {}{}", args.join(" "), text(&output), self.log());
@@ -118,13 +120,21 @@ impl Node {
     /// Runs a command with `--json` that has to succeed; returns its value.
     pub fn json(&self, args: &[&str]) -> Value {
         let printed = self.ok(&[&["--json"], args].concat());
-        serde_json::from_str(&printed).unwrap_or_else(|error| panic!("ferry {}: {error}: {printed}", args.join(" ")))
+        serde_json::from_str(&printed)
+            .unwrap_or_else(|error| panic!("ferry {}: {error}: {printed}", args.join(" ")))
     }
 
     /// Runs a command that has to fail with `code`; returns what it said.
     pub fn fails(&self, args: &[&str], code: i32) -> String {
         let output = self.run(args);
-        assert_eq!(output.status.code(), Some(code), "ferry {}: {}{}", args.join(" "), text(&output), self.log());
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "ferry {}: {}{}",
+            args.join(" "),
+            text(&output),
+            self.log()
+        );
         text(&output)
     }
 
