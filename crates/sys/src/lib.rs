@@ -1,6 +1,7 @@
 //! The kernel: the only place with `unsafe`. One file per kernel facility.
 
 pub mod cgroup;
+pub mod close_range;
 pub mod cpu;
 pub mod enter;
 pub mod fdinfo;

@@ -149,14 +149,15 @@ pub fn peek(socket: impl AsFd, size: usize) -> io::Result<Option<Peeked>> {
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
+    // Not MSG_TRUNC: on TCP that means to copy nothing.
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: every pointer in the header points to a live buffer of the length beside it.
     let done = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) };
     let Ok(len) = usize::try_from(done) else {
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
     };
-    found.truncated = message.msg_flags & libc::MSG_TRUNC != 0 || len > size;
+    found.truncated = message.msg_flags & libc::MSG_TRUNC != 0;
     found.bytes.truncate(len.min(size));
     if message.msg_namelen > 0 {
         address.truncate(message.msg_namelen as usize);

@@ -1,6 +1,8 @@
 //! Inspection: what a running workload holds, as resources of a plan. Nothing is stopped and nothing changes.
 
 pub mod capsule;
+pub mod files;
 pub mod tasks;
 
+pub use files::files;
 pub use tasks::tasks;

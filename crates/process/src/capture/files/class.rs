@@ -1,7 +1,7 @@
 //! What a description is, and whether this version moves it. One decision, used by the plan's inventory and by the capture.
 
 use super::survey::{Look, Survey};
-use super::{Error, FurnitureKind, inotify, pipe, unix};
+use super::{Error, FurnitureKind, find, inotify, pipe, unix};
 use crate::records::file::NamelessKind;
 use ferry_model::plan::Blocker;
 use rustix::fs::{FileType, OFlags};
@@ -11,6 +11,8 @@ use rustix::fs::{FileType, OFlags};
 pub(crate) enum Class {
     /// A regular file with a name, or anything by `O_PATH`.
     File,
+    /// A regular file whose name is gone, under another name that it has.
+    Elsewhere(Vec<u8>),
     Directory,
     /// A character device that every host has: major, minor.
     Device(u32, u32),
@@ -249,7 +251,30 @@ fn regular(survey: &Survey<'_>, look: &Look) -> Result<Class, Error> {
         }
         return Ok(Class::Nameless(kind));
     }
-    Ok(Class::File)
+    if look.has(OFlags::PATH) || find::leads_to(survey, &look.link, look.key()) {
+        return Ok(Class::File);
+    }
+    // Removed or replaced, with another link: one is looked for, near its old place first.
+    let (device, inode) = look.key();
+    let old = look.link.strip_suffix(b" (deleted)").unwrap_or(&look.link);
+    let other = find::search(survey, old, |dev, ino| (dev, ino) == (device, inode), |dev| dev == device)?;
+    Ok(match other {
+        Some(path) => Class::Elsewhere(path),
+        None => refuse(
+            look,
+            &format!("the file {}, which has another name that was not found", look.name()),
+            "Give it a name in the workload's own tree, or close it",
+        ),
+    })
+}
+
+/// Whether a netlink socket is in a multicast group.
+fn subscribed(fd: &rustix::fd::OwnedFd) -> bool {
+    let first = ferry_sys::sockaddr::local(fd)
+        .is_ok_and(|address| address.get(8..12).is_some_and(|groups| groups != [0; 4]));
+    // Groups above 32 are told by an option only.
+    let memberships = ferry_sys::sockopt::get(fd, libc::SOL_NETLINK, libc::NETLINK_LIST_MEMBERSHIPS);
+    first || memberships.is_ok_and(|words| words.iter().any(|&byte| byte != 0))
 }
 
 fn socket(survey: &Survey<'_>, look: &Look) -> Result<Class, Error> {
@@ -287,6 +312,12 @@ fn socket(survey: &Survey<'_>, look: &Look) -> Result<Class, Error> {
         (libc::AF_NETLINK, ..) => {
             if ferry_sys::unix_diag::has_unread(&fd).unwrap_or(true) {
                 refuse(look, "a netlink socket with unread messages", "Let the program read them first")
+            } else if subscribed(&fd) {
+                refuse(
+                    look,
+                    "a netlink socket that listens to events of this host's kernel",
+                    "Close it before the move: what it would be told at the target is about another host",
+                )
             } else {
                 Class::Netlink
             }

@@ -4,6 +4,8 @@ use super::class::Class;
 use super::survey::Look;
 use super::{Capture, Error};
 use crate::records::file::{Kind, Timer};
+use ferry_sys::fdinfo::{self, TimerLines};
+use rustix::fd::AsRawFd as _;
 
 /// What the description is.
 pub(super) fn capture(capture: &Capture<'_>, look: &Look) -> Result<Kind, Error> {
@@ -15,7 +17,10 @@ pub(super) fn capture(capture: &Capture<'_>, look: &Look) -> Result<Kind, Error>
         },
         Class::Signal => Kind::Signal { mask: look.info.signal_mask.ok_or_else(missing)? },
         _ => {
-            let timer = look.info.timer.ok_or_else(missing)?;
+            let mut timer = look.info.timer.ok_or_else(missing)?;
+            if timer.interval_ns != 0 && timer.ticks != 0 {
+                timer = counted(capture, look)?.ok_or_else(missing)?;
+            }
             let offset = time_offset(capture.survey.anyone()?.host_pid, timer.clock);
             let now = crate::clock::now_ns(timer.clock) + offset;
             let expires = if timer.value_ns == 0 { 0 } else { now + i128::from(timer.value_ns) };
@@ -29,6 +34,22 @@ pub(super) fn capture(capture: &Capture<'_>, look: &Look) -> Result<Kind, Error>
             })
         }
     })
+}
+
+/// A periodic timer that fired is not counted on before somebody reads it or asks for the time left; until then it shows
+/// none. Asking changes nothing that a reader could see.
+fn counted(capture: &Capture<'_>, look: &Look) -> Result<Option<TimerLines>, Error> {
+    let what = || format!("read the timer of {}", look.place());
+    let fd = capture.take(look)?;
+    let left = rustix::time::timerfd_gettime(&fd).map_err(Error::kernel(what()))?.it_value;
+    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+    let text = std::fs::read_to_string(path).map_err(Error::kernel(what()))?;
+    let mut timer = fdinfo::parse(&text).timer;
+    if let Some(timer) = &mut timer {
+        let left = left.tv_sec.unsigned_abs() * 1_000_000_000 + left.tv_nsec.unsigned_abs();
+        timer.value_ns = timer.value_ns.max(left);
+    }
+    Ok(timer)
 }
 
 /// How far the clock in the workload's time namespace is ahead of this process's own.

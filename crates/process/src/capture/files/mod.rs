@@ -142,7 +142,7 @@ impl Capture<'_> {
         let look = &survey.looks[number];
         let kind = match &look.class {
             Class::Furniture(name) => Kind::Furniture { name: name.clone() },
-            Class::File | Class::Directory | Class::Device(..) => plain::capture(look)?,
+            Class::File | Class::Elsewhere(_) | Class::Directory | Class::Device(..) => plain::capture(look)?,
             Class::Nameless(kind) => nameless::capture(self, look, *kind)?,
             Class::Pipe | Class::Fifo => pipe::capture(self, look)?,
             Class::Event | Class::Timer | Class::Signal => event::capture(self, look)?,

@@ -67,16 +67,11 @@ const IP4: &[i32] = &[
     libc::IP_FREEBIND,
     libc::IP_TRANSPARENT,
     libc::IP_BIND_ADDRESS_NO_PORT,
-    libc::IP_MULTICAST_TTL,
-    libc::IP_MULTICAST_LOOP,
-    libc::IP_MULTICAST_ALL,
 ];
 
 const IP6: &[i32] = &[
     libc::IPV6_V6ONLY,
     libc::IPV6_UNICAST_HOPS,
-    libc::IPV6_MULTICAST_HOPS,
-    libc::IPV6_MULTICAST_LOOP,
     libc::IPV6_MTU_DISCOVER,
     libc::IPV6_RECVERR,
     libc::IPV6_RECVPKTINFO,
@@ -87,6 +82,10 @@ const IP6: &[i32] = &[
     libc::IPV6_FREEBIND,
     libc::IPV6_TRANSPARENT,
 ];
+
+/// Streams do not take these.
+const MULTICAST4: &[i32] = &[libc::IP_MULTICAST_TTL, libc::IP_MULTICAST_LOOP, libc::IP_MULTICAST_ALL];
+const MULTICAST6: &[i32] = &[libc::IPV6_MULTICAST_HOPS, libc::IPV6_MULTICAST_LOOP];
 
 /// Captures the socket behind `look`.
 pub(super) fn capture(capture: &mut Capture<'_>, look: &Look) -> Result<Kind, Error> {
@@ -119,7 +118,9 @@ fn read(fd: &OwnedFd, socket: &Socket) -> Vec<SocketOption> {
         (internet && tcp, libc::IPPROTO_TCP, TCP),
         (internet && udp, libc::IPPROTO_UDP, UDP),
         (internet, libc::IPPROTO_IP, IP4),
+        (internet && udp, libc::IPPROTO_IP, MULTICAST4),
         (socket.domain == libc::AF_INET6, libc::IPPROTO_IPV6, IP6),
+        (socket.domain == libc::AF_INET6 && udp, libc::IPPROTO_IPV6, MULTICAST6),
     ];
     let mut options = Vec::new();
     for (_, level, names) in groups.into_iter().filter(|(wanted, ..)| *wanted) {

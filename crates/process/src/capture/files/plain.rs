@@ -7,7 +7,10 @@ use crate::records::file::Kind;
 
 /// What a description with a path is.
 pub(super) fn capture(look: &Look) -> Result<Kind, Error> {
-    let path = look.link.clone();
+    let path = match &look.class {
+        Class::Elsewhere(path) => path.clone(),
+        _ => look.link.clone(),
+    };
     Ok(match look.class {
         Class::Directory => Kind::Directory { path },
         Class::Device(major, minor) => Kind::Device { path, major, minor },

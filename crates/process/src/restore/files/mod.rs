@@ -19,6 +19,7 @@ mod udp;
 mod unix;
 
 pub use error::Error;
+pub(crate) use tcp::show;
 
 use super::FileSource;
 use crate::records::Files;

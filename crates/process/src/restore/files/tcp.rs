@@ -56,7 +56,11 @@ pub(super) fn create(
         });
         return Ok(fd);
     }
-    if let Some(local) = &record.local {
+    // A connection that is over holds its port no longer.
+    let over = record.state == CLOSE && record.shutdown != 0;
+    if let Some(local) = &record.local
+        && !over
+    {
         sockaddr::bind(&fd, local).map_err(Error::kernel(format!("bind {}", show(local))))?;
     }
     set_options(&fd, socket)?;
@@ -72,7 +76,7 @@ pub(super) fn create(
             socket: socket.clone(),
         }),
         // It was connected once: reads give the end, writes an error. `shutdown` marks it so, though it complains.
-        CLOSE if record.shutdown != 0 => {
+        _ if over => {
             let _ = rustix::net::shutdown(&fd, Shutdown::Both);
         }
         _ => {}
