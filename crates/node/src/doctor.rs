@@ -79,7 +79,9 @@ fn check_workloads(state: &Path, clean: bool, doctor: &mut Doctor) -> Result<()>
         if !recorded && !lives && !journalled {
             let mut found = finding("directory", &path, "nobody", "it was begun and never became a workload");
             found.cleanable = true;
-            found.cleaned = clean && std::fs::remove_dir_all(&path).is_ok();
+            // What a half-made capsule has left goes first: processes, cgroups, and with them mounts and devices.
+            let swept = || ferry_process::capsule::sweep(&path, true).is_ok();
+            found.cleaned = clean && swept() && std::fs::remove_dir_all(&path).is_ok();
             doctor.findings.push(found);
         } else if !lives && path.join("shim.cbor").exists() {
             let detail = "its shim is gone: `ferry recover` says what is left of it";

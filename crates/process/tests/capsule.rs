@@ -378,3 +378,75 @@ fn limits_hold_or_are_refused_clearly() {
         }
     });
 }
+
+/// Puts this process into a host like the lab's: an overlay over `/` as its root, memory file systems beside it.
+fn enter_a_lab_host(directory: &Path) {
+    use ferry_sys::mounts::{
+        MountAttrFlags as Attr, attach, clone_mount, make_private, new_mount, pivot_into,
+    };
+    use rustix::fd::{AsFd, OwnedFd};
+    use rustix::fs::{CWD, Mode, OFlags};
+    let open = |path: &Path| -> OwnedFd {
+        rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    };
+    ferry_sys::unshare::unshare(ferry_sys::unshare::UnshareFlags::NEWNS).unwrap();
+    make_private(open(Path::new("/")).as_fd()).unwrap();
+    let memory = new_mount("tmpfs", "lab", &[], Attr::empty()).unwrap();
+    attach(memory.as_fd(), open(directory).as_fd()).unwrap();
+    for name in ["upper", "work", "root"] {
+        fs::create_dir(directory.join(name)).unwrap();
+    }
+    let text = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let (upper, work, root) = (text("upper"), text("work"), directory.join("root"));
+    let options = [("lowerdir", "/"), ("upperdir", upper.as_str()), ("workdir", work.as_str())];
+    let overlay = new_mount("overlay", "lab", &options, Attr::empty()).unwrap();
+    attach(overlay.as_fd(), open(&root).as_fd()).unwrap();
+    for path in ["proc", "sys", "dev"] {
+        let copy = clone_mount(CWD, &Path::new("/").join(path), true).unwrap();
+        attach(copy.as_fd(), open(&root.join(path)).as_fd()).unwrap();
+    }
+    fs::create_dir(root.join("state")).unwrap();
+    let state = new_mount("tmpfs", "lab", &[], Attr::empty()).unwrap();
+    attach(state.as_fd(), open(&root.join("state")).as_fd()).unwrap();
+    pivot_into(open(&root).as_fd()).unwrap();
+}
+
+#[test]
+fn on_a_host_whose_root_is_an_overlay_the_state_must_be_elsewhere() {
+    alone(|directory| {
+        enter_a_lab_host(directory);
+        fs::create_dir("/elsewhere").unwrap();
+        let bad = spec(Path::new("/elsewhere"), "overlay");
+        let error = ferry_model::error::Error::from(Capsule::create(&bad).unwrap_err());
+        assert!(error.message.contains("overlay") && error.hints[0].contains("FERRY_STATE"), "{error:?}");
+        let mut capsule = Capsule::create(&spec(Path::new("/state"), "tmpfs")).unwrap();
+        shell(&mut capsule, "echo x > /etc/written; rm /etc/passwd");
+        assert!(Path::new("/etc/passwd").exists() && !Path::new("/etc/written").exists());
+        assert!(capsule.upper().join("etc/written").exists());
+        assert_eq!(shell(&mut capsule, "ls /state"), "");
+        destroy(capsule);
+    });
+}
+
+#[test]
+fn an_attached_segment_is_refused_with_its_process() {
+    alone(|directory| {
+        let mut capsule = Capsule::create(&spec(directory, "segment")).unwrap();
+        let attach = "import ctypes,time\nc=ctypes.CDLL(None)\nc.shmat.restype=ctypes.c_void_p\n\
+            i=c.shmget(0,4096,0o1600)\na=c.shmat(i,None,0)\nprint(a,flush=True)\ntime.sleep(1000)";
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let argv = ["python3", "-c", attach].map(Into::into).to_vec();
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let stdio = vec![File::open("/dev/null").unwrap().into(), writer.into()];
+        let task = capsule.spawn(&Command { argv, env, stdio, ..Command::default() }).unwrap();
+        reader.read_exact(&mut [0; 4]).unwrap();
+        let found = ferry_process::inspect::capsule::capsule(&capsule).unwrap();
+        let refused: Vec<_> = found.iter().filter(|resource| resource.unsupported.is_some()).collect();
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!(refused[0].holder.unwrap().pid, task.pid);
+        assert!(
+            found.iter().any(|resource| resource.sort == "shared-memory-segment" && resource.bytes == 4096)
+        );
+        destroy(capsule);
+    });
+}

@@ -18,14 +18,15 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const OBJECTS_MAX: usize = 32_768;
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Describes all objects.
+/// Describes all objects of the capsule.
 pub(super) fn capture(capsule: &Capsule) -> Result<Ipc> {
     capsule
         .inside(Kinds::INTER_PROCESS_COMMUNICATION, describe)
         .doing(|| "describe the System V objects of the capsule".into())
 }
 
-fn describe() -> io::Result<Ipc> {
+/// Describes all objects of the ipc namespace of this process.
+pub(super) fn describe() -> io::Result<Ipc> {
     let list = |kind| match sysv::list(kind) {
         // A kernel without System V objects.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

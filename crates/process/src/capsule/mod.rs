@@ -158,11 +158,11 @@ impl Capsule {
         let proc = PathBuf::from(format!("/proc/{}", self.note.init));
         let clocks = timens::Clocks::now_in(&proc).doing(|| "read the capsule's clocks".into())?;
         let not_negative = |nanos: i128| u64::try_from(nanos).unwrap_or_default();
-        let names = namespace::names(self)?;
+        let (hostname, domainname, ipc, settings) = namespace::read(self)?;
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         Ok(records::capsule::Capsule {
-            hostname: names.0,
-            domainname: names.1,
+            hostname,
+            domainname,
             clocks: Clocks {
                 monotonic_ns: not_negative(clocks.monotonic_ns),
                 boottime_ns: not_negative(clocks.boottime_ns),
@@ -172,8 +172,8 @@ impl Capsule {
             with: self.note.with.clone(),
             mounts: found.mounts,
             tmpfs: found.tmpfs.into_iter().map(text).collect(),
-            ipc: ipc::capture(self)?,
-            settings: namespace::settings(self)?,
+            ipc,
+            settings,
         })
     }
 

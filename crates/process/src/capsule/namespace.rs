@@ -6,7 +6,7 @@
 
 use super::Capsule;
 use super::error::{Doing, Error, Result};
-use crate::records::capsule::Setting;
+use crate::records::capsule::{Ipc, Setting};
 use ferry_sys::fork::{self, Forked};
 use minicbor::{Decode, Encode};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -136,29 +136,25 @@ impl Capsule {
     }
 }
 
-/// Settings of its namespaces.
-pub(super) fn settings(capsule: &Capsule) -> Result<Vec<Setting>> {
+/// What only a process in the namespaces can read: host and domain name, System V objects, settings. By one helper,
+/// because the workload is frozen meanwhile and a fork costs most of it.
+pub(super) fn read(capsule: &Capsule) -> Result<(String, String, Ipc, Vec<Setting>)> {
     let files = IPC_SETTINGS.iter().chain(NETWORK_SETTINGS.iter().filter(|_| capsule.own_network()));
     capsule
-        .inside(capsule.setting_kinds(), || {
-            Ok(files
-                .filter_map(|file| {
-                    let value = fs::read_to_string(format!("/proc/sys/{file}")).ok()?;
-                    Some(Setting { file: (*file).into(), value: value.trim_end().into() })
-                })
-                .filter(|setting| setting.value.len() <= SETTING_BYTES_MAX)
-                .collect())
-        })
-        .doing(|| "read the settings of the capsule's namespaces".into())
-}
-
-/// Host and domain name.
-pub(super) fn names(capsule: &Capsule) -> Result<(String, String)> {
-    capsule
-        .inside(Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME, || {
+        .inside(capsule.setting_kinds() | Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME, || {
             let names = rustix::system::uname();
             let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
-            Ok((text(names.nodename()), text(names.domainname())))
+            Ok((text(names.nodename()), text(names.domainname()), super::ipc::describe()?, settings(files)))
         })
-        .doing(|| "read the capsule's host name".into())
+        .doing(|| "read what is in the capsule's namespaces".into())
+}
+
+fn settings<'a>(files: impl Iterator<Item = &'a &'static str>) -> Vec<Setting> {
+    files
+        .filter_map(|file| {
+            let value = fs::read_to_string(format!("/proc/sys/{file}")).ok()?;
+            Some(Setting { file: (*file).into(), value: value.trim_end().into() })
+        })
+        .filter(|setting| setting.value.len() <= SETTING_BYTES_MAX)
+        .collect()
 }

@@ -67,7 +67,7 @@ pub fn capsule(capsule: &Capsule) -> Result<Vec<Resource>, Error> {
     }
     found.extend(blockers.into_iter().map(|error| refused("mount", None, error)));
     found.extend(capsule.inspect_queues().into_iter().map(|error| refused("message-queue", None, error)));
-    found.extend(nested_namespaces(capsule)?);
+    found.extend(of_tasks(capsule)?);
     Ok(found)
 }
 
@@ -121,8 +121,8 @@ fn tree_bytes(root: &Path) -> u64 {
     bytes
 }
 
-/// Tasks that have a namespace of their own beyond the capsule's.
-fn nested_namespaces(capsule: &Capsule) -> Result<Vec<Resource>, Error> {
+/// What single tasks have that reaches beyond the capsule as it is rebuilt: namespaces of their own, attached segments.
+fn of_tasks(capsule: &Capsule) -> Result<Vec<Resource>, Error> {
     let identity = |pid: i32, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
     let own: Vec<_> = NAMESPACES.iter().map(|kind| identity(capsule.init_pid(), kind)).collect();
     let pids = capsule
@@ -131,16 +131,22 @@ fn nested_namespaces(capsule: &Capsule) -> Result<Vec<Resource>, Error> {
         .map_err(|source| Error::Kernel { doing: "list the tasks".into(), source })?;
     let mut found = Vec::new();
     for pid in pids {
+        let inner = crate::capsule::inner_pid(pid).unwrap_or(0);
+        let mut refuse = |sort: &str, what: String, lifted_by: &str| {
+            let error = Error::Refused { what, lifted_by: lifted_by.into() };
+            found.push(refused(sort, Some(inner), error));
+        };
         for (kind, own) in NAMESPACES.iter().zip(&own) {
             let theirs = identity(pid, kind);
             if theirs.is_some() && &theirs != own {
-                let inner = crate::capsule::inner_pid(pid).unwrap_or(0);
-                let error = Error::Refused {
-                    what: format!("Process {inner} has a {kind} namespace of its own"),
-                    lifted_by: "let it run without, or end it".into(),
-                };
-                found.push(refused("namespace", Some(inner), error));
+                let what = format!("Process {inner} has a {kind} namespace of its own");
+                refuse("namespace", what, "let it run without, or end it");
             }
+        }
+        let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+        if maps.split(|byte| *byte == b'\n').any(|line| line.windows(6).any(|part| part == b" /SYSV")) {
+            let what = format!("Process {inner} has a System V segment attached");
+            refuse("shared-memory-segment", what, "let it detach, or use POSIX shared memory (/dev/shm)");
         }
     }
     Ok(found)
