@@ -105,7 +105,7 @@ fn stopped(request: &Request, writer: &mut Writer, begin: Instant) -> Result<Don
     let unable = |error: capture::Error| capture_error(&error);
     let mut seized = capture::seize(&Scope::Tree(request.pid)).map_err(unable)?;
     let since = seized.since();
-    let moment = Moment::now()?;
+    let moment = Moment::of(request.pid)?;
     let Captured { state, memory: spaces, stats, .. } =
         seized.capture(&Context::default()).map_err(unable)?;
     let state_us = micros(since);

@@ -5,10 +5,11 @@ use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::{BootId, Hash};
 use ferry_model::planning::visible_to_programs;
 use ferry_process::records::State;
+use ferry_sys::timens::Clocks;
 use ferry_transfer::space::PAGE_SIZE;
 use minicbor::{Decode, Encode};
-use rustix::time::{ClockId, clock_gettime};
 use std::fs;
+use std::path::Path;
 
 /// When and in which boot the workload was frozen.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -28,22 +29,22 @@ pub struct Moment {
 impl Moment {
     /// Now, by this process's own clocks.
     pub fn now() -> Result<Self> {
-        let unable = |e: std::io::Error| {
-            Error::from_source(Kind::Unable, &e).context("Cannot tell which boot this is")
-        };
+        Self::by(Clocks::now())
+    }
+
+    /// Now, by the clocks that process `pid` sees.
+    pub fn of(pid: i32) -> Result<Self> {
+        let clocks = Clocks::now_in(Path::new(&format!("/proc/{pid}")));
+        Self::by(clocks.map_err(|e| Error::from_source(Kind::Unable, &e).context("Cannot read the workload's clocks"))?)
+    }
+
+    fn by(clocks: Clocks) -> Result<Self> {
+        let unable = |e: std::io::Error| Error::from_source(Kind::Unable, &e).context("Cannot tell which boot this is");
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(unable)?;
         let boot = text.trim().parse().map_err(|e| Error::from_source(Kind::Bug, &e))?;
-        Ok(Self {
-            boot,
-            monotonic_ns: clock_ns(ClockId::Monotonic),
-            boottime_ns: clock_ns(ClockId::Boottime),
-        })
+        let nanos = |value: i128| u64::try_from(value).unwrap_or(0);
+        Ok(Self { boot, monotonic_ns: nanos(clocks.monotonic_ns), boottime_ns: nanos(clocks.boottime_ns) })
     }
-}
-
-fn clock_ns(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
 /// What the workload of `state`, captured on this host, may have found here and will miss elsewhere.

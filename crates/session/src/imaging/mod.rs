@@ -7,3 +7,4 @@ pub mod checkpoint;
 pub mod facts;
 pub mod memory;
 pub mod records;
+pub mod restore;
