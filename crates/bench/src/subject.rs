@@ -84,6 +84,8 @@ fn publish(dir: &Path, name: &str, text: &str) -> io::Result<()> {
 /// A running subject, as its first parent sees it. Killed when dropped.
 pub struct Subject {
     child: Child,
+    /// Who it is after a restore.
+    restored: Option<i32>,
     dir: PathBuf,
     sum: String,
     questions: u32,
@@ -105,7 +107,8 @@ impl Subject {
             .stderr(Stdio::null())
             .current_dir("/")
             .spawn()?;
-        let mut subject = Self { child, dir: dir.to_owned(), sum: String::new(), questions: 0 };
+        let mut subject =
+            Self { child, restored: None, dir: dir.to_owned(), sum: String::new(), questions: 0 };
         subject.sum = subject.wait_for("ready")?;
         Ok(subject)
     }
@@ -113,12 +116,27 @@ impl Subject {
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.child.id() as i32
+        self.restored.unwrap_or(self.child.id() as i32)
+    }
+
+    /// From now on it is this process, which is nobody's child here.
+    pub fn restored(&mut self, pid: i32) {
+        self.restored = Some(pid);
     }
 
     /// Collects the child, which something else has ended.
     pub fn reap(&mut self) -> io::Result<()> {
-        self.child.wait().map(|_| ())
+        match self.restored {
+            None => self.child.wait().map(|_| ()),
+            // Somebody else's child by now, whose number is free when that has collected it.
+            Some(pid) => {
+                let end = Instant::now() + Duration::from_secs(10);
+                while std::fs::exists(format!("/proc/{pid}"))? && Instant::now() < end {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Asks whoever is the subject now (it or its restored self) for its sum, and compares.
@@ -147,8 +165,15 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match self.restored {
+            None => {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+            Some(pid) => {
+                let _ = ferry_sys::ptrace::send(pid, 9);
+            }
+        }
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

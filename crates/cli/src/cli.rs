@@ -88,6 +88,10 @@ pub enum Verb {
     Moves(verbs::moves::Args),
     /// Clone a workload to another host; the original goes on
     Clone(verbs::clone::Args),
+    /// Write the state of a process tree into an image
+    Checkpoint(verbs::checkpoint::Args),
+    /// Let an image run again
+    Restore(verbs::restore::Args),
     /// After trouble: say where a workload stands and what can safely be done
     Recover(verbs::recover::Args),
     /// Look for damage and leftovers, by owner

@@ -8,7 +8,7 @@ use ferry_bench::limit::{self, Source};
 use ferry_bench::machine::Machine;
 use ferry_bench::report::{Report, Row};
 use ferry_bench::subject::{self, Shape, Subject};
-use ferry_session::imaging::checkpoint;
+use ferry_session::imaging::{checkpoint, restore};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -45,6 +45,9 @@ struct Args {
     /// Checkpoint this process to the directory and print what was done
     #[arg(long, hide = true)]
     checkpoint: Option<i32>,
+    /// Restore the image in this directory, detached, and print what was done
+    #[arg(long, hide = true)]
+    restore: bool,
     #[arg(long, hide = true)]
     dir: Option<PathBuf>,
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
             subject::run(shape, dir)
         }
         (_, Some(pid), Some(dir)) => run_checkpoint(*pid, dir, args.threads),
+        (_, _, Some(dir)) if args.restore => run_restore(dir, args.threads),
         _ => bench(&args),
     };
     match done {
@@ -71,9 +75,24 @@ fn main() -> ExitCode {
 
 fn run_checkpoint(pid: i32, dir: &Path, threads: usize) -> io::Result<()> {
     let state = dir.with_file_name("state");
-    let request = checkpoint::Request { pid, dir: dir.to_owned(), state, leave_running: true, threads };
+    let request = checkpoint::Request { pid, dir: dir.to_owned(), state, leave_running: false, threads };
     let report = checkpoint::checkpoint(&request).map_err(told)?;
     println!("{}", serde_json::to_string(&report)?);
+    Ok(())
+}
+
+fn run_restore(dir: &Path, threads: usize) -> io::Result<()> {
+    let request = restore::Request {
+        dir: dir.to_owned(),
+        state: dir.with_file_name("state"),
+        same_pids: true,
+        as_clone: false,
+        trust_image: false,
+        threads,
+        pidfile: None,
+    };
+    let running = restore::restore(&request).map_err(told)?;
+    println!("{}", serde_json::to_string(&running.report)?);
     Ok(())
 }
 
@@ -107,6 +126,10 @@ struct Samples {
     state: Vec<f64>,
     batches: Vec<f64>,
     lone: Vec<f64>,
+    restored: Vec<f64>,
+    restored_rest: Vec<f64>,
+    restore_batches: Vec<f64>,
+    restore_lone: Vec<f64>,
 }
 
 fn bench(args: &Args) -> io::Result<()> {
@@ -124,20 +147,30 @@ fn bench(args: &Args) -> io::Result<()> {
                 .within(&samples.write_limit, 1.3, 10.0)
                 .peer(peer.map(|peer| peer.0)),
         );
-        rows.push(Row::new(format!("limit of a restore of {name}"), "ms", samples.read_limit));
+        rows.push(
+            Row::new(format!("restore of {name}"), "ms", samples.restored)
+                .within(&samples.read_limit, 1.3, 10.0)
+                .peer(peer.map(|peer| peer.1)),
+        );
     }
-    let mut small = 0.0;
+    let mut small = (0.0, 0.0);
     for mappings in [40, 4000] {
         let shape = Shape { bytes: 64 << 10, threads: 9, mappings, huge: false };
         let samples = measure(args, &scratch.0, shape, false)?;
         let name = format!("9 threads, {mappings} mappings");
         let frozen = Row::new(format!("checkpoint of {name}: frozen"), "ms", samples.frozen);
-        let bound = if mappings == 40 { 3.0 } else { small + 15.0 };
-        small = frozen.value;
-        rows.push(frozen.at_most(bound).peer((mappings == 40).then_some(66.0)));
-        rows.push(Row::new(format!("capture of {name}: state"), "ms", samples.state));
+        let restored = Row::new(format!("restore of {name}"), "ms", samples.restored);
+        let few = mappings == 40;
+        let bounds = if few { (3.0, 5.0) } else { (small.0 + 15.0, small.1 + 15.0) };
+        small = (frozen.value, restored.value);
+        rows.push(frozen.at_most(bounds.0).peer(few.then_some(66.0)));
+        rows.push(restored.at_most(bounds.1).peer(few.then_some(62.0)));
+        rows.push(Row::new(format!("capture of {name}: without memory"), "ms", samples.state));
+        rows.push(Row::new(format!("restore of {name}: without memory"), "ms", samples.restored_rest));
         rows.push(Row::new(format!("capture of {name}: batches"), "count", samples.batches));
         rows.push(Row::new(format!("capture of {name}: lone calls"), "count", samples.lone));
+        rows.push(Row::new(format!("restore of {name}: batches"), "count", samples.restore_batches));
+        rows.push(Row::new(format!("restore of {name}: lone calls"), "count", samples.restore_lone));
     }
     let report = Report { bench: "process", machine, rows };
     if args.json {
@@ -174,10 +207,18 @@ fn measure(args: &Args, scratch: &Path, shape: Shape, limits: bool) -> io::Resul
         samples.state.push(number(&told, "state_us")? / 1e3);
         samples.batches.push(number(&told, "batches")?);
         samples.lone.push(number(&told, "lone_calls")?);
+        subject.reap()?;
         if limits {
             samples.read_limit.push(millis(limit::read(&file, shape.huge)?));
             std::fs::remove_file(&file)?;
         }
+        let told = again(&["--restore", "--threads", &args.threads.to_string()], &image)?;
+        samples.restored.push(number(&told, "restored_us")? / 1e3);
+        samples.restored_rest.push((number(&told, "restored_us")? - number(&told, "memory_us")?) / 1e3);
+        samples.restore_batches.push(number(&told, "batches")?);
+        samples.restore_lone.push(number(&told, "lone_calls")?);
+        // The same process id, now nobody's child here; the next round's checkpoint is of the restored one.
+        subject.restored(number(&told, "pid")? as i32);
         subject.check()?;
         std::fs::remove_dir_all(&image)?;
     }

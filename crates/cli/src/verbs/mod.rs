@@ -4,6 +4,7 @@
 pub mod adopt;
 pub mod attach;
 pub mod check;
+pub mod checkpoint;
 pub mod clone;
 pub mod completions;
 pub mod doctor;
@@ -20,6 +21,7 @@ pub mod plan;
 pub mod ps;
 pub mod pull;
 pub mod recover;
+pub mod restore;
 pub mod rm;
 pub mod run;
 pub mod shim;
@@ -57,6 +59,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Pull(args) => pull::run(&context, args),
         Verb::Moves(args) => moves::run(&context, args),
         Verb::Clone(args) => clone::run(&context, args),
+        Verb::Checkpoint(args) => checkpoint::run(&context, args),
+        Verb::Restore(args) => restore::run(&context, args),
         Verb::Recover(args) => recover::run(&context, args),
         Verb::Shim(args) => shim::run(&context, &args),
         Verb::Completions(args) => completions::run(&context, args),

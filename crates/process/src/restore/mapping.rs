@@ -53,12 +53,13 @@ pub(super) fn build(
     map_kernel(&mut names, task, space)?;
     map_objects(&mut names, state, task, space, objects)?;
     names.program.call("close inherited descriptors", libc::SYS_close_range, &[0, u64::from(u32::MAX), 0]);
+    // Before the files: the executable cannot be changed while the old one is mapped, and it may be the same one.
+    set_layout(&mut names, task, space)?;
     map_files(&mut names, task, space)?;
     for vma in space.vmas.iter().filter(|vma| vma.backing == Backing::Anonymous) {
         map(names.program, vma, u64::MAX, 0);
     }
     advise(names.program, space);
-    set_layout(&mut names, task, space)?;
     for thread in task.threads.iter().skip(1) {
         let flags = libc::CLONE_VM
             | libc::CLONE_FS

@@ -35,11 +35,17 @@ impl Moment {
     /// Now, by the clocks that process `pid` sees.
     pub fn of(pid: i32) -> Result<Self> {
         let clocks = Clocks::now_in(Path::new(&format!("/proc/{pid}")));
-        Self::by(clocks.map_err(|e| Error::from_source(Kind::Unable, &e).context("Cannot read the workload's clocks"))?)
+        Self::by(
+            clocks.map_err(|e| {
+                Error::from_source(Kind::Unable, &e).context("Cannot read the workload's clocks")
+            })?,
+        )
     }
 
     fn by(clocks: Clocks) -> Result<Self> {
-        let unable = |e: std::io::Error| Error::from_source(Kind::Unable, &e).context("Cannot tell which boot this is");
+        let unable = |e: std::io::Error| {
+            Error::from_source(Kind::Unable, &e).context("Cannot tell which boot this is")
+        };
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(unable)?;
         let boot = text.trim().parse().map_err(|e| Error::from_source(Kind::Bug, &e))?;
         let nanos = |value: i128| u64::try_from(value).unwrap_or(0);

@@ -9,6 +9,7 @@ use super::records;
 use ferry_image::{Reader, Trust, Verified, consumed};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::{Hash, WorkloadId};
+use ferry_process::capture::TaskRef;
 use ferry_process::nursery::{Nursery, Place};
 use ferry_process::records::State;
 use ferry_process::restore::{self, Home, Puppets, Restored};
@@ -33,6 +34,8 @@ pub struct Request {
     pub trust_image: bool,
     /// Threads that copy memory.
     pub threads: usize,
+    /// Gets the first process' id, as this host numbers it, before the tree runs.
+    pub pidfile: Option<PathBuf>,
 }
 
 /// What was done.
@@ -81,6 +84,24 @@ pub struct Running {
     pub child: i32,
 }
 
+impl Running {
+    /// Waits until the first process has ended: its exit code, or 128 and the signal's number.
+    ///
+    /// # Errors
+    /// ECHILD when something else has collected it.
+    pub fn wait(&self) -> std::io::Result<u8> {
+        loop {
+            // Other orphans of the tree are collected on the way.
+            if let Some((pid, status)) = ferry_sys::fork::wait(-1, true)?
+                && pid == self.child
+            {
+                let code = if status & 0x7f == 0 { (status >> 8) & 0xff } else { 128 + (status & 0x7f) };
+                return Ok(code as u8);
+            }
+        }
+    }
+}
+
 /// Restores. To be called by a process with one thread, which becomes the subreaper of what it restores.
 ///
 /// # Errors
@@ -110,14 +131,23 @@ pub fn restore(request: &Request) -> Result<Running> {
     let build_us = micros(since);
 
     let since = Instant::now();
-    let sink = LinuxSink::open(puppets.access()).map_err(|e| unable("Cannot reach the memory of the puppets", &e))?;
+    let sink = LinuxSink::open(puppets.access())
+        .map_err(|e| unable("Cannot reach the memory of the puppets", &e))?;
     let loaded = image.load(request.threads, &Sink::new(&sink, &state))?;
     drop(sink);
     let memory_us = micros(since);
 
     let since = Instant::now();
-    let restored = run(request, &image, puppets)?;
-    let pid = host_pid(&restored, root)?;
+    let pid = host_pid(&puppets.tasks(), root)?;
+    if let Some(path) = &request.pidfile {
+        std::fs::write(path, format!("{pid}\n"))
+            .map_err(|e| unable(&format!("Cannot write {}", path.display()), &e))?;
+    }
+    let restored = run(request, &image, puppets).inspect_err(|_| {
+        if let Some(path) = &request.pidfile {
+            let _ = std::fs::remove_file(path);
+        }
+    })?;
     let child = nursery.finish(root).map_err(|e| unable("Cannot let go of the tree", &e))?;
     let report = Report {
         image: image.hash(),
@@ -162,11 +192,12 @@ fn run(request: &Request, image: &Verified, puppets: Puppets) -> Result<Restored
 fn root(state: &State) -> Result<i32> {
     let inside = |pid: i32| state.tasks.iter().any(|task| task.pid == pid);
     let root = state.tasks.iter().find(|task| !inside(task.parent) && task.space.is_some());
-    root.map(|task| task.pid).ok_or_else(|| Error::new(Kind::Refused, "The image holds no process that is alive"))
+    root.map(|task| task.pid)
+        .ok_or_else(|| Error::new(Kind::Refused, "The image holds no process that is alive"))
 }
 
-fn host_pid(restored: &Restored, root: i32) -> Result<i32> {
-    let task = restored.tasks.iter().find(|task| task.ns_pid == root);
+fn host_pid(tasks: &[TaskRef], root: i32) -> Result<i32> {
+    let task = tasks.iter().find(|task| task.ns_pid == root);
     task.map(|task| task.host_pid).ok_or_else(|| Error::new(Kind::Bug, "The first process was not restored"))
 }
 
@@ -174,13 +205,12 @@ fn host_pid(restored: &Restored, root: i32) -> Result<i32> {
 fn place(state: &State, same_pids: bool) -> Result<Place> {
     let threads = state.tasks.iter().flat_map(|task| &task.threads).map(|thread| thread.tid);
     let leaders = state.tasks.iter().flat_map(|task| [task.pid, task.group, task.session]);
-    let taken = threads.chain(leaders).find(|id| *id > 0 && std::fs::exists(format!("/proc/{id}")).unwrap_or(true));
+    let taken =
+        threads.chain(leaders).find(|id| *id > 0 && std::fs::exists(format!("/proc/{id}")).unwrap_or(true));
     match taken {
         None => Ok(Place::Here),
-        Some(id) if same_pids => {
-            Err(Error::new(Kind::Unable, format!("The id {id} is taken on this host"))
-                .hint("End that process, or restore without --same-pids: in a pid namespace of its own"))
-        }
+        Some(id) if same_pids => Err(Error::new(Kind::Unable, format!("The id {id} is taken on this host"))
+            .hint("End that process, or restore without --same-pids: in a pid namespace of its own")),
         Some(_) => Ok(Place::NewPidNamespace),
     }
 }
@@ -198,7 +228,8 @@ fn identity(request: &Request, image: &Verified) -> Result<WorkloadId> {
         return Ok(image.manifest().workload.id);
     }
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|e| Error::new(Kind::Unable, format!("Cannot draw random numbers: {e}")))?;
+    getrandom::fill(&mut id)
+        .map_err(|e| Error::new(Kind::Unable, format!("Cannot draw random numbers: {e}")))?;
     Ok(WorkloadId(id))
 }
 
