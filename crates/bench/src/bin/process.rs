@@ -89,6 +89,7 @@ fn run_restore(dir: &Path, threads: usize) -> io::Result<()> {
         as_clone: false,
         trust_image: false,
         threads,
+        detach: true,
         pidfile: None,
     };
     let running = restore::restore(&request).map_err(told)?;

@@ -54,6 +54,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         as_clone: args.as_clone,
         trust_image: args.trust_image,
         threads: args.threads,
+        detach: args.detach,
         pidfile: args.pidfile,
     };
     let running = restore::restore(&request)?;

@@ -5,10 +5,11 @@
 
 use super::facts::{self, Moment};
 use super::memory::Source;
-use super::records;
+use super::{records, streams};
 use ferry_image::{Header, HostKey, MemoryReport, Workload, Writer};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
+use ferry_process::capture::files::{self, FilesContext};
 use ferry_process::capture::{self, Captured, Context, Scope, Seized};
 use ferry_process::records::State;
 use ferry_transfer::linux::LinuxSource;
@@ -76,8 +77,10 @@ pub fn checkpoint(request: &Request) -> Result<Report> {
     records::write(&mut writer, &state, &moment)?;
     let header = Header { workload, host: facts::needed(&state), ends: !request.leave_running };
     let manifest = writer.finish(header, &key).map_err(|error| rolled_back(error.into(), request.pid))?;
-    if let Some(seized) = seized {
-        seized.kill().map_err(|error| {
+    if let Some((held, seized)) = seized {
+        let ended = seized.kill();
+        held.keep_silent();
+        ended.map_err(|error| {
             Error::from_source(Kind::Remainder, &error)
                 .context(format!("The image is complete, but process {} could not be ended", request.pid))
                 .hint("End it before the image is restored, or two of it run")
@@ -93,8 +96,8 @@ pub fn checkpoint(request: &Request) -> Result<Report> {
 
 /// What the time in which the tree is stopped gives.
 struct Done {
-    /// The tree, if it is to be ended.
-    seized: Option<Seized>,
+    /// The tree and its connections, if it is to be ended. In this order: connections go on before the tree does.
+    seized: Option<(Connections, Seized)>,
     state: State,
     memory: MemoryReport,
     moment: Moment,
@@ -106,8 +109,14 @@ fn stopped(request: &Request, writer: &mut Writer, begin: Instant) -> Result<Don
     let mut seized = capture::seize(&Scope::Tree(request.pid)).map_err(unable)?;
     let since = seized.since();
     let moment = Moment::of(request.pid)?;
-    let Captured { state, memory: spaces, stats, .. } =
+    let tasks = seized.tasks();
+    let Captured { mut state, memory: spaces, stats, .. } =
         seized.capture(&Context::default()).map_err(unable)?;
+    let furniture = streams::outside(&tasks);
+    let objects = state.objects.iter().map(|object| (object.device, object.inode)).collect();
+    let held = files::capture(&tasks, &FilesContext { furniture: &furniture, objects })?;
+    state.files = held.files;
+    let mut held = Connections(held.held);
     let state_us = micros(since);
     let source = LinuxSource::open(spaces)
         .map_err(|e| Error::from_source(Kind::Unable, &e).context("Cannot reach the memory of the tree"))?;
@@ -115,11 +124,12 @@ fn stopped(request: &Request, writer: &mut Writer, begin: Instant) -> Result<Don
     let memory = writer.memory(&source.spaces(), request.threads, &source)?;
     let mut frozen_us = micros(since);
     let seized = if request.leave_running {
+        held.0.resume();
         seized.release().map_err(unable)?;
         frozen_us = micros(since);
         None
     } else {
-        Some(seized)
+        Some((held, seized))
     };
     let report = Report {
         image: Hash([0; 32]),
@@ -136,6 +146,23 @@ fn stopped(request: &Request, writer: &mut Writer, begin: Instant) -> Result<Don
         lone_calls: stats.lone,
     };
     Ok(Done { seized, state, memory, moment, report })
+}
+
+/// Connections in repair mode. Dropped on a way back, they go on.
+#[derive(Debug)]
+struct Connections(files::Held);
+
+impl Connections {
+    /// Leaves them in repair mode, in which they are closed without a word to their peers.
+    fn keep_silent(mut self) {
+        drop(std::mem::take(&mut self.0));
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.0.resume();
+    }
 }
 
 /// A tree that no node knows gets an identity with its image.

@@ -8,3 +8,4 @@ pub mod facts;
 pub mod memory;
 pub mod records;
 pub mod restore;
+pub mod streams;

@@ -6,18 +6,21 @@
 use super::facts::{self, Moment};
 use super::memory::Sink;
 use super::records;
+use super::streams::Bound;
 use ferry_image::{Reader, Trust, Verified, consumed};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::{Hash, WorkloadId};
 use ferry_process::capture::TaskRef;
 use ferry_process::nursery::{Nursery, Place};
-use ferry_process::records::State;
+use ferry_process::records::{MemoryObject, State};
+use ferry_process::restore::files::{Recreated, RestoreContext};
 use ferry_process::restore::{self, Home, Puppets, Restored};
+use ferry_sys::proc::stat;
 use ferry_sys::timens::Clocks;
 use ferry_transfer::linux::LinuxSink;
 use serde::Serialize;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct Request {
     pub trust_image: bool,
     /// Threads that copy memory.
     pub threads: usize,
+    /// The tree is not waited for: standard streams that led elsewhere are bound to `/dev/null`, not to this process's own.
+    pub detach: bool,
     /// Gets the first process' id, as this host numbers it, before the tree runs.
     pub pidfile: Option<PathBuf>,
 }
@@ -128,6 +133,8 @@ pub fn restore(request: &Request) -> Result<Running> {
     }
     let home = Home { init: nursery.pid(), cgroup: None };
     let puppets = Puppets::build(&state, &home).map_err(|e| failed(&e))?;
+    let bound = Bound::new(request.detach)?;
+    let descriptors = descriptors(&state, &puppets, &nursery, &bound)?;
     let build_us = micros(since);
 
     let since = Instant::now();
@@ -143,7 +150,7 @@ pub fn restore(request: &Request) -> Result<Running> {
         std::fs::write(path, format!("{pid}\n"))
             .map_err(|e| unable(&format!("Cannot write {}", path.display()), &e))?;
     }
-    let restored = run(request, &image, puppets).inspect_err(|_| {
+    let restored = run(request, &image, puppets, descriptors).inspect_err(|_| {
         if let Some(path) = &request.pidfile {
             let _ = std::fs::remove_file(path);
         }
@@ -171,21 +178,35 @@ pub fn restore(request: &Request) -> Result<Running> {
     Ok(Running { report, child })
 }
 
+/// Every open file description, made again in this process.
+fn descriptors(state: &State, puppets: &Puppets, nursery: &Nursery, bound: &Bound) -> Result<Recreated> {
+    let object = |object: &MemoryObject| Some(((object.device, object.inode), puppets.object(object.id)?));
+    let ctx = RestoreContext {
+        init: Some(nursery.pid()),
+        furniture: bound.by_name(),
+        objects: state.objects.iter().filter_map(object).collect(),
+    };
+    Ok(Recreated::create(&state.files, &ctx)?)
+}
+
 /// Marks the image and lets the puppets go. If they cannot be let go, they are gone and the mark is taken back.
-fn run(request: &Request, image: &Verified, puppets: Puppets) -> Result<Restored> {
+fn run(
+    request: &Request,
+    image: &Verified,
+    puppets: Puppets,
+    mut descriptors: Recreated,
+) -> Result<Restored> {
+    descriptors.seal()?;
     let mark = match image.manifest().ends && !request.as_clone {
         true => Some(consumed::mark(image.dir(), &note())?),
         false => None,
     };
-    match puppets.finish(&restore::NoFiles) {
-        Ok(restored) => Ok(restored),
-        Err(error) => {
-            if let Some(mark) = mark {
-                mark.undo()?;
-            }
-            Err(failed(&error))
-        }
+    let released = descriptors.release_network().map_err(Error::from);
+    let done = released.and_then(|()| puppets.finish(&descriptors).map_err(|error| failed(&error)));
+    if let (Err(_), Some(mark)) = (&done, mark) {
+        mark.undo()?;
     }
+    done
 }
 
 /// The first process of the tree: the one whose parent is not in it.
@@ -201,18 +222,30 @@ fn host_pid(tasks: &[TaskRef], root: i32) -> Result<i32> {
     task.map(|task| task.host_pid).ok_or_else(|| Error::new(Kind::Bug, "The first process was not restored"))
 }
 
+/// How long an ended process may still wait for its parent to collect it, before its id counts as taken.
+const ZOMBIE_MAX: Duration = Duration::from_secs(1);
+
 /// Among the host's processes if every id is free there, else in a namespace of its own.
 fn place(state: &State, same_pids: bool) -> Result<Place> {
     let threads = state.tasks.iter().flat_map(|task| &task.threads).map(|thread| thread.tid);
     let leaders = state.tasks.iter().flat_map(|task| [task.pid, task.group, task.session]);
-    let taken =
-        threads.chain(leaders).find(|id| *id > 0 && std::fs::exists(format!("/proc/{id}")).unwrap_or(true));
-    match taken {
-        None => Ok(Place::Here),
-        Some(id) if same_pids => Err(Error::new(Kind::Unable, format!("The id {id} is taken on this host"))
-            .hint("End that process, or restore without --same-pids: in a pid namespace of its own")),
-        Some(_) => Ok(Place::NewPidNamespace),
+    let since = Instant::now();
+    for id in threads.chain(leaders).filter(|id| *id > 0) {
+        while let Ok(stat) = stat::read(id) {
+            if matches!(stat.state, b'Z' | b'X') && since.elapsed() < ZOMBIE_MAX {
+                std::thread::sleep(Duration::from_millis(2));
+                continue;
+            }
+            if same_pids {
+                let text = format!("The id {id} is taken on this host");
+                return Err(Error::new(Kind::Unable, text).hint(
+                    "End that process, or restore without --same-pids: in a pid namespace of its own",
+                ));
+            }
+            return Ok(Place::NewPidNamespace);
+        }
     }
+    Ok(Place::Here)
 }
 
 /// In another boot the clocks begin anew: the tree must not see that.
