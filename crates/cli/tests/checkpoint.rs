@@ -35,8 +35,7 @@ impl Place {
     /// Starts a program that counts into the file `count`.
     fn count(&mut self) -> i32 {
         let script = "i=0; while :; do i=$((i+1)); echo $i >> count; sleep 0.02; done";
-        let child = Command::new("/bin/sh")
-            .args(["-c", script])
+        let child = program(script)
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -90,6 +89,14 @@ impl Drop for Place {
             let _ = child.wait();
         }
     }
+}
+
+/// A program without the descriptors that whoever started the tests left open: pipes to others cannot be saved.
+fn program(script: &str) -> Command {
+    let close = "for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done; exec sh -c \"$0\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", close, script]);
+    command
 }
 
 fn json(output: &Output) -> serde_json::Value {
@@ -247,8 +254,7 @@ fn an_altered_image_is_refused_and_nothing_is_left_of_the_attempt() {
 #[test]
 fn the_command_that_restores_lends_its_streams_and_ends_as_the_program_ends() {
     let mut place = Place::new();
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", "echo ready; read line; echo got $line; exit 7"])
+    let mut child = program("echo ready; read line; echo got $line; exit 7")
         .current_dir(place.dir.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
