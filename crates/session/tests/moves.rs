@@ -4,8 +4,12 @@ mod common;
 
 use common::hosts::{Net, TestNode};
 use common::{Place, count_in, counter, spec, wait_for_count_in};
+use ferry_model::error::Kind;
 use ferry_model::handover::Outcome;
-use ferry_session::movement::Node;
+use ferry_model::ids::WorkloadId;
+use ferry_model::planning::Method;
+use ferry_session::movement::{CloneSpec, Node};
+use ferry_session::shim::Client;
 use ferry_session::shim::protocol::Exit;
 use libtest_mimic::{Arguments, Trial};
 use std::sync::Arc;
@@ -17,6 +21,118 @@ fn main() {
     let trials =
         vec![Trial::test("a_program_goes_there_and_back_and_counts_on", common::run(there_and_back))];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn clone() {
+    let two = two();
+    let id = two.a.start(spec(2, &counter()));
+    wait_for_count_in(&two.a.directory(id), 5);
+    let mut request = two.a.request(id, &two.b);
+    let clone = WorkloadId([0xc1; 16]);
+    request.clone = Some(CloneSpec { id: clone, name: "twin".into(), address: None });
+    let mv = two.a.movements().begin(request).unwrap();
+    assert_eq!(two.a.movements().wait(mv), Ok(Outcome::Moved));
+    let (here, there) = (count_in(&two.a.directory(id)), count_in(&two.b.directory(clone)));
+    wait_for_count_in(&two.a.directory(id), here + 5);
+    wait_for_count_in(&two.b.directory(clone), there + 5);
+    let stream = Client::connect(&two.b.directory(clone)).unwrap().exec(common::exec_spec(&["hostname"]));
+    assert_eq!(common::read_all(&mut stream.unwrap()).0, "twin\n");
+    assert_eq!(two.b.shim(clone).status().unwrap().spec.unwrap().name, "twin");
+}
+
+fn cold() {
+    let two = two();
+    let script = "echo begin; echo kept >>/var/tmp/kept; cat /var/tmp/kept; exec sleep 1000";
+    let id = two.a.start(spec(3, &["/bin/sh", "-c", script]));
+    two.wait_for_log(&two.a, id, "begin\nkept\n");
+    let mut request = two.a.request(id, &two.b);
+    request.method = Method::Cold;
+    let mv = two.a.movements().begin(request).unwrap();
+    assert_eq!(two.a.movements().wait(mv), Ok(Outcome::Moved));
+    two.wait_for_log(&two.b, id, "begin\nkept\nbegin\nkept\nkept\n");
+}
+
+fn refused() {
+    let two = two();
+    let id = two.a.start(spec(4, &counter()));
+    *two.b.refusal.lock().unwrap() = Some("not on a Saturday".into());
+    let mv = two.a.movements().begin(two.a.request(id, &two.b)).unwrap();
+    let error = two.a.movements().wait(mv).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused);
+    assert!(format!("{error:?}").contains("not on a Saturday"), "{error:?}");
+    two.still_runs_at_a(id);
+}
+
+fn unable() {
+    let two = two();
+    let id = two.a.start(spec(5, &counter()));
+    wait_for_count_in(&two.a.directory(id), 5);
+    // Where the target wants to make its capsule, there is a file.
+    let in_the_way = two.b.directory(id).parent().unwrap().to_owned();
+    std::fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+    std::fs::write(&in_the_way, "").unwrap();
+    let mv = two.a.movements().begin(two.a.request(id, &two.b)).unwrap();
+    assert!(two.a.movements().wait(mv).is_err());
+    std::fs::remove_file(&in_the_way).unwrap();
+    two.still_runs_at_a(id);
+    let mv = two.a.movements().begin(two.a.request(id, &two.b)).unwrap();
+    assert_eq!(two.a.movements().wait(mv), Ok(Outcome::Moved));
+}
+
+fn cut() {
+    let two = two();
+    let id = two.a.start(spec(6, &counter()));
+    wait_for_count_in(&two.a.directory(id), 5);
+    two.net.cut_after(1);
+    let mv = two.a.movements().begin(two.a.request(id, &two.b)).unwrap();
+    let error = two.a.movements().wait(mv).unwrap_err();
+    assert_eq!(error.kind, Kind::RolledBack, "{error:?}");
+    two.still_runs_at_a(id);
+    two.net.cut_after(usize::MAX);
+    let mv = two.a.movements().begin(two.a.request(id, &two.b)).unwrap();
+    assert_eq!(two.a.movements().wait(mv), Ok(Outcome::Moved));
+    wait_for_count_in(&two.b.directory(id), 50);
+}
+
+fn files() {
+    let two = two();
+    let script = "echo a >/etc/made; rm /etc/hostname; mkdir -p /srv/d; echo b >/srv/d/f; echo c >/dev/shm/s; \
+                  echo ready; read x </dev/tcp/none 2>/dev/null; \
+                  while [ ! -e /go ]; do sleep 0.02; done; cat /etc/made /srv/d/f /dev/shm/s; ls /etc/hostname; echo end; sleep 1000";
+    let id = two.a.start(spec(7, &["/bin/bash", "-c", script]));
+    two.wait_for_log(&two.a, id, "ready\n");
+    let mv = two.a.movements().begin(two.a.request(id, &two.b)).unwrap();
+    assert_eq!(two.a.movements().wait(mv), Ok(Outcome::Moved));
+    let stream = two.b.shim(id).exec(common::exec_spec(&["/bin/sh", "-c", "echo >/go"])).unwrap();
+    assert_eq!(common::read_all(&mut { stream }).2, Exit::Code(0));
+    two.wait_for_log(
+        &two.b,
+        id,
+        "ready\na\nb\nc\nls: cannot access '/etc/hostname': No such file or directory\nend\n",
+    );
+}
+
+impl Two {
+    fn wait_for_log(&self, node: &TestNode, id: WorkloadId, wanted: &str) {
+        let end = std::time::Instant::now() + common::LONG;
+        loop {
+            let log = std::fs::read_to_string(node.directory(id).join("log")).unwrap_or_default();
+            if log == wanted {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "{log:?} instead of {wanted:?}");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// It runs on, and nothing of it is at the other node but its journal.
+    fn still_runs_at_a(&self, id: WorkloadId) {
+        let count = count_in(&self.a.directory(id));
+        wait_for_count_in(&self.a.directory(id), count + 5);
+        let left = std::fs::read_dir(self.b.directory(id)).into_iter().flatten().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).filter(|name| name != "journal").collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }
 
 struct Two {

@@ -26,6 +26,7 @@ use ferry_transfer::wire::bulk::BulkWriter;
 use ferry_transfer::wire::control::{self, Bulk};
 use ferry_transfer::wire::greeting;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ const STEP_MAX: Duration = Duration::from_secs(60);
 pub(super) struct SourceRole {
     ground: Ground,
     shim: Option<Client>,
-    directory: std::path::PathBuf,
+    directory: PathBuf,
     workload: WorkloadId,
     clone: bool,
     captured: Option<(Vec<u8>, Vec<SpaceAccess>)>,
@@ -208,7 +209,9 @@ impl SourceRole {
         secret: [u8; 32],
     ) -> Result<()> {
         let mut hashes = Vec::new();
-        let mut stage = files::Stage::new(&self.directory, plan);
+        let init = self.shim()?.status()?.init.ok_or_else(|| Error::new(Kind::Unable, "The capsule is gone"))?;
+        let root = PathBuf::from(format!("/proc/{init}/root"));
+        let mut stage = files::Stage::new(&self.directory, root, spec, plan);
         hashes.push(self.bulk(Bulk::Files, |to| stage.send_all(to))?);
 
         self.ground.recorder.phase(Phase::Freeze);
@@ -232,7 +235,6 @@ impl SourceRole {
             self.memory(spaces, request.streams, secret)?
         };
         let hash = receipt(&hashes, memory);
-        let _ = spec;
         self.ground.recorder.phase(Phase::Prepared);
         let receipt = Receipt { hash, missing_pages: 0, missing: None };
         driver.feed(Input::Sent(receipt), self).map_err(|e| stopped(&e))

@@ -15,6 +15,7 @@ use ferry_model::handover::{
 };
 use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
 use ferry_model::planning::Method;
+use ferry_model::resource::Action;
 use ferry_transfer::linux::LinuxSink;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::bulk::BulkReader;
@@ -152,6 +153,11 @@ fn introduction(
                 if let (Some(network), Some(bridge)) = (&mut spec.network, node.facts().bridge) {
                     network.bridge = bridge;
                 }
+                let travels = |path: &str| {
+                    let moved = |action| matches!(action, Action::Move | Action::Copy);
+                    plan.items.iter().any(|item| item.resource.name == path && moved(item.action))
+                };
+                spec.with.retain(|with| !travels(&with.path));
                 let resources: Vec<_> = plan.items.iter().map(|item| item.resource.clone()).collect();
                 let network = spec.network.as_ref().and_then(|net| net.addresses.first());
                 let network = network.map(String::as_str);

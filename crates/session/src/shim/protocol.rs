@@ -211,6 +211,9 @@ pub struct Status {
     /// Path of the log file.
     #[n(6)]
     pub log: String,
+    /// Host pid of the capsule's init, where there is a capsule.
+    #[n(7)]
+    pub init: Option<i32>,
 }
 
 /// How a program ended.

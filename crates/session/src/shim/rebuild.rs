@@ -45,9 +45,11 @@ impl Workload {
 
     fn make_puppets(&mut self, spec: &Spec, envelope: Envelope, as_clone: bool) -> Result<Vec<SpaceAccess>> {
         let Envelope { mut state, first, exit, network } = envelope;
-        let Some(record) = state.capsule.clone() else {
+        let Some(mut record) = state.capsule.clone() else {
             return Err(Error::new(Kind::Refused, "The state is of a tree that lived in no capsule"));
         };
+        // What came along as a copy is the workload's own now, and no path of the host's any more.
+        record.with.retain(|with| spec.with.iter().any(|kept| kept.path == with.path));
         let wanted = capsule_spec(spec, &self.dir);
         let hostname = if as_clone { wanted.hostname.clone() } else { record.hostname.clone() };
         let restored = capsule::Spec::restored(&record, wanted.name, self.dir.clone());

@@ -5,6 +5,7 @@ use super::record::{Record, boot_id};
 use super::spec::{ExecSpec, Spec};
 use super::terminal::Terminal;
 use super::{LOG, network};
+use crate::facts::FileHashes;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_network::announce::Announcer;
 use ferry_process::capsule::{self, Capsule, Command, Started, User};
@@ -30,6 +31,8 @@ pub(super) struct Workload {
     pub(super) building: Option<super::rebuild::Building>,
     /// Connections that a capture put into repair mode.
     pub(super) held: Option<Held>,
+    /// Hashes of its code, remembered from plan to plan.
+    pub(super) hashes: FileHashes,
     /// Repetitions of the announcement that are still due.
     announcing: Vec<(Instant, Announcer)>,
     /// Timed waits of tasks, from the last capture or restore.
@@ -48,6 +51,7 @@ impl Workload {
             terminal: None,
             building: None,
             held: None,
+            hashes: FileHashes::default(),
             announcing: Vec::new(),
             waits: Vec::new(),
             log,
@@ -90,6 +94,7 @@ impl Workload {
             adopted: record.is_some_and(|record| record.adopted),
             shim_pid: i32::try_from(std::process::id()).unwrap_or(0),
             log: self.dir.join(LOG).display().to_string(),
+            init: self.capsule.as_ref().map(Capsule::init_pid),
         }
     }
 

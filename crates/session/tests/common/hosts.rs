@@ -18,29 +18,49 @@ use std::collections::HashMap;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Kernel features that a plan asks a target for; the tests find out by effect whether they are there.
 const NEEDED: [&str; 4] = ["clone3-set-tid", "cgroup-freeze", "ptrace-seize", "pidfd-getfd"];
 
 /// What the nodes of one test share.
-#[derive(Default)]
 pub struct Net {
     nodes: Mutex<HashMap<HostName, Arc<TestNode>>>,
-    cut: AtomicBool,
+    /// Connections that may still be made.
+    left: AtomicUsize,
+    /// Those that were made: cutting the link ends them too.
+    made: Mutex<Vec<UnixStream>>,
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        Self { nodes: Mutex::default(), left: AtomicUsize::new(usize::MAX), made: Mutex::default() }
+    }
 }
 
 impl Net {
-    pub fn cut(&self, cut: bool) {
-        self.cut.store(cut, Ordering::SeqCst);
+    /// After so many more connections the link is cut, and with it those that were made.
+    pub fn cut_after(&self, connections: usize) {
+        self.left.store(connections, Ordering::SeqCst);
     }
 
     fn node(&self, name: &HostName) -> Option<Arc<TestNode>> {
-        if self.cut.load(Ordering::SeqCst) {
+        self.nodes.lock().unwrap().get(name).cloned()
+    }
+
+    fn reach(&self, name: &HostName) -> Option<Arc<TestNode>> {
+        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match left {
+            0 | usize::MAX => None,
+            left => Some(left - 1),
+        });
+        if left.is_err() && self.left.load(Ordering::SeqCst) == 0 {
+            for stream in self.made.lock().unwrap().drain(..) {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
             return None;
         }
-        self.nodes.lock().unwrap().get(name).cloned()
+        self.node(name)
     }
 }
 
@@ -139,8 +159,9 @@ impl Node for TestNode {
     }
 
     fn connect(&self, to: &HostName, purpose: Purpose) -> io::Result<Box<dyn Stream>> {
-        let other = self.net.node(to).ok_or(io::ErrorKind::HostUnreachable)?;
+        let other = self.net.reach(to).ok_or(io::ErrorKind::HostUnreachable)?;
         let (mut ours, mut theirs) = UnixStream::pair()?;
+        self.net.made.lock().unwrap().push(ours.try_clone()?);
         let me = self.name.clone();
         std::thread::spawn(move || {
             let hello = greeting::accept(&mut theirs).unwrap();

@@ -14,7 +14,7 @@ mod unpack;
 mod xattr;
 
 pub use entry::{Entry, Kind};
-pub use pack::pack;
+pub use pack::{Parts, pack, pack_parts};
 pub use unpack::unpack;
 
 /// Begins every stream.

@@ -9,7 +9,7 @@ use rustix::fs::{
     statat,
 };
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -19,10 +19,36 @@ use std::os::unix::fs::FileExt;
 /// # Errors
 /// When a file cannot be read or the stream not written, or `limits` are passed.
 pub fn pack(root: impl AsFd, out: &mut dyn Write, limits: &Limits) -> Result<Totals, Error> {
-    let mut packer =
-        Packer { out, limits, totals: Totals::default(), first_names: HashMap::new(), buffer: Vec::new() };
+    run(root, None, out, limits)
+}
+
+/// Parts of a tree: paths relative to its root, each with whether everything beneath it belongs to it.
+pub type Parts = BTreeMap<Vec<u8>, bool>;
+
+/// Writes some parts of the tree beneath `root`, with the directories that lead there. A part may be a mount point, or lie
+/// beneath one; mounts within a part are left out. What is not there is left out too.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_parts(
+    root: impl AsFd,
+    parts: &Parts,
+    out: &mut dyn Write,
+    limits: &Limits,
+) -> Result<Totals, Error> {
+    run(root, Some(parts), out, limits)
+}
+
+fn run(
+    root: impl AsFd,
+    parts: Option<&Parts>,
+    out: &mut dyn Write,
+    limits: &Limits,
+) -> Result<Totals, Error> {
+    let totals = Totals::default();
+    let mut packer = Packer { out, limits, totals, first_names: HashMap::new(), buffer: Vec::new(), parts };
     packer.put(MAGIC)?;
-    let root = open(root.as_fd(), b".", OFlags::RDONLY | OFlags::DIRECTORY).map_err(at("open", b""))?;
+    let root = open(root.as_fd(), b".", OFlags::RDONLY | OFlags::DIRECTORY, false).map_err(at("open", b""))?;
     let stat = fstat(&root).map_err(|error| at("look at", b"")(error.into()))?;
     let entry = describe(root.as_fd(), b"", b"", &stat, Kind::Directory)?;
     packer.entry(&entry)?;
@@ -39,8 +65,9 @@ fn at(doing: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::File { doing, path, source }
 }
 
-fn open(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+fn open(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags, crossing: bool) -> io::Result<OwnedFd> {
+    let stay = if crossing { ResolveFlags::empty() } else { ResolveFlags::NO_XDEV };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | stay;
     Ok(openat2(directory, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
@@ -51,6 +78,21 @@ struct Packer<'a> {
     /// First name of every file that has several, by device and inode.
     first_names: HashMap<(u64, u64), ByteVec>,
     buffer: Vec<u8>,
+    parts: Option<&'a Parts>,
+}
+
+/// Whether `path` belongs to `parts` or leads to one; and whether a mount may be entered there.
+fn choice(parts: &Parts, path: &[u8]) -> Option<bool> {
+    if parts.contains_key(path) {
+        return Some(true);
+    }
+    let within = |(at, byte): (usize, &u8)| *byte == b'/' && parts.get(&path[..at]) == Some(&true);
+    if path.iter().enumerate().any(within) {
+        return Some(false);
+    }
+    let beneath = [path, b"/"].concat();
+    let leads = parts.range(beneath.clone()..).next().is_some_and(|(part, _)| part.starts_with(&beneath));
+    leads.then_some(true)
 }
 
 impl Packer<'_> {
@@ -104,6 +146,11 @@ impl Packer<'_> {
         path: &mut Vec<u8>,
         depth: usize,
     ) -> Result<(), Error> {
+        let crossing = match self.parts.map(|parts| choice(parts, path)) {
+            Some(None) => return Ok(()),
+            Some(Some(crossing)) => crossing,
+            None => false,
+        };
         let stat = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(()),
             result => result.map_err(|error| at("look at", path)(error.into()))?,
@@ -121,7 +168,7 @@ impl Packer<'_> {
             }
         };
         let opened = match kind {
-            Kind::File | Kind::Directory => match open(parent, name, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Kind::File | Kind::Directory => match open(parent, name, OFlags::RDONLY | OFlags::NONBLOCK, crossing) {
                 // A mount: what stands there is not of this tree, and the place is made when it is mounted again.
                 Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => None,
                 result => Some(result.map_err(at("open", path))?),
