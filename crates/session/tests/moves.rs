@@ -18,8 +18,15 @@ fn main() {
     if common::is_helper() {
         return;
     }
-    let trials =
-        vec![Trial::test("a_program_goes_there_and_back_and_counts_on", common::run(there_and_back))];
+    let trials = vec![
+        Trial::test("a_program_goes_there_and_back_and_counts_on", common::run(there_and_back)),
+        Trial::test("a_clone_goes_on_beside_its_original", common::run(clone)),
+        Trial::test("a_cold_move_starts_it_anew_with_its_files", common::run(cold)),
+        Trial::test("a_refused_move_touches_nothing", common::run(refused)),
+        Trial::test("a_target_that_cannot_take_it_leaves_it_running_at_the_source", common::run(unable)),
+        Trial::test("a_cut_link_before_the_decision_leaves_it_running_at_the_source", common::run(cut)),
+        Trial::test("what_the_workload_wrote_goes_along", common::run(files)),
+    ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 

@@ -124,6 +124,11 @@ pub(super) fn settle<M: Machine, R: Role>(
             Heard::Cancel(_) => {
                 role.ground().recorder.say("Too late to give up: the decision is being made, or was made");
             }
+            // Before the decision a broken connection is reason enough; after it, connecting again is all that helps.
+            Heard::Gone(e) if driver.machine().can_cancel() => {
+                let why = format!("The connection to {} broke: {e}", role.ground().peer);
+                driver.feed(Input::Cancel(why), role)?;
+            }
             Heard::Gone(_) => {}
             Heard::Nothing => {
                 if !role.alive() {

@@ -1,7 +1,7 @@
 //! Two nodes in one process: state directories, journals, deciders and cgroups of their own, links over socket pairs.
 
 use super::Place;
-use ferry_model::error::Result;
+use ferry_model::error::{Error, Kind, Result};
 use ferry_model::facts::{Holding, HostFacts};
 use ferry_model::handover::{Answer, By, Cas, Record, Registry};
 use ferry_model::ids::{BootId, HostName, MoveId, WorkloadId};
@@ -178,8 +178,10 @@ impl Node for TestNode {
             return Ok(journal.clone());
         }
         let dir = self.directory(id);
-        std::fs::create_dir_all(&dir).unwrap();
-        let journal = Arc::new(Mutex::new(Journal::open(&dir.join("journal")).unwrap()));
+        let unable = |e: &(dyn std::error::Error + 'static)| Error::from_source(Kind::Unable, e);
+        std::fs::create_dir_all(&dir).map_err(|e| unable(&e))?;
+        let journal = Journal::open(&dir.join("journal")).map_err(|e| unable(&e))?;
+        let journal = Arc::new(Mutex::new(journal));
         journals.insert(id, journal.clone());
         Ok(journal)
     }
