@@ -40,6 +40,7 @@ pub(super) struct SourceRole {
     directory: PathBuf,
     workload: WorkloadId,
     clone: bool,
+    cold: bool,
     captured: Option<(Vec<u8>, Vec<SpaceAccess>)>,
     /// What made it give up first; later reasons follow from it.
     failure: Option<Error>,
@@ -75,6 +76,7 @@ pub(super) fn run(
         directory,
         workload: request.workload,
         clone: request.clone.is_some(),
+        cold: request.method == Method::Cold,
         captured: None,
         failure: None,
         committing: None,
@@ -209,7 +211,8 @@ impl SourceRole {
         secret: [u8; 32],
     ) -> Result<()> {
         let mut hashes = Vec::new();
-        let init = self.shim()?.status()?.init.ok_or_else(|| Error::new(Kind::Unable, "The capsule is gone"))?;
+        let init =
+            self.shim()?.status()?.init.ok_or_else(|| Error::new(Kind::Unable, "The capsule is gone"))?;
         let root = PathBuf::from(format!("/proc/{init}/root"));
         let mut stage = files::Stage::new(&self.directory, root, spec, plan);
         hashes.push(self.bulk(Bulk::Files, |to| stage.send_all(to))?);
@@ -312,6 +315,11 @@ impl SourceRole {
         let began = Instant::now();
         self.ask(Client::freeze)?;
         recorder.spent(Cause::Freeze, began);
+        if self.cold {
+            // It starts anew: nothing of what it is just now goes along but its files.
+            self.captured = Some((Vec::new(), Vec::new()));
+            return Ok(());
+        }
         let began = Instant::now();
         self.captured = Some(self.ask(Client::capture)?);
         recorder.spent(Cause::Capture, began);
@@ -428,8 +436,17 @@ pub(super) fn recover(
     let clone = source.terms().purpose == Purpose::Clone;
     let ground = Ground { node: node.clone(), recorder: recorder.clone(), link, journal, key, peer };
     let (captured, failure) = (None, None);
-    let mut role =
-        SourceRole { ground, shim: None, directory, workload, clone, captured, failure, committing: None };
+    let mut role = SourceRole {
+        ground,
+        shim: None,
+        directory,
+        workload,
+        clone,
+        cold: false,
+        captured,
+        failure,
+        committing: None,
+    };
     let mut driver = Driver::start((source, effects), &mut role).map_err(|e| stopped(&e))?;
     settle(&mut driver, &mut role, |_| false).map_err(|e| stopped(&e))
 }

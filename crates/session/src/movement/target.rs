@@ -97,9 +97,16 @@ pub(super) fn run(
     };
     named(&begin.spec);
     let directory = node.directory(workload);
-    files::clear(&directory)
-        .map_err(|e| Error::from_source(Kind::Unable, &e).context("No room for the workload"))?;
-    let journal = node.journal(workload)?;
+    let room = files::clear(&directory)
+        .map_err(|e| Error::from_source(Kind::Unable, &e).context("There is no room for the workload"))
+        .and_then(|()| node.journal(workload));
+    let journal = match room {
+        Ok(journal) => journal,
+        Err(error) => {
+            let _ = link.send(&control::Message::Failed { error: error.clone() });
+            return Err(error);
+        }
+    };
     let ground =
         Ground { node: node.clone(), recorder: recorder.clone(), link, journal, key, peer: peer.clone() };
     let mut role = TargetRole {

@@ -48,7 +48,8 @@ fn run(
     let totals = Totals::default();
     let mut packer = Packer { out, limits, totals, first_names: HashMap::new(), buffer: Vec::new(), parts };
     packer.put(MAGIC)?;
-    let root = open(root.as_fd(), b".", OFlags::RDONLY | OFlags::DIRECTORY, false).map_err(at("open", b""))?;
+    let root =
+        open(root.as_fd(), b".", OFlags::RDONLY | OFlags::DIRECTORY, false).map_err(at("open", b""))?;
     let stat = fstat(&root).map_err(|error| at("look at", b"")(error.into()))?;
     let entry = describe(root.as_fd(), b"", b"", &stat, Kind::Directory)?;
     packer.entry(&entry)?;
@@ -168,11 +169,13 @@ impl Packer<'_> {
             }
         };
         let opened = match kind {
-            Kind::File | Kind::Directory => match open(parent, name, OFlags::RDONLY | OFlags::NONBLOCK, crossing) {
-                // A mount: what stands there is not of this tree, and the place is made when it is mounted again.
-                Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => None,
-                result => Some(result.map_err(at("open", path))?),
-            },
+            Kind::File | Kind::Directory => {
+                match open(parent, name, OFlags::RDONLY | OFlags::NONBLOCK, crossing) {
+                    // A mount: what stands there is not of this tree, and the place is made when it is mounted again.
+                    Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => None,
+                    result => Some(result.map_err(at("open", path))?),
+                }
+            }
             _ => None,
         };
         if opened.is_none() && matches!(kind, Kind::File | Kind::Directory) {
