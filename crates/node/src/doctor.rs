@@ -6,6 +6,7 @@ use ferry_model::api::{Doctor, Finding};
 use ferry_model::error::Result;
 use ferry_model::ids::WorkloadId;
 use ferry_session::shim;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -17,6 +18,7 @@ pub fn examine(state: &Path, run: &Path, clean: bool) -> Result<Doctor> {
     check_permissions(state, run, &mut doctor);
     check_socket(run, clean, &mut doctor);
     check_workloads(state, clean, &mut doctor)?;
+    check_processes(state, &mut doctor);
     Ok(doctor)
 }
 
@@ -55,7 +57,8 @@ fn check_socket(run: &Path, clean: bool, doctor: &mut Doctor) {
     doctor.findings.push(found);
 }
 
-/// Directories without a record were begun and never became a workload; a workload without a shim is not running.
+/// What stands in the directories of workloads: what is left of one that was never begun, or that is another host's now,
+/// belongs to nobody; one without a shim may still be somebody's.
 fn check_workloads(state: &Path, clean: bool, doctor: &mut Doctor) -> Result<()> {
     let dir = state.join("workloads");
     let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(()) };
@@ -65,31 +68,62 @@ fn check_workloads(state: &Path, clean: bool, doctor: &mut Doctor) -> Result<()>
         let path = entry.path();
         let id = entry.file_name().to_str().and_then(|name| name.parse::<WorkloadId>().ok());
         let Some(id) = id else {
-            doctor.findings.push(finding(
-                "directory",
-                &path,
-                "nobody",
-                "its name is not a workload's; look at it",
-            ));
+            doctor.findings.push(finding("directory", &path, "nobody", "its name is not a workload's; look at it"));
             continue;
         };
-        let lives = shim::Client::connect(&path).is_ok();
+        if shim::Client::connect(&path).is_ok() {
+            continue;
+        }
+        let gone_to = crate::workloads::gone_to(&path)?;
+        let capsule = path.join("capsule.cbor").exists();
         let recorded = path.join("node.cbor").exists() || path.join("shim.cbor").exists();
         let journalled = files::read_if_there(&path.join("journal"))?.is_some_and(|bytes| bytes.len() > 8);
-        if !recorded && !lives && !journalled {
-            let mut found = finding("directory", &path, "nobody", "it was begun and never became a workload");
-            found.cleanable = true;
-            // What a half-made capsule has left goes first: processes, cgroups, and with them mounts and devices.
-            let swept = || ferry_process::capsule::sweep(&path, true).is_ok();
-            found.cleaned = clean && swept() && std::fs::remove_dir_all(&path).is_ok();
-            doctor.findings.push(found);
-        } else if !lives && path.join("shim.cbor").exists() {
-            let detail = "its shim is gone: `ferry recover` says what is left of it";
-            doctor.findings.push(finding("process", &path, &id.to_string(), detail));
+        let mut found = match (&gone_to, recorded || journalled) {
+            (Some(host), _) if capsule => {
+                let detail = format!("left of {id}, which moved to {host}");
+                finding("capsule", &path, &id.to_string(), &detail)
+            }
+            (Some(_), _) => continue,
+            (None, false) => finding("directory", &path, "nobody", "it was begun and never became a workload"),
+            (None, true) if path.join("shim.cbor").exists() => {
+                let detail = "its shim is gone: `ferry recover` says what is left of it";
+                doctor.findings.push(finding("process", &path, &id.to_string(), detail));
+                continue;
+            }
+            (None, true) => continue,
+        };
+        found.cleanable = true;
+        if clean {
+            // What a capsule has left goes first: processes, cgroups, and with them mounts and devices.
+            found.cleaned = ferry_process::capsule::sweep(&path, true).is_ok()
+                && (gone_to.is_some() || std::fs::remove_dir_all(&path).is_ok());
         }
+        doctor.findings.push(found);
     }
     doctor.checked.push(format!("{count} directories of workloads"));
     Ok(())
+}
+
+/// Shims of this state directory whose workload's directory is gone: nobody can reach them any more.
+fn check_processes(state: &Path, doctor: &mut Doctor) {
+    let prefix = state.join("workloads");
+    let mut shims = 0;
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let args: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let [_, b"shim", b"--dir", dir, ..] = args[..] else { continue };
+        let dir = Path::new(std::ffi::OsStr::from_bytes(dir));
+        if !dir.starts_with(&prefix) {
+            continue;
+        }
+        shims += 1;
+        if !dir.exists() {
+            let detail = format!("a shim whose directory {} is gone; look at what it keeps, then kill it", dir.display());
+            doctor.findings.push(finding("process", Path::new(&pid.to_string()), "nobody", &detail));
+        }
+    }
+    doctor.checked.push(format!("{shims} processes of shims"));
 }
 
 fn finding(sort: &str, path: &Path, owner: &str, detail: &str) -> Finding {
@@ -100,5 +134,31 @@ fn finding(sort: &str, path: &Path, owner: &str, detail: &str) -> Finding {
         detail: detail.to_owned(),
         cleanable: false,
         cleaned: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::examine;
+
+    #[test]
+    fn what_belongs_to_nobody_is_found_and_removed_and_the_rest_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, run) = (dir.path().join("state"), dir.path().join("run"));
+        let workloads = state.join("workloads");
+        let begun = workloads.join("w-00000000000000000000000000000001");
+        let kept = workloads.join("w-00000000000000000000000000000002");
+        for path in [&begun, &kept, &run] {
+            crate::files::make_private_dir(path).unwrap();
+        }
+        std::fs::write(kept.join("shim.cbor"), b"x").unwrap();
+        drop(std::os::unix::net::UnixListener::bind(run.join("node.sock")).unwrap());
+
+        let found = examine(&state, &run, false).unwrap().findings;
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(begun.exists(), "looking changes nothing");
+        let cleaned = examine(&state, &run, true).unwrap().findings;
+        assert_eq!(cleaned.iter().filter(|finding| finding.cleaned).count(), 2, "{cleaned:?}");
+        assert!(!begun.exists() && kept.exists() && !run.join("node.sock").exists());
     }
 }

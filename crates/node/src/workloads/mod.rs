@@ -5,6 +5,7 @@
 mod record;
 mod request;
 
+pub use record::gone_to;
 pub use request::new_id;
 
 use crate::journals::OpenJournals;

@@ -56,6 +56,12 @@ impl NodeRecord {
     }
 }
 
+/// The host to which the workload of the directory `dir` moved, if it did.
+pub fn gone_to(dir: &Path) -> Result<Option<HostName>> {
+    let Some(bytes) = files::read_if_there(&dir.join(FILE))? else { return Ok(None) };
+    Ok(minicbor::decode::<NodeRecord>(&bytes).ok().and_then(|record| record.gone_to))
+}
+
 /// The records of all workloads below `dir`. What is damaged is told and left out, so that one bad file does not take
 /// the rest away.
 pub fn load_all(dir: &Path) -> Result<BTreeMap<WorkloadId, NodeRecord>> {

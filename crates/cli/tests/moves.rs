@@ -1,0 +1,102 @@
+//! Moves by the real binary between two nodes of this machine: begun, listed, shown, refused by policy, cloned; and a
+//! client that goes away.
+
+mod common;
+
+use common::{Fleet, Node, until};
+use serde_json::Value;
+use std::process::Stdio;
+
+const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done";
+
+fn counting(node: &Node, name: &str) {
+    node.ok(&["run", "--name", name, "--", "/bin/sh", "-c", COUNT]);
+    until("it counts", || node.ok(&["logs", name]).lines().count() > 3);
+}
+
+fn state_of(node: &Node, name: &str) -> Value {
+    let all = node.json(&["ps", "--all"]);
+    let found = all.as_array().unwrap().iter().find(|workload| workload["name"] == name).cloned();
+    found.map_or(Value::Null, |workload| workload["state"].clone())
+}
+
+#[test]
+fn a_move_is_a_thing_that_is_listed_and_shown_and_the_workload_goes_on() {
+    let fleet = Fleet::of(&["alpha", "beta"]);
+    let [alpha, beta] = &fleet.nodes[..] else { unreachable!() };
+    counting(alpha, "count");
+    let printed = alpha.ok(&["move", "count", "--to", "beta"]);
+    assert!(printed.contains("count moved from alpha to beta, stood still"), "{printed}");
+    assert_eq!((state_of(alpha, "count"), state_of(beta, "count")), ("gone".into(), "running".into()));
+    for node in [alpha, beta] {
+        let moves = node.json(&["moves", "ls"]);
+        assert_eq!((&moves[0]["state"], &moves[0]["target"]), (&"done".into(), &"beta".into()), "{moves}{}", node.log());
+        let shown = node.json(&["moves", "show", moves[0]["id"].as_str().unwrap()]);
+        assert!(shown["events"].as_array().unwrap().len() > 3, "{shown}");
+    }
+    let said = alpha.fails(&["wait", "count"], 6);
+    assert!(said.contains("count moved to beta"), "{said}");
+    // Back, fetched by the receiver; and what is no longer there cannot be fetched again.
+    alpha.ok(&["pull", "count", "--from", "beta"]);
+    assert_eq!((state_of(alpha, "count"), state_of(beta, "count")), ("running".into(), "gone".into()));
+    alpha.fails(&["pull", "count", "--from", "beta"], 2);
+    let recovery = alpha.json(&["recover", "count"]);
+    assert_eq!((&recovery["epoch"], &recovery["actions"]), (&3.into(), &Value::Array(vec![])), "{recovery}");
+    assert!(alpha.ok(&["doctor"]).contains("All is well"));
+    assert!(beta.ok(&["doctor"]).contains("All is well"));
+}
+
+#[test]
+fn a_policy_keeps_out_and_nothing_was_touched() {
+    let fleet = Fleet::of(&["alpha", "beta"]);
+    let [alpha, beta] = &fleet.nodes[..] else { unreachable!() };
+    counting(alpha, "count");
+    std::fs::write(beta.state().join("policy.toml"), "[receive]\nfrom = ['gamma']\n").unwrap();
+    let plan = alpha.fails(&["plan", "count", "--to", "beta"], 3);
+    assert!(plan.contains("alpha may not send workloads here"), "{plan}");
+    let said = alpha.fails(&["move", "count", "--to", "beta"], 3);
+    assert!(said.contains("may not send"), "{said}");
+    assert_eq!(state_of(alpha, "count"), "running");
+    assert!(std::fs::read_to_string(beta.state().join("audit.log")).unwrap().contains("may not send"));
+
+    std::fs::write(alpha.state().join("policy.toml"), "[pull]\nby = []\n").unwrap();
+    let said = beta.fails(&["pull", "count", "--from", "alpha"], 3);
+    assert!(said.contains("may not fetch"), "{said}");
+    assert_eq!(state_of(alpha, "count"), "running");
+}
+
+#[test]
+fn a_client_that_goes_away_harms_no_move() {
+    let fleet = Fleet::of(&["alpha", "beta"]);
+    let [alpha, beta] = &fleet.nodes[..] else { unreachable!() };
+    counting(alpha, "count");
+    let mut client = alpha.command(&["move", "count", "--to", "beta"]);
+    let mut client = client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("the move has begun", || alpha.json(&["moves", "ls"]).as_array().unwrap().len() == 1);
+    // As Ctrl-C does, but harder.
+    let _ = client.kill();
+    client.wait().unwrap();
+    until("it arrives all the same", || state_of(beta, "count") == "running");
+    let moves = alpha.json(&["moves", "ls"]);
+    until("the move ends", || alpha.json(&["moves", "ls"])[0]["state"] == "done");
+    let id = moves[0]["id"].as_str().unwrap();
+    assert!(alpha.ok(&["moves", "follow", &id[..10]]).contains("done"), "who comes late still hears everything");
+    let detached = beta.ok(&["move", "count", "--to", "alpha", "--detach"]);
+    assert!(detached.starts_with("m-"), "{detached}");
+    until("it is back", || state_of(alpha, "count") == "running");
+}
+
+#[test]
+fn a_clone_has_a_name_of_its_own_and_the_original_goes_on() {
+    let fleet = Fleet::of(&["alpha", "beta"]);
+    let [alpha, beta] = &fleet.nodes[..] else { unreachable!() };
+    counting(alpha, "count");
+    alpha.ok(&["clone", "count", "--to", "beta", "--name", "twin"]);
+    assert_eq!((state_of(alpha, "count"), state_of(beta, "twin")), ("running".into(), "running".into()));
+    let (original, twin) = (alpha.json(&["ps"])[0].clone(), beta.json(&["ps"])[0].clone());
+    assert_ne!(original["id"], twin["id"]);
+    assert_eq!(beta.ok(&["exec", "twin", "--", "/bin/hostname"]), "twin\n");
+    let lines = |node: &Node, name: &str| node.ok(&["logs", name]).lines().count();
+    let before = (lines(alpha, "count"), lines(beta, "twin"));
+    until("both count on", || lines(alpha, "count") > before.0 && lines(beta, "twin") > before.1);
+}
