@@ -30,7 +30,12 @@ fn a_move_is_a_thing_that_is_listed_and_shown_and_the_workload_goes_on() {
     assert_eq!((state_of(alpha, "count"), state_of(beta, "count")), ("gone".into(), "running".into()));
     for node in [alpha, beta] {
         let moves = node.json(&["moves", "ls"]);
-        assert_eq!((&moves[0]["state"], &moves[0]["target"]), (&"done".into(), &"beta".into()), "{moves}{}", node.log());
+        assert_eq!(
+            (&moves[0]["state"], &moves[0]["target"]),
+            (&"done".into(), &"beta".into()),
+            "{moves}{}",
+            node.log()
+        );
         let shown = node.json(&["moves", "show", moves[0]["id"].as_str().unwrap()]);
         assert!(shown["events"].as_array().unwrap().len() > 3, "{shown}");
     }
@@ -80,7 +85,10 @@ fn a_client_that_goes_away_harms_no_move() {
     let moves = alpha.json(&["moves", "ls"]);
     until("the move ends", || alpha.json(&["moves", "ls"])[0]["state"] == "done");
     let id = moves[0]["id"].as_str().unwrap();
-    assert!(alpha.ok(&["moves", "follow", &id[..10]]).contains("done"), "who comes late still hears everything");
+    assert!(
+        alpha.ok(&["moves", "follow", &id[..10]]).contains("done"),
+        "who comes late still hears everything"
+    );
     let detached = beta.ok(&["move", "count", "--to", "alpha", "--detach"]);
     assert!(detached.starts_with("m-"), "{detached}");
     until("it is back", || state_of(alpha, "count") == "running");

@@ -68,7 +68,12 @@ fn check_workloads(state: &Path, clean: bool, doctor: &mut Doctor) -> Result<()>
         let path = entry.path();
         let id = entry.file_name().to_str().and_then(|name| name.parse::<WorkloadId>().ok());
         let Some(id) = id else {
-            doctor.findings.push(finding("directory", &path, "nobody", "its name is not a workload's; look at it"));
+            doctor.findings.push(finding(
+                "directory",
+                &path,
+                "nobody",
+                "its name is not a workload's; look at it",
+            ));
             continue;
         };
         if shim::Client::connect(&path).is_ok() {
@@ -84,7 +89,9 @@ fn check_workloads(state: &Path, clean: bool, doctor: &mut Doctor) -> Result<()>
                 finding("capsule", &path, &id.to_string(), &detail)
             }
             (Some(_), _) => continue,
-            (None, false) => finding("directory", &path, "nobody", "it was begun and never became a workload"),
+            (None, false) => {
+                finding("directory", &path, "nobody", "it was begun and never became a workload")
+            }
             (None, true) if path.join("shim.cbor").exists() => {
                 let detail = "its shim is gone: `ferry recover` says what is left of it";
                 doctor.findings.push(finding("process", &path, &id.to_string(), detail));
@@ -109,7 +116,9 @@ fn check_processes(state: &Path, doctor: &mut Doctor) {
     let prefix = state.join("workloads");
     let mut shims = 0;
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
         let args: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
         let [_, b"shim", b"--dir", dir, ..] = args[..] else { continue };
@@ -119,7 +128,10 @@ fn check_processes(state: &Path, doctor: &mut Doctor) {
         }
         shims += 1;
         if !dir.exists() {
-            let detail = format!("a shim whose directory {} is gone; look at what it keeps, then kill it", dir.display());
+            let detail = format!(
+                "a shim whose directory {} is gone; look at what it keeps, then kill it",
+                dir.display()
+            );
             doctor.findings.push(finding("process", Path::new(&pid.to_string()), "nobody", &detail));
         }
     }

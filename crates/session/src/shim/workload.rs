@@ -412,8 +412,11 @@ pub(super) fn capsule_spec(spec: &Spec, dir: &Path) -> capsule::Spec {
         binding: Some(format!("{:?}", with.binding).to_lowercase()),
         read_only: false,
     });
+    // Two nodes may share a machine, and a workload that moves between them has two capsules for a while: the directory
+    // tells them apart.
+    let place = blake3::hash(dir.as_os_str().as_encoded_bytes()).to_hex();
     capsule::Spec {
-        name: spec.id.to_string(),
+        name: format!("{}-{}", spec.id, &place[..8]),
         directory: dir.to_owned(),
         hidden: dir.parent().and_then(Path::parent).map(Path::to_owned).into_iter().collect(),
         hostname: spec.hostname.clone().unwrap_or_else(|| spec.name.clone()),
