@@ -7,11 +7,13 @@ use super::Error;
 use super::interrupted::{self, Observed};
 use super::memory::{self, Advice};
 use super::site::Site;
+use ferry_sys::kcmp::{self, What};
 use ferry_sys::proc;
 use ferry_sys::proc::stat::{self, Stat};
 use ferry_sys::proc::status::{self, Status};
 use ferry_sys::ptrace::{self, Registers, Stop};
 use ferry_sys::remote::{Machine, Tracee};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -50,6 +52,8 @@ pub struct SeizedThread {
     pub group_stop: Option<i32>,
     /// `/proc/PID/task/TID/status`.
     pub status: Status,
+    /// Has a descriptor table of its own, apart from that of its process.
+    pub own_files: bool,
     /// Registers or mask in the kernel are not those above at the moment.
     pub(super) dirty: bool,
 }
@@ -314,10 +318,16 @@ impl Seized {
         self.since
     }
 
-    /// The processes that are stopped, zombies left out.
+    /// Who holds descriptors: every process that is stopped (zombies have none left), and threads with a table of their own.
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskRef> {
-        self.tasks.iter().filter(|task| !task.threads.is_empty()).map(|task| task.ids).collect()
+        let mut all = Vec::new();
+        for task in self.tasks.iter().filter(|task| !task.threads.is_empty()) {
+            all.push(task.ids);
+            let apart = task.threads.iter().filter(|thread| thread.own_files);
+            all.extend(apart.map(|thread| TaskRef { host_pid: thread.tid, ns_pid: thread.ns_tid }));
+        }
+        all
     }
 
     fn read_identities(&mut self, scope: &Scope, stops: &[(i32, i32, Option<i32>)]) -> Result<(), Error> {
@@ -419,6 +429,7 @@ fn read_thread(pid: i32, tid: i32, group_stop: Option<i32>) -> io::Result<Seized
         mask: ptrace::signal_mask(tid)?,
         group_stop,
         status,
+        own_files: tid != pid && kcmp::compare(pid, tid, What::Files).is_ok_and(Ordering::is_ne),
         dirty: false,
     })
 }

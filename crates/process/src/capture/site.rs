@@ -42,6 +42,16 @@ impl Site {
         let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
         let count = process_vm::read(pid, vdso.start, &mut bytes).map_err(Error::read("the vDSO", pid))?;
         let tail = Tail::find(&bytes[..count], vdso.start)?;
+        for thread in &mut task.threads {
+            let read = |address: u64, bytes: &mut [u8]| Reach::Process(pid).read(address, bytes);
+            let repaired = tail.repair(&thread.registers, read).map_err(Error::read("an undo block", thread.tid))?;
+            if let Some((registers, mask)) = repaired {
+                (thread.registers, thread.mask) = (registers, mask.unwrap_or(thread.mask));
+                ferry_sys::ptrace::set_registers(thread.tid, &thread.registers)
+                    .and_then(|()| ferry_sys::ptrace::set_signal_mask(thread.tid, thread.mask))
+                    .map_err(Error::read("the registers", thread.tid))?;
+            }
+        }
         let threads = task.threads.len() as u64;
         let timers = RECORDS_BYTES_PER_THREAD * threads;
         let undo_len = (threads * UNDO_BYTES as u64).next_multiple_of(PAGE);
@@ -55,17 +65,23 @@ impl Site {
             .write(true)
             .open(format!("/proc/{pid}/mem"))
             .map_err(Error::read("the memory", pid))?;
-        let leader = &task.threads[0];
-        let content = Tail::content((base, len), &undo_block(&leader.registers, leader.mask));
-        mem.write_all_at(&content, tail.base).map_err(Error::read("the vDSO's end", pid))?;
+        let undo = undo_block(&task.threads[0].registers, task.threads[0].mask);
+        let write = |area| mem.write_all_at(&Tail::content(area, &undo), tail.base);
+        if let Some(leftover) = tail.leftover {
+            // The header names what is left until it is unmapped: this tracer may be killed too.
+            write(leftover).map_err(Error::read("the vDSO's end", pid))?;
+            let (tracee, base) = (task.tracee(0), task.threads[0].registers);
+            let call = CallSite { code: tail.code(), undo: tail.undo(), base };
+            task.threads[0].dirty = true;
+            seized.machine.single(tracee, &call, libc::SYS_munmap, &[leftover.0, leftover.1])?;
+        }
+        write((base, len)).map_err(Error::read("the vDSO's end", pid))?;
+        let task = &mut seized.tasks[at];
         let layout =
             Layout { records: base + undo_len, records_len, data: base + undo_len + records_len, data_len };
         task.site = Some(Self { tail, area: (base, len), layout, mem });
         task.threads[0].dirty = true;
         let (tracee, call) = (task.tracee(0), leader_site(task));
-        if let Some((address, len)) = tail.leftover {
-            seized.machine.single(tracee, &call, libc::SYS_munmap, &[address, len])?;
-        }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | libc::MAP_NORESERVE;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let args = [base, len, prot as u64, flags as u64, u64::MAX, 0];

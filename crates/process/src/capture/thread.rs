@@ -12,6 +12,7 @@ pub(super) fn look(thread: &SeizedThread) -> io::Result<Thread> {
     let rseq = ptrace::rseq(thread.tid)?;
     Ok(Thread {
         tid: thread.ns_tid,
+        own_files: thread.own_files,
         registers: thread.registers.to_words().to_vec(),
         extended: ptrace::extended(thread.tid)?,
         mask: thread.mask,

@@ -312,12 +312,16 @@ fn refuse(tasks: &[SeizedTask], at: usize) -> Result<(), Error> {
         if !thread.status.thread_features.is_empty() {
             return Err(Error::unsupported(pid, "a shadow stack"));
         }
-        for what in [What::Files, What::FileSystem] {
-            if thread.tid != task.ids.host_pid && !same(task.ids.host_pid, thread.tid, what)? {
-                return Err(Error::unsupported(
-                    pid,
-                    format!("thread {} has descriptors or a directory of its own", thread.ns_tid),
-                ));
+        if thread.tid != task.ids.host_pid && !same(task.ids.host_pid, thread.tid, What::FileSystem)? {
+            let what = format!("thread {} has a working directory of its own", thread.ns_tid);
+            return Err(Error::unsupported(pid, what));
+        }
+    }
+    let apart: Vec<i32> = task.threads.iter().filter(|thread| thread.own_files).map(|thread| thread.tid).collect();
+    for (at, one) in apart.iter().enumerate() {
+        for two in &apart[..at] {
+            if same(*one, *two, What::Files)? {
+                return Err(Error::unsupported(pid, "two threads share descriptors apart from their process"));
             }
         }
     }

@@ -158,6 +158,9 @@ pub struct Thread {
     /// `ARCH_GET_CPUID`: 1 = allowed.
     #[n(17)]
     pub cpuid: u32,
+    /// Has a descriptor table of its own, apart from that of its process.
+    #[n(18)]
+    pub own_files: bool,
 }
 
 /// `siginfo_t`, as the kernel gave it: 128 bytes.

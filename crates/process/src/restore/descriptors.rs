@@ -8,7 +8,7 @@ use super::{Error, grow::Family};
 use ferry_sys::remote::{Program, RemoteCall};
 use rustix::fd::BorrowedFd;
 
-/// What makes the descriptors of a tree. `pid` is a process as it sees itself.
+/// What makes the descriptors of a tree. `pid` is a process, or a thread with a table of its own, as it sees itself.
 pub trait FileSource {
     /// The table of a process: number, close-on-exec, description; numbers ascending. Empty if the process shares the table of
     /// one that has been asked for before.
@@ -44,7 +44,7 @@ impl FileSource for NoFiles {
     }
 }
 
-/// Gives one puppet its table. Everything that it has open is closed.
+/// Gives one puppet (or a thread of it, by its number) its table. Everything that it has open is closed.
 pub(super) fn give(family: &mut Family, pid: i32, files: &dyn FileSource) -> Result<(), Error> {
     let failed = |source| Error::Files { pid, source };
     let table = files.table(pid).map_err(failed)?;
@@ -72,7 +72,7 @@ pub(super) fn give(family: &mut Family, pid: i32, files: &dyn FileSource) -> Res
     program.check(0..program.len())?;
     let numbers = program.word(pair);
     let (theirs, ours) = (numbers as u32 as u64, numbers >> 32);
-    let host_pid = family.puppets[&pid].host_pid();
+    let host_pid = family.actor(pid)?.0.tid;
     let socket = passing::take(host_pid, ours as i32)?;
 
     let count = table.len() as u64;

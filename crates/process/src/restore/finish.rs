@@ -26,6 +26,9 @@ pub(super) fn run(puppets: &mut Puppets, files: &dyn FileSource) -> Result<Resto
     puppets.family.machine.signal = free_signal(&alive);
     for task in &alive {
         descriptors::give(&mut puppets.family, task.pid, files)?;
+        for thread in task.threads.iter().filter(|thread| thread.own_files) {
+            descriptors::give(&mut puppets.family, thread.tid, files)?;
+        }
     }
     let restore_ids =
         alive.iter().any(|task| !task.timers.is_empty()) && can_choose_timer_ids(puppets, &alive)?;

@@ -54,14 +54,17 @@ impl Family {
         Ok(self.host()?.reach())
     }
 
-    /// Who runs remote calls for number `pid`, and how.
-    fn actor(&self, pid: i32) -> Result<(Tracee, Site), Error> {
+    /// Who runs remote calls for number `pid` (a process' leader or another thread), and how.
+    pub(super) fn actor(&self, pid: i32) -> Result<(Tracee, Site), Error> {
         let host = self.host()?;
         if pid == INIT {
             return Ok((host.tracee, host.site));
         }
-        let puppet = self.puppets.get(&pid).ok_or_else(|| Error::Damaged(format!("no process {pid}")))?;
-        Ok((puppet.threads[0], Site { code: host.area, undo: 0, base: puppet.base }))
+        let of_thread = |puppet: &&Puppet| puppet.threads.iter().any(|thread| thread.ns_tid == pid);
+        let puppet = self.puppets.get(&pid).or_else(|| self.puppets.values().find(of_thread));
+        let puppet = puppet.ok_or_else(|| Error::Damaged(format!("no process {pid}")))?;
+        let tracee = puppet.threads.iter().find(|thread| thread.ns_tid == pid).unwrap_or(&puppet.threads[0]);
+        Ok((*tracee, Site { code: host.area, undo: 0, base: puppet.base }))
     }
 
     /// How thread number `thread` of a puppet runs remote calls.

@@ -56,8 +56,8 @@ impl Host {
 
     fn settle(pid: i32, spaces: &[&[maps::Mapping]], machine: &mut Machine) -> Result<Self, Error> {
         let failed = |what: &str| Error::host(format!("read {what} of process {pid}"));
-        let registers = ptrace::registers(pid).map_err(failed("the registers"))?;
-        let mask = ptrace::signal_mask(pid).map_err(failed("the signal mask"))?;
+        let mut registers = ptrace::registers(pid).map_err(failed("the registers"))?;
+        let mut mask = ptrace::signal_mask(pid).map_err(failed("the signal mask"))?;
         let ids = status::read(&pid.to_string()).map_err(failed("the status"))?;
         let own = maps::parse(&proc::read(pid, "maps").map_err(failed("the mappings"))?)
             .map_err(|bad| failed("the mappings")(bad.into()))?;
@@ -68,6 +68,10 @@ impl Host {
         let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
         process_vm::read(pid, vdso.start, &mut bytes).map_err(failed("the vDSO"))?;
         let tail = Tail::find(&bytes, vdso.start)?;
+        let read = |address: u64, bytes: &mut [u8]| ferry_sys::remote::Reach::Process(pid).read(address, bytes);
+        if let Some((repaired, its_mask)) = tail.repair(&registers, read).map_err(failed("an undo block"))? {
+            (registers, mask) = (repaired, its_mask.unwrap_or(mask));
+        }
         let all: Vec<&[maps::Mapping]> = spaces.iter().copied().chain([own.as_slice()]).collect();
         let area = crate::capture::memory::hole(&all, AREA_BYTES)
             .ok_or_else(|| Error::unfit(0, "no address is free in all of its processes"))?;

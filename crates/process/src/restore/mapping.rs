@@ -18,8 +18,9 @@ const TASK_END: u64 = 0x7fff_ffff_f000;
 /// Numbers of passed descriptors: which one opens which object.
 pub(super) type ObjectFds = HashMap<u32, i32>;
 
-/// Adds everything that makes the puppet's space the workload's. `area` is the shared memory, which stays.
-pub(super) fn build(
+/// Adds what makes the puppet's space the workload's, as far as it needs the descriptors that it has inherited. `area` is the
+/// shared memory, which stays.
+pub(super) fn begin(
     program: &mut Program,
     state: &State,
     task: &Task,
@@ -51,7 +52,12 @@ pub(super) fn build(
     program.accept(&[libc::EPERM]);
     let mut names = Names { program, addresses: HashMap::new() };
     map_kernel(&mut names, task, space)?;
-    map_objects(&mut names, state, task, space, objects)?;
+    map_objects(&mut names, state, task, space, objects)
+}
+
+/// Adds the rest. By now nobody needs the inherited descriptors, with whom the puppet may share its table.
+pub(super) fn complete(program: &mut Program, task: &Task, space: &Space) -> Result<(), Error> {
+    let mut names = Names { program, addresses: HashMap::new() };
     names.program.call("close inherited descriptors", libc::SYS_close_range, &[0, u64::from(u32::MAX), 0]);
     // Before the files: the executable cannot be changed while the old one is mapped, and it may be the same one.
     set_layout(&mut names, task, space)?;
@@ -68,6 +74,7 @@ pub(super) fn build(
             | libc::CLONE_THREAD
             | libc::CLONE_SYSVSEM
             | libc::CLONE_PTRACE;
+        let flags = if thread.own_files { flags & !libc::CLONE_FILES } else { flags };
         clone3(names.program, "make a thread with its number", flags as u64, 0, thread.tid, 0);
     }
     Ok(())

@@ -16,7 +16,9 @@ pub(super) fn take(pid: i32, fd: i32) -> Result<OwnedFd, Error> {
         Error::host(format!("take descriptor {fd} of task {pid}"))(io::Error::from(error))
     };
     let pid = Pid::from_raw(pid).ok_or_else(|| failed(rustix::io::Errno::SRCH))?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
+    // A thread that is not its process' first is only taken with PIDFD_THREAD (Linux 6.9).
+    let thread = PidfdFlags::from_bits_retain(rustix::fs::OFlags::EXCL.bits());
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).or_else(|_| pidfd_open(pid, thread)).map_err(failed)?;
     pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty()).map_err(failed)
 }
 

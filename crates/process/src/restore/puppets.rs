@@ -138,17 +138,27 @@ impl Puppets {
     /// Empties and fills every address space, and makes the threads.
     fn map(&mut self, objects: &ObjectFds) -> Result<(), Error> {
         let tasks: Vec<&Task> = self.state.tasks.iter().filter(|task| task.space.is_some()).collect();
-        for task in tasks {
-            let space = self.state.spaces.iter().find(|space| Some(space.id) == task.space);
-            let space =
-                space.ok_or_else(|| Error::Damaged(format!("process {} has no address space", task.pid)))?;
-            let leader = self.family.puppets[&task.pid].threads[0];
-            let rseq = ptrace::rseq(leader.tid).map_err(Error::host("read the rseq area of a puppet"))?;
-            let mut program = Program::new(self.family.layout()?);
-            let area = (self.family.host()?.area, AREA_BYTES);
-            mapping::build(&mut program, &self.state, task, space, objects, area, rseq)?;
-            self.family.run(task.pid, &mut program)?;
-            program.check(0..program.len())?;
+        // Two batches where descriptor tables are shared: what one closes is closed for the other.
+        let shared = tasks.iter().any(|task| task.shares_files_with.is_some());
+        let area = (self.family.host()?.area, AREA_BYTES);
+        for pass in 0..if shared { 2 } else { 1 } {
+            for task in &tasks {
+                let space = self.state.spaces.iter().find(|space| Some(space.id) == task.space);
+                let space = space.ok_or_else(|| Error::Damaged(format!("process {} has no address space", task.pid)))?;
+                let mut program = Program::new(self.family.layout()?);
+                if pass == 0 {
+                    let leader = self.family.actor(task.pid)?.0;
+                    let rseq = ptrace::rseq(leader.tid).map_err(Error::host("read the rseq area of a puppet"))?;
+                    mapping::begin(&mut program, &self.state, task, space, objects, area, rseq)?;
+                }
+                if !shared || pass == 1 {
+                    mapping::complete(&mut program, task, space)?;
+                }
+                self.family.run(task.pid, &mut program)?;
+                program.check(0..program.len())?;
+            }
+        }
+        for task in &tasks {
             self.family.adopt_threads(task.pid)?;
             let threads = self.family.puppets[&task.pid].threads.len();
             if threads != task.threads.len() {

@@ -23,6 +23,8 @@ pub enum Way {
     Moved(u32),
     /// Captured and released, so many times.
     Released(u32),
+    /// Captured again and again by a process that is killed in the middle, so many times.
+    TracerKilled(u32),
 }
 
 /// Compiles the program, runs it, moves it, and fails unless it says that all is right.
@@ -106,6 +108,7 @@ fn run(program: &Path, directory: &Path, way: Way) {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+        Way::TracerKilled(_) => {}
         Way::Released(times) => {
             let mut waits = Vec::new();
             for _ in 0..times {
@@ -115,6 +118,18 @@ fn run(program: &Path, directory: &Path, way: Way) {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+    }
+    if let Way::TracerKilled(times) = way {
+        for number in 0..times {
+            kill_a_tracer(&capsule, Duration::from_micros(u64::from(number) * 137 % 7000 + 500));
+        }
+        // What the killed ones have left behind does not disturb the next.
+        let mut seized = capture::seize(&Scope::Cgroup(capsule.cgroup().path().to_owned())).unwrap();
+        let captured = seized.capture(&Context::default()).unwrap();
+        seized.release().unwrap();
+        let left = captured.state.spaces.iter().flat_map(|space| &space.vmas);
+        let left = left.filter(|vma| vma.start >= 0x100_0000_0000 && vma.start < 0x200_0000_0000).count();
+        assert_eq!(left, 0, "memory of remote calls is left");
     }
     let go = format!("/proc/{}/root/tmp/go", capsule.init_pid());
     fs::write(go, "").unwrap();
@@ -195,6 +210,29 @@ fn move_over(
     );
     let first = state.tasks.iter().find(|task| task.parent == 0).unwrap().pid;
     (target, first, restored.waits)
+}
+
+/// Lets a process capture the tree again and again, and kills it after a while.
+fn kill_a_tracer(capsule: &Capsule, after: Duration) {
+    let scope = Scope::Cgroup(capsule.cgroup().path().to_owned());
+    match fork().unwrap() {
+        Forked::Child => loop {
+            let once = || {
+                let mut seized = capture::seize(&scope)?;
+                seized.capture(&Context::default())?;
+                seized.release()
+            };
+            if let Err(error) = once() {
+                eprintln!("the tracer failed: {error:?}");
+                exit_now(1);
+            }
+        },
+        Forked::Parent(pid, _) => {
+            std::thread::sleep(after);
+            let _ = ferry_sys::ptrace::send(pid, libc::SIGKILL);
+            assert_eq!(wait(pid, true).unwrap(), Some((pid, libc::SIGKILL)), "the tracer failed before it was killed");
+        }
+    }
 }
 
 /// What the tasks of a capsule are doing, for the message of a failed test.

@@ -44,3 +44,28 @@ objects!(
     timeouts,
     tree,
 );
+
+mod tracer_killed {
+    use super::*;
+
+    #[test]
+    fn threads_go_on() {
+        object("threads", Way::TracerKilled(100));
+    }
+
+    #[test]
+    fn waits_go_on() {
+        object("timeouts", Way::TracerKilled(40));
+    }
+
+    #[test]
+    fn registers_and_signals_go_on() {
+        object("registers", Way::TracerKilled(60));
+        object("signals", Way::TracerKilled(60));
+    }
+
+    #[test]
+    fn trees_go_on() {
+        object("tree", Way::TracerKilled(60));
+    }
+}

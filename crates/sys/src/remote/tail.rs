@@ -5,6 +5,8 @@
 //! header tells a later tracer what an earlier one left behind.
 
 use super::Error;
+use crate::ptrace::Registers;
+use std::io;
 use super::code;
 use super::machine::UNDO_BYTES;
 
@@ -19,6 +21,8 @@ pub struct Tail {
     pub base: u64,
     /// Area that an earlier tracer mapped and did not unmap: address and length.
     pub leftover: Option<(u64, u64)>,
+    /// An earlier tracer's code is there: a thread may be in the middle of it.
+    pub found: bool,
 }
 
 impl Tail {
@@ -32,14 +36,14 @@ impl Tail {
         {
             let word = |from: usize| vdso[at + from..at + from + 8].try_into().map_or(0, u64::from_ne_bytes);
             let leftover = (word(8) != 0).then(|| (word(8), word(16)));
-            return Ok(Self { base: start + at as u64, leftover });
+            return Ok(Self { base: start + at as u64, leftover, found: true });
         }
         let used = vdso.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let at = (used + 32).next_multiple_of(16);
         if at + Self::bytes() > vdso.len() {
             return Err(Error::NoRoom);
         }
-        Ok(Self { base: start + at as u64, leftover: None })
+        Ok(Self { base: start + at as u64, leftover: None, found: false })
     }
 
     /// Bytes that are written.
@@ -57,6 +61,42 @@ impl Tail {
         content.extend_from_slice(undo);
         content.extend_from_slice(code::bytes());
         content
+    }
+
+    /// If a thread was stopped in the code of an earlier tracer: registers and mask with which it goes on. `read` reads the
+    /// task's memory.
+    ///
+    /// # Errors
+    /// When its undo block cannot be read.
+    pub fn repair(
+        &self,
+        registers: &Registers,
+        read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Option<(Registers, Option<u64>)>> {
+        const RETURN_BYTES: u64 = 3;
+        let end = self.code() + code::bytes().len() as u64;
+        if !self.found || !(self.code()..end).contains(&registers.rip) {
+            return Ok(None);
+        }
+        if registers.rip == end - RETURN_BYTES {
+            // All but the last instruction is done: `ret 128`.
+            let mut address = [0u8; 8];
+            read(registers.rsp, &mut address)?;
+            let mut repaired = *registers;
+            repaired.rip = u64::from_ne_bytes(address);
+            repaired.rsp += 8 + 128;
+            repaired.orig_rax = u64::MAX;
+            return Ok(Some((repaired, None)));
+        }
+        let mut undo = [0u8; UNDO_BYTES];
+        read(registers.rbp, &mut undo)?;
+        let mut words = undo.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_ne_bytes));
+        let mask = words.next().unwrap_or_default();
+        let mut repaired = [0u64; Registers::WORDS];
+        repaired.iter_mut().zip(words).for_each(|(place, word)| *place = word);
+        let mut repaired = Registers::from_words(repaired);
+        repaired.orig_rax = u64::MAX;
+        Ok(Some((repaired, Some(mask))))
     }
 
     /// Address of the leader's undo block.
