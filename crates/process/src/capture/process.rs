@@ -32,8 +32,8 @@ pub(super) struct SpaceAnswers {
 }
 
 impl Questions {
-    /// Adds the calls. `timers` are those that `/proc/PID/timers` shows.
-    pub(super) fn ask(program: &mut Program, timers: &[Timer]) -> Self {
+    /// Adds the calls. `timers` are those that `/proc/PID/timers` shows, `fired` the signals of some that wait to be taken.
+    pub(super) fn ask(program: &mut Program, timers: &[Timer], pid: i32, fired: &[i32]) -> Self {
         let actions = program.room((SIGNALS + 1) * ACTION_BYTES);
         let intervals = program.room(3 * TIMER_BYTES);
         let settings = program.room(timers.len() * TIMER_BYTES);
@@ -60,6 +60,14 @@ impl Questions {
         for signal in 1..=SIGNALS as u64 {
             let at = actions + signal * ACTION_BYTES as u64;
             program.call("read a signal's action", libc::SYS_rt_sigaction, &[signal, 0, at, 8]);
+        }
+        for signal in fired {
+            // How often a timer has run over is only counted when its signal is taken: it is taken, and queued again with the count.
+            let (info, now) = (program.room(128), program.data(&[0u8; 16]));
+            let set = program.data(&(1u64 << (signal - 1)).to_ne_bytes());
+            program.call("take a timer's signal", libc::SYS_rt_sigtimedwait, &[set, info, now, 8]);
+            program.accept(&[libc::EAGAIN]);
+            program.call("queue a timer's signal again", libc::SYS_rt_sigqueueinfo, &[pid as u64, *signal as u64, info]);
         }
         Self { first, actions, intervals, timers: settings, subreaper, count: program.len() - first }
     }

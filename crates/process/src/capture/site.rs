@@ -104,6 +104,14 @@ impl Site {
     }
 }
 
+/// What a killed tracer has left mapped in a task, which is no memory of the workload.
+pub(super) fn leftover(pid: i32, maps: &[Mapping]) -> Option<(u64, u64)> {
+    let vdso = maps.iter().find(|mapping| mapping.name == b"[vdso]")?;
+    let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
+    let count = process_vm::read(pid, vdso.start, &mut bytes).ok()?;
+    Tail::find(&bytes[..count], vdso.start).ok()?.leftover
+}
+
 /// How the leader makes calls: with the undo block in the vDSO's tail.
 fn leader_site(task: &SeizedTask) -> CallSite {
     thread_site(task, 0)

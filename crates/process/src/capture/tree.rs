@@ -1,13 +1,14 @@
 //! The whole tree: every step of a capture in its order, and how the processes are related.
 
 use super::seize::{Seized, SeizedTask};
-use super::site::{Site, thread_site};
+use super::site::{Site, leftover, thread_site};
 use super::{Captured, Context, Error, interrupted, memory, process, thread};
 use crate::records::task::{Life, Task};
 use crate::records::{State, VERSION};
 use ferry_sys::kcmp::{self, What};
 use ferry_sys::proc::maps::Mapping;
 use ferry_sys::proc::{self, status, timers};
+use ferry_sys::ptrace;
 use ferry_sys::remote::Reach;
 use ferry_sys::schedule;
 use std::cmp::Ordering;
@@ -51,7 +52,10 @@ impl Seized {
             }
             let (pid, ns_pid) = (self.tasks[at].ids.host_pid, self.tasks[at].ids.ns_pid);
             self.settle_threads(at)?;
-            let maps = memory::mappings(pid)?;
+            let mut maps = memory::mappings(pid)?;
+            if let Some((start, len)) = leftover(pid, &maps) {
+                maps.retain(|mapping| mapping.start < start || mapping.end > start + len);
+            }
             let mut space = {
                 let resident = self.tasks[at].status.resident;
                 let id = state.spaces.len() as u32;
@@ -102,7 +106,8 @@ impl Seized {
         let task_seized = &self.tasks[at];
         let Some(site) = &task_seized.site else { unreachable!("it has just been entered") };
         let mut program = site.program();
-        let questions = process::Questions::ask(&mut program, &timers);
+        let fired = if timers.is_empty() { Vec::new() } else { fired_timers(pid)? };
+        let questions = process::Questions::ask(&mut program, &timers, task_seized.ids.ns_pid, &fired);
         let mut parts = Vec::new();
         for index in 0..task_seized.threads.len() {
             let first = if index == 0 { 0 } else { program.len() };
@@ -267,6 +272,18 @@ impl Seized {
         let outside = host_pid <= 0 || std::fs::exists(format!("/proc/{host_pid}")).unwrap_or(false);
         if !inside && outside { 0 } else { ns_pid }
     }
+}
+
+/// Signals of POSIX timers that wait for the process to take them.
+fn fired_timers(pid: i32) -> Result<Vec<i32>, Error> {
+    const SI_TIMER: i32 = -2;
+    let pending = ptrace::pending(pid, true).map_err(Error::read("pending signals", pid))?;
+    let word = |info: &[u8; 128], at: usize| i32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    let mut signals: Vec<i32> =
+        pending.iter().filter(|info| word(info, 8) == SI_TIMER).map(|info| word(info, 0)).collect();
+    signals.sort_unstable();
+    signals.dedup();
+    Ok(signals)
 }
 
 /// Whether two processes share a kernel object.
