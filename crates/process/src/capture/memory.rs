@@ -162,7 +162,10 @@ pub(super) fn capture(
         let (flags, key) = advice.get(&(mapping.start, mapping.end)).copied().unwrap_or_default();
         let backing = backing(pid, ns_pid, mapping, flags, objects)?;
         if key != 0 {
-            return Err(Error::unsupported(ns_pid, format!("memory with a protection key at {:#x}", mapping.start)));
+            return Err(Error::unsupported(
+                ns_pid,
+                format!("memory with a protection key at {:#x}", mapping.start),
+            ));
         }
         if let Some(what) = obstacle(flags) {
             let place =

@@ -67,7 +67,11 @@ impl Questions {
             let set = program.data(&(1u64 << (signal - 1)).to_ne_bytes());
             program.call("take a timer's signal", libc::SYS_rt_sigtimedwait, &[set, info, now, 8]);
             program.accept(&[libc::EAGAIN]);
-            program.call("queue a timer's signal again", libc::SYS_rt_sigqueueinfo, &[pid as u64, *signal as u64, info]);
+            program.call(
+                "queue a timer's signal again",
+                libc::SYS_rt_sigqueueinfo,
+                &[pid as u64, *signal as u64, info],
+            );
         }
         Self { first, actions, intervals, timers: settings, subreaper, count: program.len() - first }
     }

@@ -44,7 +44,8 @@ impl Site {
         let tail = Tail::find(&bytes[..count], vdso.start)?;
         for thread in &mut task.threads {
             let read = |address: u64, bytes: &mut [u8]| Reach::Process(pid).read(address, bytes);
-            let repaired = tail.repair(&thread.registers, read).map_err(Error::read("an undo block", thread.tid))?;
+            let repaired =
+                tail.repair(&thread.registers, read).map_err(Error::read("an undo block", thread.tid))?;
             if let Some((registers, mask)) = repaired {
                 (thread.registers, thread.mask) = (registers, mask.unwrap_or(thread.mask));
                 ferry_sys::ptrace::set_registers(thread.tid, &thread.registers)

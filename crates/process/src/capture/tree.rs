@@ -3,7 +3,7 @@
 use super::seize::{Seized, SeizedTask};
 use super::site::{Site, leftover, thread_site};
 use super::{Captured, Context, Error, interrupted, memory, process, thread};
-use crate::records::task::{Life, Task};
+use crate::records::task::{Life, SignalInfo, Task};
 use crate::records::{State, VERSION};
 use ferry_sys::kcmp::{self, What};
 use ferry_sys::proc::maps::Mapping;
@@ -142,6 +142,7 @@ impl Seized {
             task.threads.push(record);
         }
         task.pending = thread::pending(pid, true).map_err(Error::read("pending signals", pid))?;
+        merge_timers(&mut task.pending);
         Ok(answers)
     }
 
@@ -274,16 +275,38 @@ impl Seized {
     }
 }
 
-/// Signals of POSIX timers that wait for the process to take them.
+const SI_TIMER: i32 = -2;
+
+/// A word of a `siginfo_t`: number at 0, code at 8; of a timer's signal the timer at 16 and the overrun at 20.
+fn word(info: &[u8], at: usize) -> i32 {
+    info.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes)
+}
+
+/// Numbers of the signals of POSIX timers that wait for the process to take them, each as often as it waits.
 fn fired_timers(pid: i32) -> Result<Vec<i32>, Error> {
-    const SI_TIMER: i32 = -2;
     let pending = ptrace::pending(pid, true).map_err(Error::read("pending signals", pid))?;
-    let word = |info: &[u8; 128], at: usize| i32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    let mut signals: Vec<i32> =
-        pending.iter().filter(|info| word(info, 8) == SI_TIMER).map(|info| word(info, 0)).collect();
-    signals.sort_unstable();
-    signals.dedup();
-    Ok(signals)
+    let by_timer =
+        |signal: i32| pending.iter().any(|info| word(info, 0) == signal && word(info, 8) == SI_TIMER);
+    Ok(pending.iter().map(|info| word(info, 0)).filter(|signal| by_timer(*signal)).collect())
+}
+
+/// A timer has one signal at most; what an earlier move has queued is added to its overrun.
+fn merge_timers(pending: &mut Vec<SignalInfo>) {
+    let mut merged: Vec<SignalInfo> = Vec::with_capacity(pending.len());
+    for info in pending.drain(..) {
+        let same = |other: &&mut SignalInfo| {
+            word(&info.0, 8) == SI_TIMER
+                && [0, 8, 16].iter().all(|at| word(&info.0, *at) == word(&other.0, *at))
+        };
+        match merged.iter_mut().find(same) {
+            Some(first) => {
+                let overrun = word(&first.0, 20).saturating_add(word(&info.0, 20)).saturating_add(1);
+                first.0[20..24].copy_from_slice(&overrun.to_ne_bytes());
+            }
+            None => merged.push(info),
+        }
+    }
+    *pending = merged;
 }
 
 /// Whether two processes share a kernel object.
@@ -334,11 +357,15 @@ fn refuse(tasks: &[SeizedTask], at: usize) -> Result<(), Error> {
             return Err(Error::unsupported(pid, what));
         }
     }
-    let apart: Vec<i32> = task.threads.iter().filter(|thread| thread.own_files).map(|thread| thread.tid).collect();
+    let apart: Vec<i32> =
+        task.threads.iter().filter(|thread| thread.own_files).map(|thread| thread.tid).collect();
     for (at, one) in apart.iter().enumerate() {
         for two in &apart[..at] {
             if same(*one, *two, What::Files)? {
-                return Err(Error::unsupported(pid, "two threads share descriptors apart from their process"));
+                return Err(Error::unsupported(
+                    pid,
+                    "two threads share descriptors apart from their process",
+                ));
             }
         }
     }

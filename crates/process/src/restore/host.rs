@@ -68,7 +68,8 @@ impl Host {
         let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
         process_vm::read(pid, vdso.start, &mut bytes).map_err(failed("the vDSO"))?;
         let tail = Tail::find(&bytes, vdso.start)?;
-        let read = |address: u64, bytes: &mut [u8]| ferry_sys::remote::Reach::Process(pid).read(address, bytes);
+        let read =
+            |address: u64, bytes: &mut [u8]| ferry_sys::remote::Reach::Process(pid).read(address, bytes);
         if let Some((repaired, its_mask)) = tail.repair(&registers, read).map_err(failed("an undo block"))? {
             (registers, mask) = (repaired, its_mask.unwrap_or(mask));
         }

@@ -144,11 +144,13 @@ impl Puppets {
         for pass in 0..if shared { 2 } else { 1 } {
             for task in &tasks {
                 let space = self.state.spaces.iter().find(|space| Some(space.id) == task.space);
-                let space = space.ok_or_else(|| Error::Damaged(format!("process {} has no address space", task.pid)))?;
+                let space = space
+                    .ok_or_else(|| Error::Damaged(format!("process {} has no address space", task.pid)))?;
                 let mut program = Program::new(self.family.layout()?);
                 if pass == 0 {
                     let leader = self.family.actor(task.pid)?.0;
-                    let rseq = ptrace::rseq(leader.tid).map_err(Error::host("read the rseq area of a puppet"))?;
+                    let rseq =
+                        ptrace::rseq(leader.tid).map_err(Error::host("read the rseq area of a puppet"))?;
                     mapping::begin(&mut program, &self.state, task, space, objects, area, rseq)?;
                 }
                 if !shared || pass == 1 {

@@ -230,7 +230,11 @@ fn kill_a_tracer(capsule: &Capsule, after: Duration) {
         Forked::Parent(pid, _) => {
             std::thread::sleep(after);
             let _ = ferry_sys::ptrace::send(pid, libc::SIGKILL);
-            assert_eq!(wait(pid, true).unwrap(), Some((pid, libc::SIGKILL)), "the tracer failed before it was killed");
+            assert_eq!(
+                wait(pid, true).unwrap(),
+                Some((pid, libc::SIGKILL)),
+                "the tracer failed before it was killed"
+            );
         }
     }
 }

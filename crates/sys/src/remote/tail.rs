@@ -5,10 +5,10 @@
 //! header tells a later tracer what an earlier one left behind.
 
 use super::Error;
-use crate::ptrace::Registers;
-use std::io;
 use super::code;
 use super::machine::UNDO_BYTES;
+use crate::ptrace::Registers;
+use std::io;
 
 /// Marks the header.
 const MAGIC: [u8; 8] = *b"\xf4ferry\x01\xf4";
