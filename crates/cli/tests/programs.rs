@@ -1,0 +1,73 @@
+//! Real programs, each moved twice under load and each checked for its own correctness. They are examples of what users have,
+//! not the list of what must work.
+
+mod support;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::Path;
+use std::time::Duration;
+use support::{NAME, Verdict, carry, clear, ferry, fleet, go, run_until_ready, wait_for_line};
+
+fn main() -> std::process::ExitCode {
+    let programs: [(&str, &[&str]); 4] = [
+        ("python.py", &["/usr/bin/python3", "/srv/python.py"]),
+        ("pipeline.sh", &["/bin/bash", "/srv/pipeline.sh"]),
+        ("sqlite.sh", &["/bin/bash", "/srv/sqlite.sh"]),
+        ("terminal.py", &["/usr/bin/python3", "/srv/terminal.py"]),
+    ];
+    let mut trials: Vec<_> = programs
+        .into_iter()
+        .map(|(file, command)| {
+            let name = format!("heavy::{}", file.split('.').next().unwrap_or(file));
+            Trial::test(name, move || moved_twice(file, command).map_err(Failed::from))
+        })
+        .collect();
+    trials.push(Trial::test("heavy::redis", || {
+        played(&["--workload", "redis", "--size", "64"]).map_err(Failed::from)
+    }));
+    trials.push(Trial::test("heavy::demo", || played(&["--size", "256"]).map_err(Failed::from)));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// There and back while it works; then it is told to come to its end, and says whether all was right.
+fn moved_twice(file: &str, command: &[&str]) -> Verdict {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs").join(file);
+    let place = format!("/srv/{file}");
+    let fleet = fleet(&[(&source, &place)])?;
+    let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
+    run_until_ready(alpha, &[], command)?;
+    for (from, to) in [(alpha, beta), (beta, alpha)] {
+        carry(from, to)?;
+        // It works on for a while before it is moved again.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    go(alpha)?;
+    wait_for_line(alpha, &["OK"])?;
+    let code = ferry(alpha, &["wait", NAME])?;
+    if code.trim() != "0" {
+        return Err(format!("the program ended with {code}"));
+    }
+    clear(fleet)
+}
+
+/// The demo is the scenario: verifying clients write and read over open connections while the server moves there and back.
+fn played(args: &[&str]) -> Verdict {
+    let output = std::process::Command::new(support::PROGRAM)
+        .args(["--json", "demo"])
+        .args(args)
+        .output()
+        .map_err(support::words)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let heard = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("the demo ended with {}: {said}{heard}", output.status));
+    }
+    let result: serde_json::Value = serde_json::from_str(&said).map_err(support::words)?;
+    let zero = ["replies_lost", "replies_wrong", "replies_doubled", "connections_broken"];
+    let clean = zero.iter().all(|name| result[name] == 0) && result["leftovers"] == serde_json::json!([]);
+    if clean && result["moves"] == 2 && result["replies"].as_u64() > Some(1000) {
+        Ok(())
+    } else {
+        Err(format!("{result}"))
+    }
+}
