@@ -66,7 +66,12 @@ pub(super) const PROBES: &[Probe] = &[
         probe: |state| {
             let place = state.join(format!(".probe-{}", std::process::id()));
             let seen = overlay(&place);
-            let _ = fs::remove_dir_all(&place);
+            // Only once nothing is mounted there: what `merged` shows is the host's root, and removing that takes for ever.
+            let merged = place.join("merged");
+            let _ = rustix::mount::unmount(&merged, rustix::mount::UnmountFlags::DETACH);
+            if !merged.exists() || fs::remove_dir(&merged).is_ok() {
+                let _ = fs::remove_dir_all(&place);
+            }
             seen
         },
     },
