@@ -405,6 +405,12 @@ fn enter_a_lab_host(directory: &Path) {
         let copy = clone_mount(CWD, &Path::new("/").join(path), true).unwrap();
         attach(copy.as_fd(), open(&root.join(path)).as_fd()).unwrap();
     }
+    // A disk beneath the root, and a single file of one, as containers have /etc/hosts.
+    let disk = clone_mount(CWD, Path::new("/usr/share"), false).unwrap();
+    attach(disk.as_fd(), open(&root.join("srv")).as_fd()).unwrap();
+    fs::write(root.join("etc/one-file"), "").unwrap();
+    let file = clone_mount(CWD, Path::new("/etc/passwd"), false).unwrap();
+    attach(file.as_fd(), open(&root.join("etc/one-file")).as_fd()).unwrap();
     fs::create_dir(root.join("state")).unwrap();
     let state = new_mount("tmpfs", "lab", &[], Attr::empty()).unwrap();
     attach(state.as_fd(), open(&root.join("state")).as_fd()).unwrap();
@@ -424,6 +430,16 @@ fn on_a_host_whose_root_is_an_overlay_the_state_must_be_elsewhere() {
         assert!(Path::new("/etc/passwd").exists() && !Path::new("/etc/written").exists());
         assert!(capsule.upper().join("etc/written").exists());
         assert_eq!(shell(&mut capsule, "ls /state"), "");
+        // The host's disk at /srv and the file that it has mounted are seen, and never written to.
+        assert_eq!(
+            shell(
+                &mut capsule,
+                "ls -d /srv/doc; head -c 5 /etc/one-file; echo y > /srv/new; echo y >> /etc/one-file"
+            ),
+            "/srv/doc\nroot:"
+        );
+        assert!(capsule.upper().join("srv/new").exists() && !Path::new("/srv/new").exists());
+        assert!(!fs::read_to_string("/etc/one-file").unwrap().ends_with("y\n"));
         destroy(capsule);
     });
 }
