@@ -155,6 +155,8 @@ pub fn restore(request: &Request) -> Result<Running> {
             let _ = std::fs::remove_file(path);
         }
     })?;
+    // The tree runs from here on.
+    let (restored_us, finish_us) = (micros(begin), micros(since));
     let child = nursery.finish(root).map_err(|e| unable("Cannot let go of the tree", &e))?;
     let report = Report {
         image: image.hash(),
@@ -164,11 +166,11 @@ pub fn restore(request: &Request) -> Result<Running> {
         new_pid_namespace: place == Place::NewPidNamespace,
         processes: state.tasks.len(),
         memory_bytes: loaded.bytes,
-        restored_us: micros(begin),
+        restored_us,
         verify_us,
         build_us,
         memory_us,
-        finish_us: micros(since),
+        finish_us,
         batches: restored.stats.batches,
         calls: restored.stats.calls,
         lone_calls: restored.stats.lone,
