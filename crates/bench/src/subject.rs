@@ -49,7 +49,6 @@ pub fn run(shape: Shape, dir: &Path) -> io::Result<()> {
     memory.huge(shape.huge)?;
     fill(&mut memory, u64::from(std::process::id()));
     let mut pages = Mapped::new((shape.mappings.max(1)) * 4096)?;
-    pages.huge(false)?;
     // One mapping in sixteen holds something: what many mappings cost is asked, not what their content does.
     for page in pages.chunks_mut(16 * 4096) {
         fill(&mut page[..4096], 7);

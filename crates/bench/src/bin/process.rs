@@ -195,8 +195,8 @@ fn measure(args: &Args, scratch: &Path, shape: Shape, limits: bool) -> io::Resul
     let mut samples = Samples::default();
     let source = limits.then(Source::new);
     let (file, image) = (scratch.join("limit"), scratch.join("image"));
-    let mut subject = Subject::start(shape, &scratch.join("subject"))?;
     for _ in 0..args.rounds {
+        let mut subject = Subject::start(shape, &scratch.join("subject"))?;
         if let Some(source) = &source {
             samples.write_limit.push(millis(limit::write(source, &file, shape.bytes)?));
         }
@@ -218,7 +218,7 @@ fn measure(args: &Args, scratch: &Path, shape: Shape, limits: bool) -> io::Resul
         samples.restored_rest.push((number(&told, "restored_us")? - number(&told, "memory_us")?) / 1e3);
         samples.restore_batches.push(number(&told, "batches")?);
         samples.restore_lone.push(number(&told, "lone_calls")?);
-        // The same process id, now nobody's child here; the next round's checkpoint is of the restored one.
+        // The same process id, now nobody's child here.
         subject.restored(number(&told, "pid")? as i32);
         subject.check()?;
         std::fs::remove_dir_all(&image)?;

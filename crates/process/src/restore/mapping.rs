@@ -185,22 +185,28 @@ const ADVICE: [(u32, i32); 8] = [
 ];
 
 fn advise(program: &mut Program, space: &Space) {
-    for vma in &space.vmas {
-        if matches!(vma.backing, Backing::Kernel { .. }) {
-            continue;
+    let own = |vma: &&Vma| !matches!(vma.backing, Backing::Kernel { .. });
+    for (bit, advice) in ADVICE {
+        // Neighbours are advised together: thousands of small mappings often have the same advice.
+        let mut run: Option<(u64, u64)> = None;
+        for vma in space.vmas.iter().filter(own).filter(|vma| vma.flags & bit != 0) {
+            run = match run {
+                Some((start, end)) if end == vma.start => Some((start, vma.end)),
+                before => {
+                    advise_run(program, before, advice);
+                    Some((vma.start, vma.end))
+                }
+            };
         }
-        for (bit, advice) in ADVICE {
-            if vma.flags & bit != 0 {
-                program.call(
-                    "give advice on memory",
-                    libc::SYS_madvise,
-                    &[vma.start, vma.end - vma.start, advice as u64],
-                );
-                // A kernel without huge pages or merging takes no advice on them.
-                program.accept(&[libc::EINVAL]);
-            }
-        }
+        advise_run(program, run, advice);
     }
+}
+
+fn advise_run(program: &mut Program, run: Option<(u64, u64)>, advice: i32) {
+    let Some((start, end)) = run else { return };
+    program.call("give advice on memory", libc::SYS_madvise, &[start, end - start, advice as u64]);
+    // A kernel without huge pages or merging takes no advice on them.
+    program.accept(&[libc::EINVAL]);
 }
 
 /// The fields behind `/proc/PID/{exe,cmdline,environ,auxv}` and brk.
