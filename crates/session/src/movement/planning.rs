@@ -8,8 +8,8 @@ use crate::shim::protocol::Phase;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::facts::Answer;
 use ferry_model::ids::WorkloadId;
-use ferry_model::plan::{Inventory, Plan};
-use ferry_model::planning::{self, Options};
+use ferry_model::plan::{Blocker, Inventory, Plan};
+use ferry_model::planning::{self, Method, Options};
 use ferry_transfer::wire::control;
 use std::io;
 use std::sync::Arc;
@@ -69,7 +69,14 @@ pub(super) fn make(
         clone: request.clone.is_some(),
         bindings: request.bindings.clone(),
     };
-    Ok(planning::make(&inventory, &answer, &options))
+    let mut plan = planning::make(&inventory, &answer, &options);
+    if request.method == Method::Warm {
+        plan.blockers.push(Blocker {
+            what: "Warm moves, by way of an image, are not in this version".into(),
+            lifted_by: "move it with --method stop-and-copy, or use ferry checkpoint and ferry restore".into(),
+        });
+    }
+    Ok(plan)
 }
 
 /// A plan with blockers is not executed.

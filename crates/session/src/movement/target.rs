@@ -208,6 +208,10 @@ fn introduction(
 impl TargetRole {
     /// Files, state and memory, until the memory is on its way. What follows is the handover's.
     fn take(&mut self, begin: &Begin, pages: Receiver<Box<dyn Stream>>) -> Result<()> {
+        // Started while the workload still runs at the source: a new process takes longer than all that it will do.
+        let shim = Client::spawn(&self.ground.node.program(), &self.directory, false);
+        let no_shim = |e| Error::from_source(Kind::Unable, &e).context("No shim could be started");
+        self.shim = Some(shim.map_err(no_shim)?);
         loop {
             match self.ground.link.expect(STEP_MAX).map_err(|e| planning::link_error(&e))? {
                 control::Message::Bulk { kind: Bulk::Files } => self.take_files()?,
@@ -250,11 +254,7 @@ impl TargetRole {
         let (_, hash) = reader.finish().map_err(|e| planning::link_error(&e))?;
         self.hashes.push(hash);
         let began = Instant::now();
-        let shim = Client::spawn(&self.ground.node.program(), &self.directory, false);
-        let mut shim =
-            shim.map_err(|e| Error::from_source(Kind::Unable, &e).context("No shim could be started"))?;
-        let spaces = shim.prepare(begin.spec.clone(), state, begin.clone)?;
-        self.shim = Some(shim);
+        let spaces = self.ask(|shim| shim.prepare(begin.spec.clone(), state, begin.clone))?;
         self.tell(Cause::Restore, began);
         if self.method == Method::Cold {
             return Ok(());

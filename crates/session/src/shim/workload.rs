@@ -34,7 +34,7 @@ pub(super) struct Workload {
     /// Hashes of its code, remembered from plan to plan.
     pub(super) hashes: FileHashes,
     /// Repetitions of the announcement that are still due.
-    announcing: Vec<(Instant, Announcer)>,
+    announcing: Option<(Announcer, Vec<Instant>)>,
     /// Timed waits of tasks, from the last capture or restore.
     pub(super) waits: Vec<ferry_process::capture::interrupted::KnownWait>,
     log: File,
@@ -52,7 +52,7 @@ impl Workload {
             building: None,
             held: None,
             hashes: FileHashes::default(),
-            announcing: Vec::new(),
+            announcing: None,
             waits: Vec::new(),
             log,
         })
@@ -324,31 +324,34 @@ impl Workload {
         let has_network = self.record.as_ref().is_some_and(|record| record.spec.network.is_some());
         let Some(capsule) = self.capsule.as_ref().filter(|_| has_network) else { return };
         let now = Instant::now();
-        for after in [Duration::ZERO, Duration::from_millis(20), Duration::from_secs(1)] {
-            match network::announcer(capsule) {
-                Ok(announcer) => self.announcing.push((now + after, announcer)),
-                Err(error) => eprintln!("The workload could not be announced: {error}"),
+        match network::announcer(capsule) {
+            Ok(announcer) => {
+                let due = [Duration::ZERO, Duration::from_millis(20), Duration::from_secs(1)];
+                self.announcing = Some((announcer, due.map(|after| now + after).to_vec()));
             }
+            Err(error) => eprintln!("The workload could not be announced: {error}"),
         }
         self.announce_due();
     }
 
     /// Sends the announcements that are due.
     pub(super) fn announce_due(&mut self) {
+        let Some((announcer, due)) = &mut self.announcing else { return };
         let now = Instant::now();
-        self.announcing.retain(|(due, announcer)| {
-            if *due <= now
-                && let Err(error) = announcer.send()
-            {
-                eprintln!("The workload could not be announced: {error}");
-            }
-            *due > now
-        });
+        if due.iter().any(|at| *at <= now)
+            && let Err(error) = announcer.send()
+        {
+            eprintln!("The workload could not be announced: {error}");
+        }
+        due.retain(|at| *at > now);
+        if due.is_empty() {
+            self.announcing = None;
+        }
     }
 
     /// Whether announcements are still to be sent.
     pub(super) fn is_announcing(&self) -> bool {
-        !self.announcing.is_empty()
+        self.announcing.is_some()
     }
 
     /// Takes connections out of repair mode that a capture, here or in a shim that died, put into it.
@@ -381,7 +384,7 @@ impl Workload {
             // Down first: what the dying sockets still say must not reach anybody.
             let _ = network::lock(spec);
         }
-        self.announcing.clear();
+        self.announcing = None;
         if let Some(capsule) = self.capsule.take() {
             let _ = capsule.cgroup().kill();
             let _ = capsule.cgroup().thaw();
