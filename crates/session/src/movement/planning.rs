@@ -73,7 +73,8 @@ pub(super) fn make(
     if request.method == Method::Warm {
         plan.blockers.push(Blocker {
             what: "Warm moves, by way of an image, are not in this version".into(),
-            lifted_by: "move it with --method stop-and-copy, or use ferry checkpoint and ferry restore".into(),
+            lifted_by: "move it with --method stop-and-copy, or use ferry checkpoint and ferry restore"
+                .into(),
         });
     }
     Ok(plan)

@@ -1,6 +1,5 @@
 //! All moves of a node, under way and ended.
 
-use super::ground::gives_up;
 use super::link::{Heard, Link};
 use super::node::Node;
 use super::recorder::Recorder;
@@ -249,7 +248,6 @@ impl Movements {
                     let Ok(bytes) = minicbor::to_vec(&answer) else { continue };
                     let _ = link.send(&Message::Handover { message: bytes.into() });
                 }
-                let _ = gives_up(&message);
             }
         })
     }
