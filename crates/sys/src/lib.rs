@@ -26,6 +26,7 @@ pub mod schedule;
 pub mod scm;
 pub mod signalfd;
 pub mod sockaddr;
+pub mod socket_filter;
 pub mod sockopt;
 pub mod sysv;
 pub mod tcp_repair;

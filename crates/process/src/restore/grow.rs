@@ -38,6 +38,8 @@ pub(super) struct Family {
     pub(super) machine: Machine,
     pub(super) host: Option<Host>,
     pub(super) puppets: BTreeMap<i32, Puppet>,
+    /// Controlling terminals, by session.
+    pub(super) terminals: BTreeMap<i32, u32>,
 }
 
 impl Family {
@@ -151,6 +153,12 @@ impl Family {
                 }
                 Act::BeginSession => {
                     program.call("begin a session", libc::SYS_setsid, &[]);
+                    // Opening it makes it the session's; whoever is born from here on inherits it.
+                    if let Some(index) = self.terminals.get(&actor) {
+                        let path = program.data(format!("/dev/pts/{index}\0").as_bytes());
+                        let args = [libc::AT_FDCWD as u64, path, libc::O_RDWR as u64, 0];
+                        program.call(format!("take control of /dev/pts/{index}"), libc::SYS_openat, &args);
+                    }
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The puppets of a tree, from their births to the moment before they are let go.
 
+use super::files::early::Lobby;
 use super::births;
 use super::descriptors::FileSource;
 use super::grow::Family;
@@ -50,6 +51,8 @@ pub struct Puppets {
     pub(super) state: State,
     pub(super) home: Home,
     pub(super) objects: Vec<(MemoryObject, OwnedFd)>,
+    /// Terminals that wait for the descriptors.
+    _lobby: Lobby,
 }
 
 impl Puppets {
@@ -64,8 +67,12 @@ impl Puppets {
         let spaces: Vec<&[Mapping]> = spaces.iter().map(Vec::as_slice).collect();
         let mut machine = Machine::default();
         let host = Host::borrow(home.init, &spaces, &mut machine)?;
-        let family = Family { machine, host: Some(host), puppets: BTreeMap::new() };
-        let mut puppets = Self { family, state: state.clone(), home: home.clone(), objects: Vec::new() };
+        let lobby = Lobby::open(&state.files, home.init)
+            .map_err(|source| Error::Files { pid: home.init, source: source.into() })?;
+        let terminals = lobby.sessions.clone();
+        let family = Family { machine, host: Some(host), puppets: BTreeMap::new(), terminals };
+        let mut puppets =
+            Self { family, state: state.clone(), home: home.clone(), objects: Vec::new(), _lobby: lobby };
         for object in &state.objects {
             puppets.objects.push((object.clone(), create_object(object)?));
         }

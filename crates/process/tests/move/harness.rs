@@ -64,6 +64,7 @@ fn spec(directory: &Path, number: u32) -> Spec {
         name: format!("move-{}-{number}", std::process::id()),
         directory: directory.join(format!("{number}")),
         hostname: "object".into(),
+        own_network: true,
         end_with_creator: true,
         ..Spec::default()
     }

@@ -25,6 +25,16 @@ macro_rules! objects {
 
 objects!(
     altstack,
+    events,
+    files,
+    locks,
+    memfd,
+    pipes,
+    tcp4,
+    tcp6,
+    terminal,
+    udp,
+    unix_sockets,
     areas,
     credentials,
     file_mappings,

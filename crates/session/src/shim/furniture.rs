@@ -40,19 +40,27 @@ impl Workload {
         Ok(captured.held)
     }
 
-    /// Opens every description again, in the capsule.
-    pub(super) fn restore_files(&mut self, state: &State, puppets: &Puppets) -> Result<Recreated> {
+    /// Makes the terminal that the workload sits at, unless it is there. Before the puppets: a session passes its terminal on
+    /// by `fork` only.
+    pub(super) fn open_terminal(&mut self, state: &State) -> Result<()> {
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
-        let log = OpenOptions::new().append(true).create(true).open(self.dir.join(LOG));
-        let log = log.map_err(|e| unable("The log could not be opened", &e))?;
-        let mut furniture = BTreeMap::from([(LOG_NAME.to_owned(), log.as_fd())]);
-        let has_terminal =
+        let wanted =
             state.files.terminals.iter().any(|each| each.furniture.as_deref() == Some(TERMINAL_NAME));
-        if has_terminal {
+        if wanted && self.terminal.is_none() {
             let size = super::Size { rows: 24, columns: 80 };
             let opened = Terminal::open(capsule.root_fd(), size);
             self.terminal = Some(opened.map_err(|e| unable("The terminal could not be made", &e))?.0);
         }
+        Ok(())
+    }
+
+    /// Opens every description again, in the capsule.
+    pub(super) fn restore_files(&mut self, state: &State, puppets: &Puppets) -> Result<Recreated> {
+        let log = OpenOptions::new().append(true).create(true).open(self.dir.join(LOG));
+        let log = log.map_err(|e| unable("The log could not be opened", &e))?;
+        let mut furniture = BTreeMap::from([(LOG_NAME.to_owned(), log.as_fd())]);
+        self.open_terminal(state)?;
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         if let Some(terminal) = &self.terminal {
             furniture.insert(TERMINAL_NAME.to_owned(), terminal.fd());
         }

@@ -69,6 +69,8 @@ impl Workload {
         if as_clone {
             super::clone::cut_connections(&mut state);
         }
+        self.open_terminal(&state)?;
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         let home = Home { init: capsule.init_pid(), cgroup: Some(capsule.cgroup().path().to_owned()) };
         let puppets = Puppets::build(&state, &home).map_err(failed)?;
         let spaces = puppets.access();

@@ -292,6 +292,14 @@ fn socket(survey: &Survey<'_>, look: &Look) -> Result<Class, Error> {
     };
     let (domain, sort, protocol) =
         (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?, option(libc::SO_PROTOCOL)?);
+    // With no room given, the kernel tells how many instructions a filter has.
+    if ferry_sys::sockopt::get_into(&fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut []).is_ok_and(|len| len > 0) {
+        return Ok(refuse(
+            look,
+            "a socket with a packet filter (SO_ATTACH_FILTER)",
+            "Let the program detach it before the move: filters are not carried",
+        ));
+    }
     let lift = "Close it before the move: this version carries Unix, TCP, UDP and netlink sockets";
     Ok(match (domain, sort, protocol) {
         (libc::AF_UNIX, ..) => return unix::classify(survey, look, sort),

@@ -12,11 +12,28 @@ use rustix::time::{
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
-/// Makes what `description` says. `init` gives the time namespace.
-pub(super) fn create(description: &Description, init: Option<i32>) -> Result<OwnedFd, Error> {
+/// How far the workload's monotonic and boot clocks are ahead of this process's, nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ahead {
+    monotonic: i128,
+    boottime: i128,
+}
+
+impl Ahead {
+    /// Reads it from /proc, so before this process goes where another /proc is.
+    pub(crate) fn of(init: Option<i32>) -> Self {
+        let Some(init) = init else { return Self::default() };
+        let own = std::process::id() as i32;
+        let ahead = |clock| crate::clock::offset_ns(init, clock) - crate::clock::offset_ns(own, clock);
+        Self { monotonic: ahead(libc::CLOCK_MONOTONIC), boottime: ahead(libc::CLOCK_BOOTTIME) }
+    }
+}
+
+/// Makes what `description` says.
+pub(super) fn create(description: &Description, ahead: Ahead) -> Result<OwnedFd, Error> {
     match &description.kind {
         Kind::Event { count, semaphore } => eventfd(*count, *semaphore),
-        Kind::Timer(timer) => timerfd(timer, init),
+        Kind::Timer(timer) => timerfd(timer, ahead),
         Kind::Signal { mask } => {
             ferry_sys::signalfd::signalfd(*mask).map_err(Error::kernel("make a signalfd"))
         }
@@ -40,7 +57,7 @@ fn eventfd(count: u64, semaphore: bool) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-fn timerfd(timer: &Timer, init: Option<i32>) -> Result<OwnedFd, Error> {
+fn timerfd(timer: &Timer, ahead: Ahead) -> Result<OwnedFd, Error> {
     let what = "make a timerfd";
     let clock = match timer.clock {
         libc::CLOCK_REALTIME => TimerfdClockId::Realtime,
@@ -61,7 +78,7 @@ fn timerfd(timer: &Timer, init: Option<i32>) -> Result<OwnedFd, Error> {
         let (flags, value) = if realtime && flags.contains(TimerfdTimerFlags::ABSTIME) {
             (flags, spec(timer.expires_ns))
         } else {
-            (TimerfdTimerFlags::empty(), spec(left_ns(timer, init)))
+            (TimerfdTimerFlags::empty(), spec(left_ns(timer, ahead)))
         };
         let setting = Itimerspec { it_interval: interval, it_value: value };
         timerfd_settime(&fd, flags, &setting).map_err(Error::kernel("set a timerfd"))?;
@@ -74,11 +91,12 @@ fn timerfd(timer: &Timer, init: Option<i32>) -> Result<OwnedFd, Error> {
 
 /// Time left until it expires, by the workload's clock here; at least one nanosecond. Where that clock is behind what it was at
 /// the capture (no time namespace), the time that was left then.
-fn left_ns(timer: &Timer, init: Option<i32>) -> u64 {
-    let own = std::process::id() as i32;
-    let offset = init.map_or(0, |init| {
-        crate::clock::offset_ns(init, timer.clock) - crate::clock::offset_ns(own, timer.clock)
-    });
+fn left_ns(timer: &Timer, ahead: Ahead) -> u64 {
+    let offset = match timer.clock {
+        libc::CLOCK_MONOTONIC => ahead.monotonic,
+        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => ahead.boottime,
+        _ => 0,
+    };
     let left = i128::from(timer.expires_ns) - (crate::clock::now_ns(timer.clock) + offset);
     let realtime = matches!(timer.clock, libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM);
     let strange = left > i128::from(timer.left_ns) + 1_000_000_000;

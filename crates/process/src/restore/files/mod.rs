@@ -5,6 +5,7 @@
 //! record locks belong to a table, a controlling terminal to a session) is given as remote calls by [`Recreated::late`].
 //! Connections stay in repair mode until [`Recreated::release_network`].
 
+pub(in crate::restore) mod early;
 mod error;
 mod event;
 pub mod inject;
@@ -61,6 +62,7 @@ pub(crate) struct Restore<'a> {
     pub(crate) connections: Vec<tcp::Pending>,
     /// This process's own `/proc/self/fd`, opened outside: the workload's /proc does not show it.
     pub(crate) own: &'a OwnedFd,
+    ahead: event::Ahead,
 }
 
 impl Recreated {
@@ -75,6 +77,7 @@ impl Recreated {
         let place = Place { mount: mount.as_ref().map(AsFd::as_fd), net: net.as_ref().map(AsFd::as_fd) };
         let own = rustix::fs::open("/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(Error::kernel("open /proc/self/fd"))?;
+        let ahead = event::Ahead::of(ctx.init);
         within(place, || {
             let mut restore = Restore {
                 files,
@@ -83,6 +86,7 @@ impl Recreated {
                 nameless: Vec::new(),
                 connections: Vec::new(),
                 own: &own,
+                ahead,
             };
             restore.run()?;
             let descriptions: Option<Vec<OwnedFd>> = restore.open.into_iter().collect();
@@ -191,7 +195,7 @@ impl Restore<'_> {
                 | Kind::Timer(_)
                 | Kind::Signal { .. }
                 | Kind::Epoll { .. }
-                | Kind::Inotify { .. } => event::create(description, self.ctx.init)?,
+                | Kind::Inotify { .. } => event::create(description, self.ahead)?,
                 Kind::Furniture { name } => self.furniture(name)?,
                 // Made by the calls before and after this loop.
                 _ => continue,

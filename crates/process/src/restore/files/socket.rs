@@ -114,7 +114,9 @@ pub(super) fn set_options(fd: &OwnedFd, socket: &Socket) -> Result<(), Error> {
             // Waits for more than a restore may give: it is set when the queues are full.
             libc::SO_PEEK_OFF,
         ];
-        if option.level == libc::SOL_SOCKET && skipped.contains(&option.name) {
+        // Binding to one address sets it, and then nothing changes it any more.
+        let fixed = (option.level, option.name) == (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+        if fixed || option.level == libc::SOL_SOCKET && skipped.contains(&option.name) {
             continue;
         }
         set(fd, option.level, option.name, &option.value)?;

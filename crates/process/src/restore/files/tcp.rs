@@ -109,6 +109,7 @@ fn connect(
     let name = format!("{} with {}", show(local), show(remote));
     let what = || format!("rebuild the connection of {name}");
     tcp_repair::begin(fd).map_err(Error::kernel(what()))?;
+    ferry_sys::socket_filter::drop_resets(fd).map_err(Error::kernel(what()))?;
     // Sequence numbers as they were before what is in the queues, and before a FIN.
     let fin_received = state::fin_received(record.state);
     let fin_sent =
@@ -178,6 +179,8 @@ impl Pending {
         if let Some(remote) = &self.connect {
             return call_again(fd, remote);
         }
+        // Only now may a reset reach it.
+        let _ = ferry_sys::socket_filter::detach(fd);
         // With something to send nothing else is needed; without, a probe makes the peer say what it has.
         let end = if self.unsent.is_empty() { tcp_repair::end(fd) } else { tcp_repair::end_silently(fd) };
         end.map_err(Error::kernel("end the repair of a connection"))?;

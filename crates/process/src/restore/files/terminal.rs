@@ -21,7 +21,10 @@ pub(super) fn create(restore: &mut Restore<'_>) -> Result<(), Error> {
         let what = || format!("make the terminal /dev/pts/{} again", record.index);
         let master = match record.furniture.as_ref().and_then(|name| restore.ctx.furniture.get(name)) {
             Some(master) => master.try_clone_to_owned().map_err(Error::kernel(what()))?,
-            None => new_master(record)?,
+            None => match super::early::take(restore.ctx.init, record.index) {
+                Some(master) => master,
+                None => new_master(record)?,
+            },
         };
         let index = ioctl::get(&master, Int::TerminalNumber).map_err(Error::kernel(what()))?;
         ioctl::set(&master, Int::SetTerminalLock, 0).map_err(Error::kernel(what()))?;
@@ -55,7 +58,8 @@ pub(super) fn create(restore: &mut Restore<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn new_master(record: &Terminal) -> Result<OwnedFd, Error> {
+/// A master with the number of `record`.
+pub(super) fn new_master(record: &Terminal) -> Result<OwnedFd, Error> {
     let what = || format!("make the terminal /dev/pts/{} again", record.index);
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let mut below = Vec::new();

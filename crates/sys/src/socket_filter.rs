@@ -1,0 +1,38 @@
+//! `SO_ATTACH_FILTER`: a packet filter on one socket.
+//!
+//! Used for one thing: while a TCP connection is rebuilt, a reset must not reach it. One comes when its peer lived in the same
+//! network namespace and is gone, as soon as the connection acknowledges anything.
+#![allow(unsafe_code)]
+
+use rustix::fd::{AsFd, AsRawFd};
+use std::io;
+
+/// Drops every TCP segment with the RST flag that is meant for `socket`.
+///
+/// # Errors
+/// ENOMEM, ENOTSOCK.
+pub fn drop_resets(socket: impl AsFd) -> io::Result<()> {
+    // Load the byte of the flags, test RST, drop or let pass whole.
+    let mut program = [(0x30, 0, 0, 13), (0x45, 0, 1, 4), (0x06, 0, 0, 0), (0x06, 0, 0, u32::MAX)]
+        .map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel reads a sock_fprog, which points to as many instructions as it says; both live through the call.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as u32,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes the filter away.
+///
+/// # Errors
+/// ENOENT when there is none.
+pub fn detach(socket: impl AsFd) -> io::Result<()> {
+    crate::sockopt::set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
+}
