@@ -1,8 +1,8 @@
 //! The puppets of a tree, from their births to the moment before they are let go.
 
-use super::files::early::Lobby;
 use super::births;
 use super::descriptors::FileSource;
+use super::files::early::Lobby;
 use super::grow::Family;
 use super::host::{AREA_BYTES, Host};
 use super::mapping::{self, ObjectFds};

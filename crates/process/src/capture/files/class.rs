@@ -293,7 +293,9 @@ fn socket(survey: &Survey<'_>, look: &Look) -> Result<Class, Error> {
     let (domain, sort, protocol) =
         (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?, option(libc::SO_PROTOCOL)?);
     // With no room given, the kernel tells how many instructions a filter has.
-    if ferry_sys::sockopt::get_into(&fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut []).is_ok_and(|len| len > 0) {
+    if ferry_sys::sockopt::get_into(&fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [])
+        .is_ok_and(|len| len > 0)
+    {
         return Ok(refuse(
             look,
             "a socket with a packet filter (SO_ATTACH_FILTER)",

@@ -31,7 +31,8 @@ impl Lobby {
     /// Makes the workload's own terminals that control a session. Those whose master Ferry holds count if they exist already.
     pub(in crate::restore) fn open(files: &Files, init: i32) -> Result<Self, Error> {
         let mut lobby = Self { init, sessions: BTreeMap::new() };
-        let mut own: Vec<_> = files.terminals.iter().filter(|terminal| terminal.furniture.is_none()).collect();
+        let mut own: Vec<_> =
+            files.terminals.iter().filter(|terminal| terminal.furniture.is_none()).collect();
         own.sort_by_key(|terminal| terminal.index);
         if own.iter().any(|terminal| terminal.session != 0) {
             let mount = super::other_namespace(Some(init), "mnt")?;
