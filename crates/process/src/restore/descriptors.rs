@@ -8,6 +8,9 @@ use super::{Error, grow::Family};
 use ferry_sys::remote::{Program, RemoteCall};
 use rustix::fd::BorrowedFd;
 
+/// One descriptor of a table: its number, whether it is closed at exec, and what it is a descriptor of.
+pub type Place<'a> = (i32, bool, BorrowedFd<'a>);
+
 /// What makes the descriptors of a tree. `pid` is a process, or a thread with a table of its own, as it sees itself.
 pub trait FileSource {
     /// The table of a process: number, close-on-exec, description; numbers ascending. Empty if the process shares the table of
@@ -15,10 +18,7 @@ pub trait FileSource {
     ///
     /// # Errors
     /// Whatever kept a description from being made.
-    fn table(
-        &self,
-        pid: i32,
-    ) -> Result<Vec<(i32, bool, BorrowedFd<'_>)>, Box<dyn std::error::Error + Send + Sync>>;
+    fn table(&self, pid: i32) -> Result<Vec<Place<'_>>, Box<dyn std::error::Error + Send + Sync>>;
 
     /// What only the process itself can do once its descriptors are in place.
     ///
@@ -32,10 +32,7 @@ pub trait FileSource {
 pub struct NoFiles;
 
 impl FileSource for NoFiles {
-    fn table(
-        &self,
-        _: i32,
-    ) -> Result<Vec<(i32, bool, BorrowedFd<'_>)>, Box<dyn std::error::Error + Send + Sync>> {
+    fn table(&self, _: i32) -> Result<Vec<Place<'_>>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(Vec::new())
     }
 

@@ -227,8 +227,9 @@ fn check(state: &State) -> Result<(), Error> {
             return Err(Error::unfit(pid, "its vDSO is another kernel's"));
         }
         let ordered = space.vmas.windows(2).all(|pair| pair[0].end <= pair[1].start);
-        let whole =
-            |vma: &crate::records::Vma| vma.start < vma.end && vma.start % 4096 == 0 && vma.end % 4096 == 0;
+        let whole = |vma: &crate::records::Vma| {
+            vma.start < vma.end && vma.start.is_multiple_of(4096) && vma.end.is_multiple_of(4096)
+        };
         if !ordered || !space.vmas.iter().all(whole) || space.vmas.len() > MAPPINGS_MAX {
             return Err(Error::Damaged(format!("the mappings of process {pid}")));
         }

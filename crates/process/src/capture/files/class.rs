@@ -200,7 +200,7 @@ fn directory(look: &Look) -> Class {
 
 fn regular(survey: &Survey<'_>, look: &Look) -> Result<Class, Error> {
     let path = format!("/proc/{}/fd/{}", look.task.host_pid, look.fd);
-    let magic = rustix::fs::statfs(path).map_or(0, |stat| stat.f_type as i64);
+    let magic = rustix::fs::statfs(path).map_or(0, |stat| stat.f_type);
     let by_kernel = match magic {
         HUGETLB => {
             Some(("memory in huge pages (hugetlbfs)", "Start the program without huge pages of hugetlbfs"))

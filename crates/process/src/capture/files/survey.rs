@@ -109,7 +109,8 @@ impl<'a> Survey<'a> {
 
     /// Tells descriptions apart: those that look alike are sorted by `kcmp`'s order.
     fn merge(&mut self, found: Vec<Look>) -> Result<(), Error> {
-        let mut alike: HashMap<(u64, u64, u64, u32, Vec<u8>), Vec<usize>> = HashMap::new();
+        type Alike = (u64, u64, u64, u32, Vec<u8>);
+        let mut alike: HashMap<Alike, Vec<usize>> = HashMap::new();
         for (number, look) in found.iter().enumerate() {
             let flags = look.info.flags & !OFlags::CLOEXEC.bits();
             let key = (look.stat.st_dev, look.stat.st_ino, look.info.mount, flags, look.link.clone());
