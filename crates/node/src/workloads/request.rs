@@ -4,6 +4,7 @@ use ferry_model::api::{RunRequest, Segments};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::WorkloadId;
 use ferry_model::plan::Resource;
+use ferry_session::movement::own_mac;
 use ferry_session::shim::{Network, Size, Spec, With};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -118,12 +119,10 @@ fn identity(id: WorkloadId, net: &str, bridge: &str) -> Result<Network> {
     {
         return Err(bad());
     }
-    let [a, b, c, d, e, ..] = id.0;
     Ok(Network {
         bridge: bridge.to_owned(),
         addresses: vec![format!("{address}/{length}")],
-        // Locally administered, unicast.
-        mac: [0x02, a, b, c, d, e],
+        mac: own_mac(id),
         gateways: Vec::new(),
     })
 }
@@ -184,7 +183,7 @@ mod tests {
     fn a_network_identity_is_a_unicast_address_with_a_mac_of_its_own() {
         let id = WorkloadId([9; 16]);
         let network = spec(id, "web", asked(Some("10.7.0.5/24")), "br0").unwrap().network.unwrap();
-        assert_eq!((network.addresses, network.mac), (vec!["10.7.0.5/24".to_owned()], [2, 9, 9, 9, 9, 9]));
+        assert_eq!((network.addresses, network.mac), (vec!["10.7.0.5/24".to_owned()], own_mac(id)));
         for bad in ["10.7.0.5", "10.7.0.5/33", "0.0.0.0/0", "224.0.0.1/4", "x/8", "fd00::1/129"] {
             assert_eq!(spec(id, "web", asked(Some(bad)), "br0").unwrap_err().kind, Kind::Usage, "{bad}");
         }

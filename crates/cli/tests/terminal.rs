@@ -1,0 +1,92 @@
+//! A terminal that is a workload's: typed on, left, come back to, ended with the program's own code.
+
+mod common;
+
+use common::{Fleet, Node, PATIENCE, until};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::process::Child;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// A person at a terminal, who runs `ferry`.
+struct Person {
+    keys: File,
+    seen: Arc<Mutex<Vec<u8>>>,
+    client: Child,
+}
+
+impl Person {
+    fn runs(node: &Node, args: &[&str]) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let name = std::ffi::OsStr::from_bytes(name.as_bytes()).to_owned();
+        let open = || File::options().read(true).write(true).open(&name).unwrap();
+        let mut command = node.command(args);
+        let client = command.env("TERM", "vt100").stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+        let keys = File::from(master);
+        let mut screen = keys.try_clone().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let shown = seen.clone();
+        // Ends with an error when the last user of the terminal is gone.
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut piece) {
+                shown.lock().unwrap().extend_from_slice(&piece[..count]);
+            }
+        });
+        Self { keys, seen, client }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.keys.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn sees(&self, wanted: &str) {
+        until(&format!("the terminal shows {wanted:?}"), || {
+            String::from_utf8_lossy(&self.seen.lock().unwrap()).contains(wanted)
+        });
+    }
+
+    fn ends_with(mut self, code: i32) {
+        let end = Instant::now() + PATIENCE;
+        let status = loop {
+            match self.client.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() > end => {
+                    let _ = self.client.kill();
+                    panic!("the client does not end; it showed {:?}", String::from_utf8_lossy(&self.seen.lock().unwrap()));
+                }
+                None => std::thread::sleep(std::time::Duration::from_millis(20)),
+            }
+        };
+        assert_eq!(status.code(), Some(code));
+    }
+}
+
+#[test]
+fn a_terminal_is_typed_on_left_and_come_back_to() {
+    let fleet = Fleet::of(&["alpha"]);
+    let alpha = &fleet.nodes[0];
+    let mut person = Person::runs(alpha, &["run", "-it", "--name", "shell", "--", "/bin/sh"]);
+    person.types("echo $((6*7)) $TERM; tty\n");
+    person.sees("42 vt100");
+    person.sees("/dev/pts/");
+    // Ctrl-P Ctrl-Q: the client ends, the shell does not.
+    person.types("KEPT=still; echo ready\n");
+    person.sees("ready\r\n");
+    person.types("\x10\x11");
+    person.ends_with(0);
+    assert_eq!(alpha.json(&["ps"])[0]["state"], "running");
+
+    let mut person = Person::runs(alpha, &["attach", "shell"]);
+    person.types("echo $KEPT here\n");
+    person.sees("still here");
+    person.types("exit 3\n");
+    person.ends_with(3);
+    assert_eq!(alpha.run(&["wait", "shell"]).status.code(), Some(3));
+}
