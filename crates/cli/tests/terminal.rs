@@ -27,7 +27,8 @@ impl Person {
         let name = std::ffi::OsStr::from_bytes(name.as_bytes()).to_owned();
         let open = || File::options().read(true).write(true).open(&name).unwrap();
         let mut command = node.command(args);
-        let client = command.env("TERM", "vt100").stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+        let client =
+            command.env("TERM", "vt100").stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
         let keys = File::from(master);
         let mut screen = keys.try_clone().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -59,7 +60,10 @@ impl Person {
                 Some(status) => break status,
                 None if Instant::now() > end => {
                     let _ = self.client.kill();
-                    panic!("the client does not end; it showed {:?}", String::from_utf8_lossy(&self.seen.lock().unwrap()));
+                    panic!(
+                        "the client does not end; it showed {:?}",
+                        String::from_utf8_lossy(&self.seen.lock().unwrap())
+                    );
                 }
                 None => std::thread::sleep(std::time::Duration::from_millis(20)),
             }

@@ -22,10 +22,11 @@ fn a_workload_runs_writes_is_entered_and_ends() {
     assert!(alpha.fails(&["run", "--name", "job", "--", "/bin/true"], 3).contains("already"));
 
     // Another program sees the workload's processes and files, and gives its code.
-    let seen =
-        alpha.ok(&["exec", "job", "--", "/bin/sh", "-c", "touch /tmp/go; cat /proc/sys/kernel/hostname"]);
-    assert_eq!(seen, "job\n");
     assert_eq!(alpha.run(&["exec", "job", "--", "/bin/sh", "-c", "exit 5"]).status.code(), Some(5));
+    let passed = alpha.ok_with_input(&["exec", "-i", "job", "--", "/bin/cat"], b"through the capsule");
+    assert_eq!(passed, "through the capsule");
+    let last = "cat /proc/sys/kernel/hostname; touch /tmp/go";
+    assert_eq!(alpha.ok(&["exec", "job", "--", "/bin/sh", "-c", last]), "job\n");
     assert_eq!(alpha.run(&["wait", "job"]).status.code(), Some(7));
     let log = alpha.ok(&["logs", "--follow", "job"]);
     assert_eq!(log, "hello ferry\nbye\n");

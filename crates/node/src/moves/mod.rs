@@ -101,6 +101,8 @@ impl Node {
     pub fn pulled_by(&self, from: &HostName, name: &str, method: Method) -> Result<Reply> {
         let what = format!("fetch {name}");
         let may = self.workloads.find(name).and_then(|id| {
+            // One that left is refused with the name of the host that it is on.
+            self.workloads.client(id)?;
             let name = self.workloads.get(id)?.name;
             match self.policy()?.pull_refusal(from, &name) {
                 None => Ok(id),
