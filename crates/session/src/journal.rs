@@ -76,8 +76,10 @@ pub type Result<T, E = JournalError> = std::result::Result<T, E>;
 /// A journal that a session and the registry on the same host write to.
 pub type Shared = Arc<Mutex<Journal>>;
 
+/// Told of each entry once it is on disk.
+pub type Watch = Box<dyn FnMut(&Entry) + Send>;
+
 /// An open journal. Only one per file at a time, across processes.
-#[derive(Debug)]
 pub struct Journal {
     file: File,
     path: PathBuf,
@@ -87,6 +89,16 @@ pub struct Journal {
     /// Where the next frame goes.
     end: u64,
     failed: bool,
+    watch: Option<Watch>,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Journal")
+            .field("path", &self.path)
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Journal {
@@ -123,6 +135,7 @@ impl Journal {
             chain: [0; CHECKSUM],
             end: MAGIC.len() as u64,
             failed: false,
+            watch: None,
         };
         if bytes.len() < MAGIC.len() && MAGIC.starts_with(&bytes) {
             journal.begin().map_err(io("made"))?;
@@ -218,7 +231,15 @@ impl Journal {
         self.chain = chain;
         self.end += frame.len() as u64;
         self.entries.push(entry.clone());
+        if let Some(watch) = &mut self.watch {
+            watch(entry);
+        }
         Ok(())
+    }
+
+    /// Has `watch` told of each entry from now on, before [`Self::append`] returns. The fault tests stop a node there.
+    pub fn set_watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
     }
 
     /// Called before a move begins, while failing is still harmless: shortens a long journal and holds space for the whole move.
@@ -274,6 +295,7 @@ impl Journal {
         let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("synced"))?;
         new.path = std::mem::take(&mut self.path);
+        new.watch = self.watch.take();
         *self = new;
         Ok(())
     }

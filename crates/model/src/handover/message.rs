@@ -140,6 +140,10 @@ impl Message {
             Body::Reserved | Body::Prepared { .. } | Body::Unable { .. } => Body::Abort { reason: reason() },
             Body::Running | Body::Complete { .. } | Body::Died | Body::Lost => Body::Acknowledge,
             Body::State { .. } | Body::Ask => Body::Discarded { reason: reason() },
+            // The offer came while nobody listened for one: the node restarted in between.
+            Body::Offer { .. } => {
+                Body::Refused { reason: "The target's node restarted before it had reserved".into() }
+            }
             _ => return None,
         };
         Some(Self { key: self.key, body })

@@ -235,8 +235,9 @@ pub fn answer_from_journal(
     if let Some((mut target, _)) = Target::recover(entries, message.key, me, boot_id, false) {
         return said(&mut target);
     }
-    entry::last_record(entries).filter(|record| record.id == message.key.id)?;
-    message.answer_to_stranger()
+    let known = entry::last_record(entries).is_some_and(|record| record.id == message.key.id);
+    let is_offer = matches!(message.body, Body::Offer { .. });
+    if known || is_offer { message.answer_to_stranger() } else { None }
 }
 
 /// The record after `key`'s move was won by `owner`.

@@ -159,30 +159,3 @@ pub(super) fn stopped(stopped: &Stopped) -> Error {
     Error::from_source(Kind::NotFinal, stopped)
         .hint("Make room on the state directory's disk and restart the node: it goes on from its journal")
 }
-
-/// Answers the other side about a move that is over here, from the journal alone.
-pub(super) fn answer_when_over(
-    entries: &[Entry],
-    said: &Message,
-    me: &HostName,
-    boot_id: ferry_model::ids::BootId,
-) -> Vec<Message> {
-    use ferry_model::handover::{Effect, Source, Target};
-    let source = Source::recover(entries, said.key, me, boot_id, false);
-    let target = Target::recover(entries, said.key, me, boot_id, false);
-    let input = Input::Message(said.clone());
-    let effects = match (source, target) {
-        (Some((mut source, _)), _) if source.outcome().is_some() => source.on(input),
-        (_, Some((mut target, _))) if target.outcome().is_some() => target.on(input),
-        // Not over: the move itself has to be taken up again.
-        (Some(_), _) | (_, Some(_)) => Vec::new(),
-        (None, None) => return said.answer_to_stranger().into_iter().collect(),
-    };
-    effects
-        .into_iter()
-        .filter_map(|effect| match effect {
-            Effect::Send(message) => Some(message),
-            _ => None,
-        })
-        .collect()
-}

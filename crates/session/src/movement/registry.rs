@@ -243,8 +243,8 @@ impl Movements {
                     continue;
                 }
                 let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
-                let answers = super::ground::answer_when_over(&entries, &said, &host, boot_id);
-                for answer in answers {
+                let answer = ferry_model::handover::answer_from_journal(&entries, &host, boot_id, &said);
+                if let Some(answer) = answer {
                     let Ok(bytes) = minicbor::to_vec(&answer) else { continue };
                     let _ = link.send(&Message::Handover { message: bytes.into() });
                 }
@@ -265,7 +265,7 @@ impl Movements {
                 _ => None,
             })
             .collect();
-        if steps.iter().any(|step| matches!(step, Step::Done | Step::HandedBack)) {
+        if steps.iter().any(|step| matches!(step, Step::Done)) {
             return Ok(None);
         }
         let (role, peer) = match steps.first() {

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod hosts;
+pub mod process;
 
 use ferry_model::ids::WorkloadId;
 use ferry_session::shim::protocol::Exit;
@@ -10,6 +11,7 @@ use ferry_session::shim::{Client, ExecSpec, Spec};
 use ferry_sys::cgroup::Cgroup;
 use libtest_mimic::Failed;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -45,12 +47,20 @@ fn cgroup_name(node: &Path) -> String {
     format!("ferry-test{}", node.display().to_string().replace('/', "-"))
 }
 
-/// Writes a number per line, each once, and keeps a checksum of all of them in memory.
+/// Writes a number per line, each once, and keeps a checksum of all of them in memory. A full disk makes it wait.
 fn count_for_ever() -> ! {
     let mut sum = 0u64;
+    let mut out = std::mem::ManuallyDrop::new(std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap()));
     for number in 0u64.. {
         sum = sum.wrapping_mul(31).wrapping_add(number);
-        let _ = writeln!(std::io::stdout(), "{number} {sum}");
+        let line = format!("{number} {sum}\n");
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            match out.write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
     std::process::exit(0)
