@@ -350,7 +350,9 @@ impl World for TargetRole {
             },
             Act::Check => Some(match self.ask(Client::status) {
                 // The shim of a frozen copy need not have noticed that something killed it; a task that is gone has no pid.
-                Ok(status) if status.phase == ShimPhase::Prepared && status.pid.is_some_and(lives) => Input::Ready,
+                Ok(status) if status.phase == ShimPhase::Prepared && status.pid.is_some_and(lives) => {
+                    Input::Ready
+                }
                 Ok(status) if status.phase == ShimPhase::Prepared => {
                     Input::NotReady("The prepared copy was killed while it was frozen".into())
                 }

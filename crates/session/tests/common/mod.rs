@@ -50,7 +50,9 @@ fn cgroup_name(node: &Path) -> String {
 /// Writes a number per line, each once, and keeps a checksum of all of them in memory. A full disk makes it wait.
 fn count_for_ever() -> ! {
     let mut sum = 0u64;
-    let mut out = std::mem::ManuallyDrop::new(std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap()));
+    let mut out = std::mem::ManuallyDrop::new(std::fs::File::from(
+        std::io::stdout().as_fd().try_clone_to_owned().unwrap(),
+    ));
     for number in 0u64.. {
         sum = sum.wrapping_mul(31).wrapping_add(number);
         let line = format!("{number} {sum}\n");

@@ -18,7 +18,7 @@ use ferry_session::movement::{Movements, Node, Offer, Request, Standing};
 use ferry_session::shim::Client;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::greeting::{self, Purpose};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -37,7 +37,8 @@ struct ProcessNode {
     /// The step at which it stops, once.
     stop: Mutex<Option<String>>,
     journals: Mutex<HashMap<WorkloadId, Shared>>,
-    links: Mutex<Vec<UnixStream>>,
+    /// Inodes of the links' sockets. Not copies of their descriptors: those would keep them open for the other side.
+    links: Mutex<BTreeSet<u64>>,
     movements: OnceLock<Movements>,
     embedded: OnceLock<Embedded>,
     hashes: FileHashes,
@@ -84,9 +85,8 @@ impl ProcessNode {
     fn obey_cut(&self) {
         loop {
             if self.is_cut() {
-                for link in self.links.lock().unwrap().drain(..) {
-                    let _ = link.shutdown(Shutdown::Both);
-                }
+                let links = std::mem::take(&mut *self.links.lock().unwrap());
+                close_sockets(&links);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -107,8 +107,8 @@ impl ProcessNode {
     }
 
     fn keep_link(&self, stream: &UnixStream) {
-        if let Ok(link) = stream.try_clone() {
-            self.links.lock().unwrap().push(link);
+        if let Ok(stat) = rustix::fs::fstat(stream) {
+            self.links.lock().unwrap().insert(stat.st_ino);
         }
     }
 
@@ -335,6 +335,21 @@ impl Registry for Decider {
         }
         let answer = self.embedded.cas(cas);
         if std::fs::remove_file(self.dir.join("loses")).is_ok() { Answer::Unknown } else { answer }
+    }
+}
+
+/// Shuts those of this process's sockets that have these inodes.
+fn close_sockets(inodes: &BTreeSet<u64>) {
+    let own = rustix::process::getpid();
+    let Ok(own) = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()) else { return };
+    for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        let link = std::fs::read_link(entry.path()).unwrap_or_default();
+        let is_wanted = inodes.iter().any(|inode| link == Path::new(&format!("socket:[{inode}]")));
+        let number = entry.file_name().to_string_lossy().parse().ok().filter(|_| is_wanted);
+        let flags = rustix::process::PidfdGetfdFlags::empty();
+        if let Some(fd) = number.and_then(|number| rustix::process::pidfd_getfd(&own, number, flags).ok()) {
+            let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+        }
     }
 }
 
