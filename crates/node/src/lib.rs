@@ -13,6 +13,7 @@ mod frame;
 mod journals;
 mod moves;
 mod node;
+mod passing;
 pub mod peers;
 mod policy;
 mod recovery;

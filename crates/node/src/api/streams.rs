@@ -2,6 +2,7 @@
 
 use super::answer::{Body, Refusal, blocking};
 use crate::node::Node;
+use crate::passing::pass_on;
 use axum::body::Body as HttpBody;
 use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -15,6 +16,9 @@ use std::sync::Arc;
 
 /// Name of the protocol after the upgrade.
 pub const PROTOCOL: &str = "ferry-stdio/1";
+
+/// Bytes passed on at once.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Nothing is asked for yet.
 #[derive(Debug, Deserialize)]
@@ -60,11 +64,15 @@ async fn upgraded<T: serde::de::DeserializeOwned + Send + 'static>(
     let Body(asked) = Body::<T>::from_request(request, &()).await?;
     let stream = blocking(move || open(asked)).await?;
     let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
-    let mut shim = ready.map_err(|cause| Refusal(Error::from_source(Kind::Unable, &cause)))?;
+    let shim = ready.map_err(|cause| Refusal(Error::from_source(Kind::Unable, &cause)))?;
     tokio::spawn(async move {
         match upgrade.await {
             Ok(client) => {
-                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut shim).await;
+                let (client_read, client_write) = tokio::io::split(TokioIo::new(client));
+                let (shim_read, shim_write) = shim.into_split();
+                let input = tokio::spawn(pass_on(client_read, shim_write, BUFFER_BYTES));
+                pass_on(shim_read, client_write, BUFFER_BYTES).await;
+                input.abort();
             }
             Err(cause) => tracing::debug!(%cause, "a stream did not come about"),
         }

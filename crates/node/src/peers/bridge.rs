@@ -2,6 +2,7 @@
 //! it could be given to another process. Each direction is copied by one task of the runtime.
 
 use super::open::Open;
+use crate::passing::pass_on;
 use ferry_model::ids::HostName;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -22,19 +23,18 @@ pub fn join(
 ) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     theirs.set_nonblocking(true)?;
-    let mut theirs = tokio::net::UnixStream::from_std(theirs)?;
-    let mut tls = tls;
+    let theirs = tokio::net::UnixStream::from_std(theirs)?;
     let (begin, begun) = tokio::sync::oneshot::channel::<u64>();
     let registry = open.clone();
     let task = tokio::spawn(async move {
         let Ok(number) = begun.await else { return };
         let _leaves = Leaves { registry, number };
+        let (tls_read, tls_write) = tokio::io::split(tls);
+        let (ours_read, ours_write) = theirs.into_split();
         // How it ended is seen by both ends: they read an end of file.
-        let copied =
-            tokio::io::copy_bidirectional_with_sizes(&mut tls, &mut theirs, BUFFER_BYTES, BUFFER_BYTES).await;
-        if let Err(cause) = copied {
-            tracing::debug!(%cause, "a connection to a peer broke");
-        }
+        let (inwards, outwards) =
+            (pass_on(tls_read, ours_write, BUFFER_BYTES), pass_on(ours_read, tls_write, BUFFER_BYTES));
+        tokio::join!(inwards, outwards);
     });
     let number = open.enter(name, serial, task.abort_handle());
     begin.send(number).map_err(|_| io::Error::other("The runtime is going down"))?;
