@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 const NEEDED: [&str; 4] = ["clone3-set-tid", "cgroup-freeze", "ptrace-seize", "pidfd-getfd"];
 
 /// How long a node stops at a step before it goes on by itself.
-const STOP_MAX: Duration = Duration::from_secs(30);
+const STOP_MAX: Duration = Duration::from_secs(120);
 
 struct ProcessNode {
     name: HostName,
