@@ -383,8 +383,17 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
         .map_err(|e| Error::from_source(Kind::Unable, &e).context("No thread could be started for the move"))
 }
 
+/// Nothing was touched yet, so nothing was rolled back: a host that nobody knows is the command's fault, one that does not answer
+/// the moment's.
 fn unreachable(host: &HostName, error: &std::io::Error) -> Error {
-    planning::link_error(error).context(format!("{host} cannot be reached"))
+    let mut said = planning::link_error(error).context(format!("{host} cannot be reached"));
+    said.kind = match error.kind() {
+        std::io::ErrorKind::NotFound => Kind::Usage,
+        // A refusal that the other side put into words keeps its kind.
+        _ if error.get_ref().is_some_and(|inner| inner.is::<Error>()) => said.kind,
+        _ => Kind::Unable,
+    };
+    said.hint("`ferry host ls` lists the hosts and whether they answer")
 }
 
 fn now_unix() -> u64 {

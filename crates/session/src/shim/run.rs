@@ -123,7 +123,7 @@ impl Server {
             }
             self.reap();
             self.workload.announce_due();
-            self.connections.retain(|connection| !(connection.ending && !connection.has_output()));
+            self.connections.retain(|connection| !connection.ending || connection.has_output());
         }
         Ok(())
     }
