@@ -38,6 +38,8 @@ impl Keeper {
     fn serve(&mut self) -> Result<()> {
         // A session of its own: the terminal's Ctrl-C is for the owner, who tells us by hanging up.
         let _ = rustix::process::setsid();
+        // What the owner's own starter left open is not for the hosts: a program there would hold the machine's files.
+        ferry_sys::close_range::close_on_exec_from(3).at("Closing what was inherited")?;
         let owner = std::io::stdin();
         unshare(UnshareFlags::NEWNET).at("Making the lab's network namespace")?;
         let mut route = Route::open()?;

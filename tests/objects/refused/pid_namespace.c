@@ -4,10 +4,9 @@
 
 int main(void) {
     NEED(unshare(CLONE_NEWPID) == 0);
-    pid_t child = fork();
-    if (child == 0)
+    if (fork() == 0)
         for (;;) pause();
-    dprintf(1, "REFUSE namespace %d -1\n", child);
+    dprintf(1, "REFUSE namespace %d -1\n", getpid());
     ready();
     return verified();
 }

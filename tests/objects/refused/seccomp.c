@@ -1,6 +1,5 @@
-/* A seccomp filter that makes getpriority() fail with a number of its own. Verified: it still does, nothing else does, and it
- * cannot be gone. */
-#include "object.h"
+/* Refused: a seccomp filter, which makes getpriority() fail with a number of its own and must not be lost. */
+#include "../object.h"
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
@@ -19,6 +18,7 @@ int main(void) {
     errno = 0;
     NEED(getpriority(PRIO_PROCESS, 0) == -1 && errno == 77);
 
+    dprintf(1, "REFUSE seccomp %d -1\n", getpid());
     ready();
 
     errno = 0;
