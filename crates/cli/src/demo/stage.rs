@@ -165,7 +165,7 @@ impl Clients {
         }
         let process = host.spawn_with(&command, &[], theirs);
         let process = process.map_err(|cause| unable(&cause, "The clients did not start"))?;
-        let mut clients = Self { process, line: File::from(OwnedFd::from(ours)), heard: 0 };
+        let mut clients = Self { process, line: File::from(ours), heard: 0 };
         clients.hear()?;
         Ok(clients)
     }
@@ -191,8 +191,8 @@ impl Clients {
         loop {
             let ended = self.process.has_ended();
             let said = self.process.stdout();
-            let complete = said.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-            if let Some(line) = complete.skip(self.heard).next() {
+            let mut complete = said.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            if let Some(line) = complete.nth(self.heard) {
                 self.heard += 1;
                 return Ok(line.trim_end().to_owned());
             }

@@ -115,10 +115,12 @@ impl ProcessNode {
     fn serve(&self, stream: UnixStream) -> io::Result<()> {
         // One byte at a time: what follows the line belongs to somebody else.
         let mut line = Vec::new();
-        for byte in (&stream).bytes() {
-            match byte? {
-                b'\n' => break,
-                byte => line.push(byte),
+        let mut byte = [0];
+        loop {
+            (&stream).read_exact(&mut byte)?;
+            match byte {
+                [b'\n'] => break,
+                [byte] => line.push(byte),
             }
         }
         let line = String::from_utf8_lossy(&line).into_owned();

@@ -126,7 +126,7 @@ impl<'a> Connection<'a> {
     fn ask(&mut self, due: Instant) -> io::Result<()> {
         let word = mix(&mut self.random);
         let place = (word >> 8) as usize % self.versions.len();
-        let operation = if word % 2 == 0 { Operation::Put } else { Operation::Get };
+        let operation = if word.is_multiple_of(2) { Operation::Put } else { Operation::Get };
         self.ask_for(place, operation, due)
     }
 

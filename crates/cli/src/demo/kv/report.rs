@@ -47,9 +47,4 @@ impl Report {
             self.faults.push(text);
         }
     }
-
-    /// Nothing was lost, wrong, doubled or broken.
-    pub fn is_clean(&self) -> bool {
-        [self.replies_lost, self.replies_wrong, self.replies_doubled, self.connections_broken] == [0; 4]
-    }
 }
