@@ -1,6 +1,6 @@
 //! Capture: from a running tree to a [`State`], from outside.
 //!
-//! 1. [`seize`] attaches to every thread and stops it. (Safety never rests on that: a cgroup that is frozen stays frozen when
+//! 1. [`seize()`] attaches to every thread and stops it. (Safety never rests on that: a cgroup that is frozen stays frozen when
 //!    the tracer dies.)
 //! 2. [`Seized::capture`] reads `/proc` and asks ptrace; what only a task itself can say is asked by one batch per thread.
 //! 3. [`Seized::release`] puts everything back and lets go, or [`Seized::kill`] ends the tree.

@@ -1,4 +1,4 @@
-//! Restore: from a [`State`] to a tree that stands where the captured one stood.
+//! Restore: from a [`State`](crate::records::State) to a tree that stands where the captured one stood.
 //!
 //! [`Puppets::build`] makes minimal tasks with the right ids beneath a pid namespace's init, gives them their relations, threads
 //! and mappings, and can be done before the source is frozen. Memory is then filled through [`Puppets::access`], from any
