@@ -35,7 +35,7 @@ fn moved_twice(file: &str, command: &[&str]) -> Verdict {
     let place = format!("/srv/{file}");
     let fleet = fleet(&[(&source, &place)])?;
     let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
-    run_until_ready(alpha, &[], command)?;
+    run_until_ready(alpha, &["--net", "10.77.0.90/24"], command)?;
     for (from, to) in [(alpha, beta), (beta, alpha)] {
         carry(from, to)?;
         // It works on for a while before it is moved again.

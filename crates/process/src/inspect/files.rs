@@ -15,7 +15,14 @@ use std::collections::BTreeMap;
 /// # Errors
 /// When the descriptors cannot be read at all.
 pub fn files(tasks: &[TaskRef], ctx: &FilesContext<'_>) -> Result<Vec<Resource>, Error> {
-    let survey = Survey::make(tasks, ctx)?;
+    let survey = match Survey::make(tasks, ctx) {
+        Ok(survey) => survey,
+        Err(error) => {
+            // Nothing is stopped, so a task may have ended meanwhile: what is left is looked at again.
+            let left: Vec<TaskRef> = tasks.iter().filter(|task| !has_ended(task)).cloned().collect();
+            return if left.len() < tasks.len() { files(&left, ctx) } else { Err(error) };
+        }
+    };
     let own_network = has_own_network(&survey);
     let mut found: BTreeMap<(String, String), Resource> = BTreeMap::new();
     for look in &survey.looks {
@@ -25,6 +32,11 @@ pub fn files(tasks: &[TaskRef], ctx: &FilesContext<'_>) -> Result<Vec<Resource>,
         found.entry((format!("{} {}", resource.sort, resource.name), again)).or_insert(resource);
     }
     Ok(found.into_values().collect())
+}
+
+/// Whether a task is gone, or has nothing any more but its exit code.
+fn has_ended(task: &TaskRef) -> bool {
+    std::fs::read_link(format!("/proc/{}/exe", task.host_pid)).is_err()
 }
 
 /// BLAKE3 of a file's content, as the workload sees it: `root` is the workload's root directory (`/proc/PID/root`).

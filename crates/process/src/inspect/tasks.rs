@@ -213,7 +213,7 @@ impl Seen {
                 "start it again from the file that replaced it",
             ));
         }
-        if !self.maps.iter().any(|mapping| mapping.name == b"[vdso]") {
+        if self.has_no_vdso() {
             all.push(("no vDSO".into(), "boot without vdso=0"));
         }
         if self.is_32_bit() {
@@ -221,6 +221,20 @@ impl Seen {
         }
         all.extend(self.memory_obstacles());
         all
+    }
+
+    /// A process that is ending, or is just executing a program, has no vDSO for a moment: only what stays so counts.
+    fn has_no_vdso(&self) -> bool {
+        let without = |maps: &[Mapping]| !maps.iter().any(|mapping| mapping.name == b"[vdso]");
+        let again = || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            proc::read(self.pid, "maps").ok().and_then(|text| maps::parse(&text).ok()).unwrap_or_default()
+        };
+        if !without(&self.maps) {
+            return false;
+        }
+        let maps = again();
+        !maps.is_empty() && without(&maps)
     }
 
     fn memory_obstacles(&self) -> Vec<(String, &'static str)> {
