@@ -1,3 +1,5 @@
+//! What plans must say: the nine cells of the table, the copies that travel, and every reason to refuse.
+
 use super::*;
 use crate::facts::{Found, Holding, HostFacts};
 use crate::ids::{Hash, WorkloadId};
