@@ -342,9 +342,16 @@ mod tests {
     }
 
     #[test]
+    fn a_child_in_a_session_that_its_parent_has_left() {
+        check(&[task(2, 0, 2, 2), task(3, 0, 3, 3), task(4, 2, 3, 3)]);
+    }
+
+    #[test]
     fn impossible_relations_are_refused() {
-        let tasks = [task(2, 0, 2, 2), task(3, 0, 3, 3), task(4, 2, 3, 3)];
-        assert_eq!(plan(&tasks), Err(Impossible::Session { pid: 4, session: 3, parent: 2 }));
+        // Process 2 cannot have been in two sessions before its own.
+        let leaders = [task(2, 0, 2, 2), task(3, 0, 3, 3), task(6, 0, 6, 6)];
+        let tasks = [&leaders[..], &[task(4, 2, 3, 3), task(5, 2, 6, 6)]].concat();
+        assert_eq!(plan(&tasks), Err(Impossible::Session { pid: 5, session: 6, parent: 2 }));
         assert_eq!(plan(&[task(2, 0, 2, 2), task(2, 0, 2, 2)]), Err(Impossible::Number(2)));
     }
 
