@@ -353,6 +353,10 @@ impl World for TargetRole {
                 Ok(status) if status.phase == ShimPhase::Prepared && status.pid.is_some_and(lives) => {
                     Input::Ready
                 }
+                // A cold move has no task until it starts.
+                Ok(status) if status.phase == ShimPhase::Prepared && self.method == Method::Cold => {
+                    Input::Ready
+                }
                 Ok(status) if status.phase == ShimPhase::Prepared => {
                     Input::NotReady("The prepared copy was killed while it was frozen".into())
                 }
