@@ -94,7 +94,8 @@ mod tests {
     fn own_line_is_understood() {
         let stat = read(std::process::id() as i32).unwrap();
         assert_eq!(stat.pid, std::process::id() as i32);
-        assert_eq!(stat.state, b'R');
+        // The line is the leader's, which may well wait for the thread that runs this test.
+        assert!(matches!(stat.state, b'R' | b'S'), "{}", stat.state as char);
         assert!(stat.arguments.0 < stat.arguments.1 && stat.data.2 != 0);
     }
 
