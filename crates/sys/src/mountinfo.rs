@@ -8,6 +8,30 @@ use std::{fs, io};
 /// Most lines accepted: far above the kernel's default limit of mounts in one namespace (100,000).
 const LINES_MAX: usize = 200_000;
 
+/// What the type of a file system says of other hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Other hosts that mount the same source see the same files: the source names it everywhere.
+    Named,
+    /// Other hosts may see the same files, but what the mount table calls its source is this host's matter.
+    Unnamed,
+    /// It is this host's.
+    Local,
+}
+
+/// What `kind` says of other hosts.
+#[must_use]
+pub fn sharing(kind: &str) -> Sharing {
+    match kind {
+        "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "lustre" | "afs" | "gpfs" | "orangefs" | "glusterfs"
+        | "fuse.glusterfs" | "fuse.sshfs" | "fuse.cephfs" | "fuse.s3fs" => Sharing::Named,
+        // A tag, a block device, or whatever the daemon behind it likes.
+        "9p" | "virtiofs" | "ocfs2" | "gfs2" | "fuse" | "fuseblk" => Sharing::Unnamed,
+        _ if kind.starts_with("fuse.") => Sharing::Unnamed,
+        _ => Sharing::Local,
+    }
+}
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {

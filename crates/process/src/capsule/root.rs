@@ -8,7 +8,7 @@
 use super::error::{Doing, Error, Result};
 use super::spec::Spec;
 use super::within::{self, Want};
-use ferry_sys::mountinfo::{self, Mount};
+use ferry_sys::mountinfo::{self, Mount, Sharing};
 use ferry_sys::mounts::{
     MountAttrFlags as Attr, attach, clone_mount, make_private, new_mount, set_attributes,
 };
@@ -20,9 +20,6 @@ use std::path::{Path, PathBuf};
 
 /// What is mounted new in every capsule: the host's mounts beneath these are not carried in.
 const OWN: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
-/// File systems that other hosts may see too: used as they are.
-const SHARED: [&str; 12] =
-    ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "glusterfs", "lustre", "ocfs2", "gfs2", "afs"];
 /// Largest single file mounted by the host (a container's /etc/hosts) that is copied in.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Source that the mount table shows for what Ferry has mounted.
@@ -43,8 +40,7 @@ pub(super) enum Nature {
 pub(super) fn nature(kind: &str, filesystems: &str) -> Nature {
     let needs_no_disk = filesystems.lines().any(|line| line.strip_prefix("nodev\t") == Some(kind));
     match kind {
-        "fuse" | "fuseblk" => Nature::Shared,
-        _ if kind.starts_with("fuse.") || SHARED.contains(&kind) => Nature::Shared,
+        _ if mountinfo::sharing(kind) != Sharing::Local => Nature::Shared,
         "zfs" => Nature::Disk,
         _ if needs_no_disk => Nature::Other,
         _ => Nature::Disk,

@@ -19,7 +19,6 @@ mod tree;
 pub use seize::{Scope, Seized, SeizedTask, SeizedThread, TaskRef, seize};
 
 pub(crate) use seize::members;
-pub(crate) use tree::vdso_hash;
 
 use crate::records::State;
 use ferry_sys::remote;

@@ -5,6 +5,7 @@ use super::site::{Site, leftover, thread_site};
 use super::{Captured, Context, Error, interrupted, memory, process, thread};
 use crate::records::task::{Life, SignalInfo, Task};
 use crate::records::{State, VERSION};
+use crate::vdso;
 use ferry_sys::kcmp::{self, What};
 use ferry_sys::proc::maps::Mapping;
 use ferry_sys::proc::{self, status, timers};
@@ -211,7 +212,7 @@ impl Seized {
         let filter = proc::read(pid, "coredump_filter").unwrap_or_default();
         space.coredump_filter =
             u32::from_str_radix(String::from_utf8_lossy(&filter).trim(), 16).unwrap_or(0x33);
-        space.vdso_hash = vdso_hash(pid, maps).map_err(Error::read("the vDSO", pid))?;
+        space.vdso_hash = vdso::hash(pid, maps).map_err(Error::read("the vDSO", pid))?;
         Ok(())
     }
 
@@ -318,18 +319,6 @@ fn share(one: &SeizedTask, other: &SeizedTask, what: What) -> bool {
 fn number(pid: i32, name: &str) -> i32 {
     let text = proc::read(pid, name).unwrap_or_default();
     proc::text::signed(&text).map_or(0, |value| value as i32)
-}
-
-/// Hash of the code that the kernel maps into every task: the whole vDSO.
-pub(crate) fn vdso_hash(pid: i32, maps: &[Mapping]) -> std::io::Result<[u8; 32]> {
-    let Some(vdso) = maps.iter().find(|mapping| mapping.name == b"[vdso]") else { return Ok([0; 32]) };
-    let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
-    ferry_sys::process_vm::read(pid, vdso.start, &mut bytes)?;
-    // What is in its tail for the time of a capture does not belong to it.
-    if let Ok(tail) = ferry_sys::remote::tail::Tail::find(&bytes, vdso.start) {
-        bytes[(tail.base - vdso.start) as usize..].fill(0);
-    }
-    Ok(*blake3::hash(&bytes).as_bytes())
 }
 
 /// Refuses what this version cannot rebuild.

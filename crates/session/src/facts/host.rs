@@ -5,7 +5,7 @@ use ferry_model::facts::HostFacts;
 use ferry_model::ids::{Hash, HostName};
 use serde::Deserialize;
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::Path;
 
 /// Environment variable that names a JSON file whose fields replace this host's facts. For tests of refusals: it makes a
@@ -14,9 +14,6 @@ pub const OVERRIDES: &str = "FERRY_FACTS";
 
 /// Longest file of overrides, bytes.
 const OVERRIDES_BYTES_MAX: u64 = 64 << 10;
-
-/// Largest vDSO that is hashed, bytes. Kernels have 8 KiB.
-const VDSO_BYTES_MAX: u64 = 1 << 20;
 
 /// Looks at this machine. `state` is the state directory, whose room counts; `kernel_features` come from the probes.
 pub fn gather(
@@ -34,7 +31,7 @@ pub fn gather(
         kernel_release: kernel.release().to_string_lossy().into_owned(),
         cpu_flags: cpu_flags(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
         xsave_bytes: ferry_sys::cpu::xsave_bytes(),
-        vdso: vdso_hash(),
+        vdso: ferry_process::vdso::own_hash().ok().map(Hash),
         page_bytes: u32::try_from(rustix::param::page_size()).unwrap_or(0),
         kernel_features: features,
         memory_available_bytes: memory_available_bytes(
@@ -71,20 +68,6 @@ fn memory_available_bytes(meminfo: &str) -> u64 {
 fn disk_available_bytes(state: &Path) -> u64 {
     let nearest = state.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     rustix::fs::statvfs(nearest).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
-}
-
-/// The vDSO's pages as this process has them: they are the kernel's and the same for every process.
-fn vdso_hash() -> Option<Hash> {
-    let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let range = maps.lines().find(|line| line.ends_with("[vdso]"))?.split_whitespace().next()?;
-    let (start, end) = range.split_once('-')?;
-    let start = u64::from_str_radix(start, 16).ok()?;
-    let len = u64::from_str_radix(end, 16).ok()?.checked_sub(start).filter(|len| *len <= VDSO_BYTES_MAX)?;
-    let mut memory = fs::File::open("/proc/self/mem").ok()?;
-    memory.seek(SeekFrom::Start(start)).ok()?;
-    let mut code = Vec::new();
-    memory.take(len).read_to_end(&mut code).ok()?;
-    (code.len() as u64 == len).then(|| Hash::of(&code))
 }
 
 /// Facts that a test puts in place of the real ones. What is not named stays as it is.

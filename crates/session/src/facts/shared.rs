@@ -1,6 +1,6 @@
 //! Whether a path lies on a file system that other hosts have too, and which one that is.
 
-use ferry_sys::mountinfo::{self, Mount};
+use ferry_sys::mountinfo::{self, Mount, Sharing};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,23 +12,6 @@ pub const MARKER: &str = ".ferry-shared";
 /// Longest identity in a marker, bytes.
 const MARKER_BYTES_MAX: u64 = 128;
 
-/// Types of which source and path name the same thing on every host.
-const NETWORK_KINDS: &[&str] = &[
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "ceph",
-    "lustre",
-    "afs",
-    "gpfs",
-    "orangefs",
-    "fuse.glusterfs",
-    "fuse.sshfs",
-    "fuse.cephfs",
-    "fuse.s3fs",
-];
-
 /// Identity of the shared file system under `path` (as this process sees it), with the place of the mount in it; none if it is
 /// local. The path need not exist.
 #[must_use]
@@ -36,7 +19,7 @@ pub fn identity(path: &Path) -> Option<String> {
     let mounts = mountinfo::read(Path::new("/proc/self")).ok()?;
     let real = nearest(path)?;
     let mount = under(&mounts, &real)?;
-    if NETWORK_KINDS.contains(&mount.kind.as_str()) {
+    if mountinfo::sharing(&mount.kind) == Sharing::Named {
         return Some(format!("{} {}{}", mount.kind, mount.source.to_string_lossy(), mount.root.display()));
     }
     marker(&mount.point)

@@ -320,14 +320,6 @@ impl TargetRole {
     }
 }
 
-/// Whether a process of this host lives: a zombie does not.
-fn lives(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state is the first word after the name, which may hold anything.
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
-}
-
 impl World for TargetRole {
     fn journal(&mut self, entry: &Entry) -> Result<(), Stopped> {
         self.ground.append(entry)
@@ -349,17 +341,10 @@ impl World for TargetRole {
                 }
             },
             Act::Check => Some(match self.ask(Client::status) {
-                // The shim of a frozen copy need not have noticed that something killed it; a task that is gone has no pid.
-                Ok(status) if status.phase == ShimPhase::Prepared && status.pid.is_some_and(lives) => {
-                    Input::Ready
+                Ok(status) if status.phase == ShimPhase::Prepared && status.whole == Some(false) => {
+                    Input::NotReady("A part of the prepared copy was killed while it was frozen".into())
                 }
-                // A cold move has no task until it starts.
-                Ok(status) if status.phase == ShimPhase::Prepared && self.method == Method::Cold => {
-                    Input::Ready
-                }
-                Ok(status) if status.phase == ShimPhase::Prepared => {
-                    Input::NotReady("The prepared copy was killed while it was frozen".into())
-                }
+                Ok(status) if status.phase == ShimPhase::Prepared => Input::Ready,
                 Ok(status) => Input::NotReady(format!("The prepared copy is {:?}", status.phase)),
                 Err(error) => Input::NotReady(error.to_string()),
             }),

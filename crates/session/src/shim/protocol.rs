@@ -214,6 +214,9 @@ pub struct Status {
     /// Host pid of the capsule's init, where there is a capsule.
     #[n(7)]
     pub init: Option<i32>,
+    /// Prepared: whether every process that is to run is there. None: an older shim, which does not say.
+    #[n(8)]
+    pub whole: Option<bool>,
 }
 
 /// How a program ended.

@@ -114,6 +114,10 @@ impl Workload {
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         let frozen = capsule.cgroup().wait_frozen(FREEZE_TIME_MAX);
         frozen.map_err(|e| unable("What was restored does not freeze", &e))?;
+        let waiting = self.process_count().map_err(|e| unable("What was restored cannot be counted", &e))?;
+        if let Some(record) = &mut self.record {
+            record.waiting = Some(waiting);
+        }
         self.building = Some(Building::Whole(recreated));
         Ok(())
     }

@@ -36,6 +36,9 @@ pub struct Record {
     /// Whether it was adopted.
     #[n(5)]
     pub adopted: bool,
+    /// Prepared: how many processes wait to run. None before, and in a cold move, whose program the resume starts.
+    #[n(6)]
+    pub waiting: Option<u32>,
 }
 
 impl Record {

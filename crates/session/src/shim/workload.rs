@@ -95,7 +95,20 @@ impl Workload {
             shim_pid: i32::try_from(std::process::id()).unwrap_or(0),
             log: self.dir.join(LOG).display().to_string(),
             init: self.capsule.as_ref().map(Capsule::init_pid),
+            whole: (self.phase() == Phase::Prepared).then(|| self.is_whole()),
         }
+    }
+
+    /// Whether what was prepared is all there: something may have killed a part of it while it was frozen.
+    fn is_whole(&self) -> bool {
+        let Some(waiting) = self.record.as_ref().and_then(|record| record.waiting) else { return true };
+        self.process_count().is_ok_and(|count| count >= waiting)
+    }
+
+    /// Processes of the workload; zombies do not count.
+    pub(super) fn process_count(&self) -> io::Result<u32> {
+        let procs = self.capsule.as_ref().map_or(Ok(Vec::new()), |capsule| capsule.cgroup().procs())?;
+        Ok(u32::try_from(procs.len()).unwrap_or(u32::MAX))
     }
 
     /// Pid on this host of a process that has `pid` inside.
@@ -132,7 +145,8 @@ impl Workload {
 
     pub(super) fn new_record(&mut self, spec: Spec, phase: Phase) -> Result<()> {
         let boot_id = boot_id().map_err(|e| Error::from_source(Kind::Unable, &e))?;
-        self.record = Some(Record { boot_id, phase, spec, first: 0, exit: None, adopted: false });
+        self.record =
+            Some(Record { boot_id, phase, spec, first: 0, exit: None, adopted: false, waiting: None });
         self.save()
     }
 
