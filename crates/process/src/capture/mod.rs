@@ -11,14 +11,16 @@ pub mod files;
 pub mod interrupted;
 pub mod memory;
 mod process;
+mod scope;
 mod seize;
 mod site;
 mod thread;
 mod tree;
 
-pub use seize::{Scope, Seized, SeizedTask, SeizedThread, TaskRef, seize};
+pub use scope::Scope;
+pub use seize::{Seized, SeizedTask, SeizedThread, TaskRef, seize};
 
-pub(crate) use seize::members;
+pub(crate) use scope::members;
 
 use crate::records::State;
 use ferry_sys::remote;

@@ -6,27 +6,17 @@
 use super::Error;
 use super::interrupted::{self, Observed};
 use super::memory::{self, Advice};
+use super::scope::{Member, Scope, is_zombie, scan, with_zombies};
 use super::site::Site;
 use ferry_sys::kcmp::{self, What};
-use ferry_sys::proc;
 use ferry_sys::proc::stat::{self, Stat};
 use ferry_sys::proc::status::{self, Status};
 use ferry_sys::ptrace::{self, Registers, Stop};
 use ferry_sys::remote::{Machine, Tracee};
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-/// Which processes belong to the tree.
-#[derive(Clone, Debug)]
-pub enum Scope {
-    /// Those in this cgroup's directory (not in those beneath it).
-    Cgroup(PathBuf),
-    /// This process and all its descendants.
-    Tree(i32),
-}
 
 /// A process, by its two ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,23 +112,23 @@ fn try_seize(scope: &Scope) -> Result<Seized, Error> {
         done: false,
         since: Instant::now(),
     };
-    for pid in members(scope)? {
-        seized.observed.extend(interrupted::observe(pid));
-        if let Some(advice) = memory::observe(pid) {
-            seized.advice.insert(pid, advice);
+    let found = scan(scope)?;
+    for member in &found {
+        seized.observed.extend(interrupted::observe(member.pid));
+        if let Some(advice) = memory::observe(member.pid) {
+            seized.advice.insert(member.pid, advice);
         }
     }
     seized.since = Instant::now();
     let mut attached: Vec<(i32, i32)> = Vec::new();
-    let result = attach_all(scope, &mut attached).and_then(|()| stop_all(&attached));
-    let stops = match result {
-        Ok(stops) => stops,
+    let (found, stops) = match stop_all(scope, found, &mut attached) {
+        Ok(done) => done,
         Err(error) => {
             let_go(&attached);
             return Err(error);
         }
     };
-    if let Err(error) = seized.read_identities(scope, &stops) {
+    if let Err(error) = seized.read_identities(&found, &stops) {
         let_go(&attached);
         seized.done = true;
         return Err(error);
@@ -149,109 +139,63 @@ fn try_seize(scope: &Scope) -> Result<Seized, Error> {
     Ok(seized)
 }
 
-/// The processes of the scope as they are now, parents before children where that is known.
-pub(crate) fn members(scope: &Scope) -> Result<Vec<i32>, Error> {
-    match scope {
-        Scope::Cgroup(directory) => {
-            let text = std::fs::read_to_string(directory.join("cgroup.procs"))
-                .map_err(Error::read("cgroup.procs", 0))?;
-            let mut pids: Vec<i32> =
-                text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
-            pids.sort_unstable();
-            pids.dedup();
-            Ok(pids)
-        }
-        Scope::Tree(root) => {
-            let mut all = vec![*root];
-            let mut at = 0;
-            while at < all.len() {
-                let pid = all[at];
-                at += 1;
-                all.extend(children(pid));
-            }
-            Ok(all)
-        }
-    }
-}
+/// A thread that stopped: its process, itself, the signal of a group stop that it was in.
+type Stopped = (i32, i32, Option<i32>);
 
-/// A cgroup does not list its zombies; their parents do.
-fn with_zombies(mut pids: Vec<i32>) -> Vec<i32> {
-    for at in 0..pids.len() {
-        for child in children(pids[at]) {
-            if !pids.contains(&child) && is_zombie(child, child) {
-                pids.push(child);
-            }
-        }
-    }
-    pids
-}
-
-/// Children of all threads of a process, as this host numbers them.
-fn children(pid: i32) -> Vec<i32> {
-    let mut all = Vec::new();
-    for tid in proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default() {
-        let text = proc::read_path(&format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
-        all.extend(
-            String::from_utf8_lossy(&text)
-                .split_ascii_whitespace()
-                .filter_map(|word| word.parse::<i32>().ok()),
-        );
-    }
-    all
-}
-
-fn attach_all(scope: &Scope, attached: &mut Vec<(i32, i32)>) -> Result<(), Error> {
-    let mut known: std::collections::HashSet<i32> = std::collections::HashSet::new();
+/// Stops every thread, `found` first. A thread may make another until it has really stopped: so the scope is looked at again when all
+/// that were known have, until there is nothing new. Returns the last look and what stopped.
+fn stop_all(
+    scope: &Scope,
+    mut found: Vec<Member>,
+    attached: &mut Vec<(i32, i32)>,
+) -> Result<(Vec<Member>, Vec<Stopped>), Error> {
+    let mut known = HashSet::new();
+    let mut stops = Vec::new();
     loop {
-        let mut new = false;
-        for pid in members(scope)? {
-            for tid in proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default() {
-                if !known.insert(tid) {
-                    continue;
-                }
-                let options = ptrace::TRACE_SYSGOOD | ptrace::SUSPEND_SECCOMP;
-                let result = ptrace::seize(tid, options).or_else(|error| match error.raw_os_error() {
-                    // SUSPEND_SECCOMP needs a privilege and a kernel option; without it only filtered tasks suffer.
-                    Some(libc::EPERM | libc::EINVAL) => ptrace::seize(tid, ptrace::TRACE_SYSGOOD),
-                    _ => Err(error),
-                });
-                match result {
-                    Ok(()) => {
-                        attached.push((pid, tid));
-                        new = true;
-                        ptrace::interrupt(tid).map_err(Error::read("a stop", tid))?;
-                    }
-                    // Gone, or a zombie, which nobody can attach to.
-                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                    Err(_) if is_zombie(pid, tid) => {}
-                    Err(source) => {
-                        return Err(Error::Read { what: "the state".into(), pid: tid, source });
-                    }
-                }
+        let before = attached.len();
+        attach_new(&found, &mut known, attached)?;
+        if attached.len() == before {
+            return Ok((found, stops));
+        }
+        for &(pid, tid) in &attached[before..] {
+            if let Some(signal) = stop_one(tid)? {
+                stops.push((pid, tid, (signal != libc::SIGTRAP).then_some(signal)));
             }
         }
-        if !new {
-            return Ok(());
-        }
+        found = scan(scope)?;
     }
 }
 
-fn is_zombie(pid: i32, tid: i32) -> bool {
-    proc::read_path(&format!("/proc/{pid}/task/{tid}/stat"))
-        .ok()
-        .and_then(|line| stat::parse(&line).ok())
-        .is_none_or(|stat| matches!(stat.state, b'Z' | b'X'))
-}
-
-/// Waits for every attached thread. What comes back: process, thread, signal of a group stop.
-fn stop_all(attached: &[(i32, i32)]) -> Result<Vec<(i32, i32, Option<i32>)>, Error> {
-    let mut stops = Vec::with_capacity(attached.len());
-    for &(pid, tid) in attached {
-        if let Some(signal) = stop_one(tid)? {
-            stops.push((pid, tid, (signal != libc::SIGTRAP).then_some(signal)));
+/// Attaches to the threads that are not known yet, and asks them to stop.
+fn attach_new(
+    found: &[Member],
+    known: &mut HashSet<i32>,
+    attached: &mut Vec<(i32, i32)>,
+) -> Result<(), Error> {
+    for (pid, tid) in found.iter().flat_map(|member| member.threads.iter().map(|tid| (member.pid, *tid))) {
+        if !known.insert(tid) {
+            continue;
+        }
+        let options = ptrace::TRACE_SYSGOOD | ptrace::SUSPEND_SECCOMP;
+        let result = ptrace::seize(tid, options).or_else(|error| match error.raw_os_error() {
+            // SUSPEND_SECCOMP needs a privilege and a kernel option; without it only filtered tasks suffer.
+            Some(libc::EPERM | libc::EINVAL) => ptrace::seize(tid, ptrace::TRACE_SYSGOOD),
+            _ => Err(error),
+        });
+        match result {
+            Ok(()) => {
+                attached.push((pid, tid));
+                ptrace::interrupt(tid).map_err(Error::read("a stop", tid))?;
+            }
+            // Gone, or a zombie, which nobody can attach to.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(_) if is_zombie(pid, tid) => {}
+            Err(source) => {
+                return Err(Error::Read { what: "the state".into(), pid: tid, source });
+            }
         }
     }
-    Ok(stops)
+    Ok(())
 }
 
 /// Signal of the stop, or `None` when the thread ended.
@@ -330,8 +274,8 @@ impl Seized {
         all
     }
 
-    fn read_identities(&mut self, scope: &Scope, stops: &[(i32, i32, Option<i32>)]) -> Result<(), Error> {
-        for pid in with_zombies(members(scope)?) {
+    fn read_identities(&mut self, found: &[Member], stops: &[Stopped]) -> Result<(), Error> {
+        for pid in with_zombies(found) {
             let Ok(stat) = stat::read(pid) else { continue };
             let Ok(status) = status::read(&pid.to_string()) else { continue };
             let ids = TaskRef { host_pid: pid, ns_pid: status.ns_tgid.last().copied().unwrap_or(pid) };

@@ -1,0 +1,82 @@
+//! Who belongs to a tree: one look at the processes of a scope, with their threads and children.
+
+use super::Error;
+use ferry_sys::proc::{self, stat};
+use std::path::PathBuf;
+
+/// Which processes belong to the tree.
+#[derive(Clone, Debug)]
+pub enum Scope {
+    /// Those in this cgroup's directory (not in those beneath it).
+    Cgroup(PathBuf),
+    /// This process and all its descendants.
+    Tree(i32),
+}
+
+/// The processes of the scope as they are now, parents before children where that is known.
+pub(crate) fn members(scope: &Scope) -> Result<Vec<i32>, Error> {
+    Ok(scan(scope)?.into_iter().map(|member| member.pid).collect())
+}
+
+/// A process of the scope with its threads, and its children, whether they belong to the scope or not.
+pub(super) struct Member {
+    pub(super) pid: i32,
+    pub(super) threads: Vec<i32>,
+    pub(super) children: Vec<i32>,
+}
+
+impl Member {
+    fn look(pid: i32) -> Self {
+        let threads = proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default();
+        let mut children = Vec::new();
+        for tid in &threads {
+            let text = proc::read_path(&format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+            let words = text.split(u8::is_ascii_whitespace).filter_map(|word| std::str::from_utf8(word).ok());
+            children.extend(words.filter_map(|word| word.parse::<i32>().ok()));
+        }
+        Self { pid, threads, children }
+    }
+}
+
+/// One look at the whole scope.
+pub(super) fn scan(scope: &Scope) -> Result<Vec<Member>, Error> {
+    match scope {
+        Scope::Cgroup(directory) => {
+            let text = std::fs::read_to_string(directory.join("cgroup.procs"))
+                .map_err(Error::read("cgroup.procs", 0))?;
+            let mut pids: Vec<i32> =
+                text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
+            pids.sort_unstable();
+            pids.dedup();
+            Ok(pids.into_iter().map(Member::look).collect())
+        }
+        Scope::Tree(root) => {
+            let mut all = vec![Member::look(*root)];
+            let mut at = 0;
+            while at < all.len() {
+                let children: Vec<_> = all[at].children.iter().map(|pid| Member::look(*pid)).collect();
+                all.extend(children);
+                at += 1;
+            }
+            Ok(all)
+        }
+    }
+}
+
+/// A cgroup does not list its zombies; their parents do.
+pub(super) fn with_zombies(found: &[Member]) -> Vec<i32> {
+    let mut pids: Vec<i32> = found.iter().map(|member| member.pid).collect();
+    for child in found.iter().flat_map(|member| &member.children) {
+        if !pids.contains(child) && is_zombie(*child, *child) {
+            pids.push(*child);
+        }
+    }
+    pids
+}
+
+pub(super) fn is_zombie(pid: i32, tid: i32) -> bool {
+    proc::read_path(&format!("/proc/{pid}/task/{tid}/stat"))
+        .ok()
+        .and_then(|line| stat::parse(&line).ok())
+        .is_none_or(|stat| matches!(stat.state, b'Z' | b'X'))
+}
