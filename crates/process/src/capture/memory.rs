@@ -12,6 +12,7 @@ use rustix::fs::SeekFrom;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::thread::JoinHandle;
 
 /// Flags and keys of mappings, by their bounds.
 pub(super) type Advice = HashMap<(u64, u64), (Flags, u32)>;
@@ -25,6 +26,37 @@ pub(super) fn observe(pid: i32) -> Option<Advice> {
     let text = proc::read(pid, "smaps").ok()?;
     let entries = smaps::parse(&text).ok()?;
     Some(entries.into_iter().map(|entry| ((entry.start, entry.end), (entry.flags, entry.key))).collect())
+}
+
+/// The flags of processes that stand still, as far as that costs little: read beside the rest of the capture. It starts and joins
+/// within it, so that whoever forks afterwards has one thread.
+#[derive(Debug)]
+pub(super) struct LateAdvice(JoinHandle<HashMap<i32, Advice>>);
+
+impl LateAdvice {
+    /// Begins to read those of `pids` that are small, by what was seen of them while they ran.
+    pub(super) fn begin(pids: &[i32], early: &HashMap<i32, Advice>) -> std::io::Result<Self> {
+        let few = |pid: &i32| early.get(pid).is_none_or(|advice| advice.len() < MAPPINGS_ASKED_LATE_MAX);
+        let pids: Vec<i32> = pids.iter().copied().filter(few).collect();
+        let read = move || {
+            let small = pids.into_iter().filter(|pid| resident(*pid) < RESIDENT_ASKED_LATE_MAX);
+            small.filter_map(|pid| Some((pid, observe(pid)?))).collect()
+        };
+        std::thread::Builder::new().name("flags".into()).spawn(read).map(Self)
+    }
+
+    /// Waits for them.
+    pub(super) fn end(self) -> HashMap<i32, Advice> {
+        self.0.join().unwrap_or_default()
+    }
+}
+
+/// Resident memory of a process, bytes.
+fn resident(pid: i32) -> u64 {
+    let text = proc::read(pid, "statm").unwrap_or_default();
+    let pages =
+        text.split(|byte| *byte == b' ').nth(1).and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+    pages.map_or(0, |pages: u64| pages.saturating_mul(4096))
 }
 
 /// A place of `len` bytes that is free in all of `spaces`.
@@ -140,23 +172,23 @@ pub(super) fn capture(
     ns_pid: i32,
     maps: &[Mapping],
     observed: Option<&Advice>,
-    resident: u64,
     objects: &mut Objects,
 ) -> Result<Mapped, Error> {
-    let late = maps.len() < MAPPINGS_ASKED_LATE_MAX && resident < RESIDENT_ASKED_LATE_MAX;
     let known = |advice: &Advice| {
         maps.iter().all(|mapping| {
             mapping.name.starts_with(b"[v") || advice.contains_key(&(mapping.start, mapping.end))
         })
     };
-    let fresh = match observed {
-        Some(advice) if !late && known(advice) => None,
-        _ => Some(observe(pid).ok_or_else(|| {
-            Error::read("the flags of the mappings", pid)(std::io::Error::other("smaps is not readable"))
-        })?),
+    let asked;
+    let advice = match observed {
+        Some(advice) if known(advice) => advice,
+        _ => {
+            asked = observe(pid).ok_or_else(|| {
+                Error::read("the flags of the mappings", pid)(std::io::Error::other("smaps is not readable"))
+            })?;
+            &asked
+        }
     };
-    let empty = Advice::new();
-    let advice = fresh.as_ref().or(observed).unwrap_or(&empty);
     let mut space = Space { id, ..Space::default() };
     for mapping in maps {
         let (flags, key) = advice.get(&(mapping.start, mapping.end)).copied().unwrap_or_default();

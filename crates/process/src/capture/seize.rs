@@ -5,7 +5,7 @@
 
 use super::Error;
 use super::interrupted::{self, Observed};
-use super::memory::{self, Advice};
+use super::memory::{self, Advice, LateAdvice};
 use super::scope::{Member, Scope, is_zombie, scan, with_zombies};
 use super::site::Site;
 use ferry_sys::kcmp::{self, What};
@@ -76,6 +76,8 @@ pub struct Seized {
     pub(super) machine: Machine,
     pub(super) observed: HashMap<i32, Observed>,
     pub(super) advice: HashMap<i32, Advice>,
+    /// Fresher advice, on its way.
+    pub(super) late: Option<LateAdvice>,
     pub(super) done: bool,
     since: Instant,
 }
@@ -109,6 +111,7 @@ fn try_seize(scope: &Scope) -> Result<Seized, Error> {
         machine: Machine::default(),
         observed: HashMap::new(),
         advice: HashMap::new(),
+        late: None,
         done: false,
         since: Instant::now(),
     };
@@ -128,6 +131,9 @@ fn try_seize(scope: &Scope) -> Result<Seized, Error> {
             return Err(error);
         }
     };
+    let pids: Vec<i32> = found.iter().map(|member| member.pid).collect();
+    // Without it the flags are those of a moment ago, or are read in their turn.
+    seized.late = LateAdvice::begin(&pids, &seized.advice).ok();
     if let Err(error) = seized.read_identities(&found, &stops) {
         let_go(&attached);
         seized.done = true;
@@ -358,6 +364,7 @@ impl Seized {
 
 impl Drop for Seized {
     fn drop(&mut self) {
+        self.late.take().map(LateAdvice::end);
         if !self.done {
             let _ = self.put_back();
         }

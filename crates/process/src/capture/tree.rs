@@ -54,13 +54,15 @@ impl Seized {
             let (pid, ns_pid) = (self.tasks[at].ids.host_pid, self.tasks[at].ids.ns_pid);
             self.settle_threads(at)?;
             let mut maps = memory::mappings(pid)?;
+            if let Some(late) = self.late.take() {
+                self.advice.extend(late.end());
+            }
             if let Some((start, len)) = leftover(pid, &maps) {
                 maps.retain(|mapping| mapping.start < start || mapping.end > start + len);
             }
             let mut space = {
-                let resident = self.tasks[at].status.resident;
                 let id = state.spaces.len() as u32;
-                memory::capture(id, pid, ns_pid, &maps, self.advice.get(&pid), resident, &mut objects)?
+                memory::capture(id, pid, ns_pid, &maps, self.advice.get(&pid), &mut objects)?
             };
             let answers = self.ask(at, &maps, &mut task)?;
             self.look_at_waits(at, context, &mut task, &mut waits);
