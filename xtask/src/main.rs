@@ -21,7 +21,7 @@ enum Task {
     Test(test::Args),
     /// Measure: prints a table, and JSON with --json
     Bench(BenchArgs),
-    /// Move real workloads there and back, again and again, for a while
+    /// The model checker with its larger bounds, the whole fault walk, then whole demos one after another
     Soak(SoakArgs),
 }
 
@@ -62,8 +62,12 @@ fn bench(args: &BenchArgs) -> Result<(), String> {
     run::cargo(&["run", "--quiet", "--release"], &package, &args.rest)
 }
 
-/// Each round is a whole demo, which checks every reply and that nothing is left behind, and fails otherwise.
+/// The tests that have more to do than CI has time for, with `FERRY_SOAK`; then demos, each of which checks every reply and that
+/// nothing is left behind.
 fn soak(rounds: u32) -> Result<(), String> {
+    let tests = ["nextest", "run", "--release", "--workspace", "--profile", "soak"];
+    let chosen = ["-E", "binary(handover) | binary(crashes) | binary(walk)"];
+    run::cargo_with(&[("FERRY_SOAK", "1")], &tests, &chosen, &[])?;
     for round in 1..=rounds {
         eprintln!("xtask: round {round} of {rounds}");
         run::cargo(&["run", "--quiet", "--release"], &["-p", "ferry-cli", "--", "demo", "--json"], &[])

@@ -4,8 +4,18 @@ use std::process::{Command, Stdio};
 
 /// Runs cargo with `first`, `then` and `rest`; its output is ours.
 pub fn cargo(first: &[&str], then: &[&str], rest: &[String]) -> Result<(), String> {
+    cargo_with(&[], first, then, rest)
+}
+
+/// As [`cargo`], with more in its environment.
+pub fn cargo_with(
+    env: &[(&str, &str)],
+    first: &[&str],
+    then: &[&str],
+    rest: &[String],
+) -> Result<(), String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    program(Command::new(cargo).args(first).args(then).args(rest))
+    program(Command::new(cargo).envs(env.iter().copied()).args(first).args(then).args(rest))
 }
 
 /// Runs a program to its end.

@@ -171,6 +171,7 @@ impl Host {
             ("TERM".to_owned(), "dumb".to_owned()),
             (VARIABLE.to_owned(), self.inner.spec.lab.clone()),
         ];
+        all.extend(self.inner.spec.env.iter().cloned());
         all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let question = ToAgent::Spawn(Command { argv, env: all, cwd: "/root".to_owned() });
         match self.ask(&question, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])? {

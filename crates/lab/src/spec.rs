@@ -16,6 +16,8 @@ pub struct HostSpec {
     pub shared: Option<Shared>,
     /// Size limit of its state directory /var/lib/ferry in bytes; none: half of the memory.
     pub state_bytes_max: Option<u64>,
+    /// More variables in the environment of everything that is started on it.
+    pub env: Vec<(String, String)>,
     /// Number of the host in the lab, from 1: gives its address. Set by the lab.
     pub(crate) number: u8,
     /// Unique name of the lab. Set by the lab.
@@ -45,6 +47,7 @@ impl HostSpec {
             install: Vec::new(),
             shared: None,
             state_bytes_max: None,
+            env: Vec::new(),
             number: 0,
             lab: String::new(),
             cgroup: PathBuf::new(),

@@ -1,12 +1,13 @@
 //! The journals of this host's workloads, each opened once: moves and the registry write to the same one.
 
+use crate::faults::Faults;
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::ids::WorkloadId;
+use ferry_model::ids::{HostName, WorkloadId};
 use ferry_session::decider::Journals;
 use ferry_session::journal::{Journal, Shared};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Name of the journal in a workload's directory.
 const FILE: &str = "journal";
@@ -14,14 +15,15 @@ const FILE: &str = "journal";
 /// The open journals.
 pub struct OpenJournals {
     dir: PathBuf,
+    host: HostName,
     open: Mutex<HashMap<WorkloadId, Shared>>,
 }
 
 impl OpenJournals {
-    /// Journals of the workloads of the state directory `state`.
+    /// Journals of the workloads of the state directory `state` of `host`.
     #[must_use]
-    pub fn new(state: &Path) -> Self {
-        Self { dir: state.join("workloads"), open: Mutex::default() }
+    pub fn new(state: &Path, host: &HostName) -> Self {
+        Self { dir: state.join("workloads"), host: host.clone(), open: Mutex::default() }
     }
 
     /// The journal of `id`, opened or made.
@@ -32,8 +34,12 @@ impl OpenJournals {
         }
         let dir = self.dir.join(id.to_string());
         crate::files::make_private_dir(&dir)?;
-        let journal = Journal::open_shared(&dir.join(FILE))
-            .map_err(|cause| Error::from_source(Kind::Unable, &cause))?;
+        let mut journal =
+            Journal::open(&dir.join(FILE)).map_err(|cause| Error::from_source(Kind::Unable, &cause))?;
+        if let Some(faults) = Faults::ordered(&self.host) {
+            journal.set_watch(Box::new(move |entry| faults.stop_at(entry)));
+        }
+        let journal = Arc::new(Mutex::new(journal));
         open.insert(id, journal.clone());
         Ok(journal)
     }

@@ -8,6 +8,7 @@ pub mod api;
 mod attacks;
 pub mod audit;
 pub mod doctor;
+mod faults;
 mod files;
 mod frame;
 mod journals;

@@ -60,7 +60,7 @@ impl Node {
         peers: Arc<Peers>,
         address: Option<String>,
     ) -> Result<Arc<Self>> {
-        let journals = Arc::new(OpenJournals::new(&config.state));
+        let journals = Arc::new(OpenJournals::new(&config.state, identity.name()));
         let registry = Embedded::new(identity.name().clone(), journals.clone(), peers.clone());
         let audit = Audit::open(&config.state)?;
         let boot = boot_id()?;

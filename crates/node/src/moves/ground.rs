@@ -1,6 +1,7 @@
 //! What the moves of `session` need of the node around them: its peers, policy, directories and journals.
 
 use crate::audit::Verdict;
+use crate::faults::Faults;
 use crate::node::Node;
 use crate::policy::Offered;
 use ferry_model::error::Result;
@@ -8,6 +9,7 @@ use ferry_model::facts::{Holding, HostFacts};
 use ferry_model::handover::Registry;
 use ferry_model::ids::{BootId, HostName, WorkloadId};
 use ferry_model::plan::Resource;
+use ferry_session::decider::Journals;
 use ferry_session::facts::{self, Place};
 use ferry_session::journal::Shared;
 use ferry_session::movement;
@@ -51,8 +53,15 @@ impl movement::Node for Node {
         self.journals.open(id)
     }
 
+    fn find_journal(&self, id: WorkloadId) -> Option<Shared> {
+        self.journals.find(id)
+    }
+
     fn registry(&self) -> Arc<dyn Registry + Send + Sync> {
-        Arc::new(self.registry.clone())
+        match Faults::ordered(self.identity().name()) {
+            None => Arc::new(self.registry.clone()),
+            Some(faults) => Arc::new(faults.before(self.registry.clone())),
+        }
     }
 
     fn refusals(&self, offer: &movement::Offer<'_>) -> Vec<String> {

@@ -2,7 +2,7 @@
 //! handshake it gets: peers must show a certificate in it; who joins gets one that leads to nothing but joining.
 
 use super::serve::{Handler, serve};
-use super::{Peers, bridge};
+use super::{Peers, bridge, silence};
 use crate::trust::{certificate, tls};
 use std::io;
 use std::sync::Arc;
@@ -64,6 +64,7 @@ enum Accepted {
 
 async fn accept(tcp: TcpStream, peers: &Peers) -> io::Result<Accepted> {
     tcp.set_nodelay(true)?;
+    silence::watch(&tcp)?;
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp).await?;
     let joins =
         start.client_hello().alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == tls::JOIN));

@@ -9,6 +9,7 @@ mod keep;
 mod listen;
 mod open;
 mod serve;
+mod silence;
 pub mod wire;
 
 pub use keep::{keep_members, push_members};
@@ -110,6 +111,7 @@ impl Peers {
         let connected = tokio::time::timeout(CONNECT_TIME_MAX, async {
             let tcp = tokio::net::TcpStream::connect(&address).await?;
             tcp.set_nodelay(true)?;
+            silence::watch(&tcp)?;
             connector.connect(name, tcp).await
         });
         let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{host} at {address} does not answer"));

@@ -312,9 +312,9 @@ impl Workloads {
         let status = shim.and_then(|mut shim| shim.status())?;
         let spec = status.spec.ok_or_else(|| Error::new(Kind::Bug, "A shim does not know what arrived"))?;
         let record = NodeRecord::of(&spec, status.adopted);
-        record.save(&dir)?;
-        self.records().insert(id, record);
-        Ok(())
+        // It runs here, whatever can be written down: on a full disk the next start finds it by what its shim has written.
+        self.records().insert(id, record.clone());
+        record.save(&dir)
     }
 
     /// Whether a workload that is here has this name.

@@ -5,6 +5,8 @@ use crate::trust::now_unix;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::{HostName, WorkloadId};
 use ferry_session::shim::Spec;
+use ferry_session::shim::protocol::Phase;
+use ferry_session::shim::record::Record as ShimRecord;
 use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,6 +64,14 @@ pub fn gone_to(dir: &Path) -> Result<Option<HostName>> {
     Ok(minicbor::decode::<NodeRecord>(&bytes).ok().and_then(|record| record.gone_to))
 }
 
+/// The record of a workload that arrived while the disk was full: its shim's own record had its place already.
+fn by_its_shim(dir: &Path) -> Option<NodeRecord> {
+    let record = ShimRecord::read(dir).ok()??;
+    // Before it runs here it is a move's, not this host's.
+    let is_here = matches!(record.phase, Phase::Running | Phase::Exited);
+    is_here.then(|| NodeRecord::of(&record.spec, record.adopted))
+}
+
 /// The records of all workloads below `dir`. What is damaged is told and left out, so that one bad file does not take
 /// the rest away.
 pub fn load_all(dir: &Path) -> Result<BTreeMap<WorkloadId, NodeRecord>> {
@@ -74,7 +84,10 @@ pub fn load_all(dir: &Path) -> Result<BTreeMap<WorkloadId, NodeRecord>> {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<WorkloadId>().ok()) else {
             continue;
         };
-        let Some(bytes) = files::read_if_there(&entry.path().join(FILE))? else { continue };
+        let Some(bytes) = files::read_if_there(&entry.path().join(FILE))? else {
+            records.extend(by_its_shim(&entry.path()).map(|record| (id, record)));
+            continue;
+        };
         match minicbor::decode(&bytes) {
             Ok(record) => {
                 records.insert(id, record);

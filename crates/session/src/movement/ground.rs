@@ -145,6 +145,16 @@ pub(super) fn settle<M: Machine, R: Role>(
     }
 }
 
+/// Holds space in the journal for a whole move, while being refused is still harmless.
+pub(super) fn reserve(journal: &Shared) -> Result<(), Error> {
+    let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+    journal.reserve().map_err(|e| {
+        Error::from_source(Kind::Unable, &e).context("The journal gets no space for a move").hint(
+            "Make room on the state directory's disk: a full one must not stop a move that has begun",
+        )
+    })
+}
+
 /// Whether this message ends a wait for something else: the other side has given up.
 pub(super) fn gives_up(message: &control::Message) -> Option<String> {
     let control::Message::Handover { message } = message else { return None };

@@ -53,6 +53,9 @@ pub trait Node: Send + Sync + 'static {
     /// The journal of a workload, opened or made.
     fn journal(&self, id: WorkloadId) -> Result<Shared>;
 
+    /// The journal of a workload, if this host has one: a name that somebody else says makes nothing.
+    fn find_journal(&self, id: WorkloadId) -> Option<Shared>;
+
     /// The decider.
     fn registry(&self) -> Arc<dyn Registry + Send + Sync>;
 

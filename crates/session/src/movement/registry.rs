@@ -1,11 +1,13 @@
 //! All moves of a node, under way and ended.
 
+use super::ground::reserve;
 use super::link::{Heard, Link};
 use super::node::Node;
 use super::recorder::Recorder;
 use super::request::Request;
 use super::target::PageDoor;
 use super::{planning, source, target};
+use crate::journal::Shared;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::What;
 use ferry_model::handover::entry::last_key;
@@ -113,6 +115,7 @@ impl Movements {
             let text = format!("{workload} is already in move {}", kept.entry.id);
             return Err(Error::new(Kind::Refused, text).hint("ferry moves ls"));
         }
+        reserve(&self.node.journal(workload)?)?;
         let purpose = Purpose::Control { workload: self.key_id(&request), mv: id };
         let connected = self.node.connect(&request.to, purpose).and_then(Link::new);
         let link = connected.map_err(|e| unreachable(&request.to, &e))?;
@@ -229,9 +232,10 @@ impl Movements {
         self.answer_from_journal(workload, id, link)
     }
 
-    /// A move that is over here, and whose other side does not know that yet: its machine, rebuilt, answers.
+    /// A move that is over here, and whose other side does not know that yet: its machine, rebuilt, answers. Of a workload that was
+    /// never here there is no journal, and none is made: a peer may name what it likes.
     fn answer_from_journal(&self, workload: WorkloadId, id: MoveId, mut link: Link) -> Result<()> {
-        let journal = self.node.journal(workload)?;
+        let journal = self.node.find_journal(workload);
         let this = self.clone();
         spawn(move || {
             let host = this.node.host();
@@ -242,7 +246,7 @@ impl Movements {
                 if said.key.mv != id {
                     continue;
                 }
-                let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
+                let entries = journal.as_ref().map_or_else(Vec::new, entries_of);
                 let answer = ferry_model::handover::answer_from_journal(&entries, &host, boot_id, &said);
                 if let Some(answer) = answer {
                     let Ok(bytes) = minicbor::to_vec(&answer) else { continue };
@@ -255,8 +259,8 @@ impl Movements {
     /// Takes up what the journal of a workload says is not over. Call it once for each workload after the node has started and can
     /// be reached.
     pub fn recover(&self, workload: WorkloadId) -> Result<Option<MoveId>> {
-        let journal = self.node.journal(workload)?;
-        let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
+        let Some(journal) = self.node.find_journal(workload) else { return Ok(None) };
+        let entries = entries_of(&journal);
         let Some(key) = last_key(&entries) else { return Ok(None) };
         let steps: Vec<&Step> = entries
             .iter()
@@ -373,6 +377,10 @@ impl Movements {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<MoveId, Kept>> {
         self.moves.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn entries_of(journal: &Shared) -> Vec<Entry> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec()
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {

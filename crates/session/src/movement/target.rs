@@ -1,6 +1,6 @@
 //! The target's role: answer, reserve, stage, build puppets, fill them, and then whatever the handover says.
 
-use super::ground::{Ground, Role, settle, stopped};
+use super::ground::{Ground, Role, reserve, settle, stopped};
 use super::link::Link;
 use super::node::{Node, Offer};
 use super::recorder::Recorder;
@@ -99,7 +99,8 @@ pub(super) fn run(
     let directory = node.directory(workload);
     let room = files::clear(&directory)
         .map_err(|e| Error::from_source(Kind::Unable, &e).context("There is no room for the workload"))
-        .and_then(|()| node.journal(workload));
+        .and_then(|()| node.journal(workload))
+        .and_then(|journal| reserve(&journal).map(|()| journal));
     let journal = match room {
         Ok(journal) => journal,
         Err(error) => {

@@ -186,6 +186,10 @@ impl Node for TestNode {
         Ok(journal)
     }
 
+    fn find_journal(&self, id: WorkloadId) -> Option<Shared> {
+        self.find(id)
+    }
+
     fn registry(&self) -> Arc<dyn Registry + Send + Sync> {
         Arc::new(self.registry.get().unwrap().clone())
     }

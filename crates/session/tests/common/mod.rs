@@ -2,7 +2,6 @@
 #![allow(dead_code)]
 
 pub mod hosts;
-pub mod process;
 
 use ferry_model::ids::WorkloadId;
 use ferry_session::shim::protocol::Exit;

@@ -23,7 +23,8 @@ pub trait Stream: io::Read + io::Write + Send {
     fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Both directions apart, to be used by two threads. A connection for pages need not be able to: it is read only after
-    /// everything has been written.
+    /// everything has been written. The connection ends, both ways, when the sending direction is dropped: a thread that still reads
+    /// would otherwise keep it open, and the other side would wait for somebody who has left.
     fn split(self: Box<Self>) -> io::Result<(Reader, Writer)>;
 }
 
@@ -40,7 +41,7 @@ impl Stream for UnixStream {
     }
 
     fn split(self: Box<Self>) -> io::Result<(Reader, Writer)> {
-        Ok((Box::new(self.try_clone()?), self))
+        Ok((Box::new(self.try_clone()?), Box::new(Closing(*self))))
     }
 }
 
@@ -51,10 +52,65 @@ impl Stream for TcpStream {
     }
 
     fn split(self: Box<Self>) -> io::Result<(Reader, Writer)> {
-        Ok((Box::new(self.try_clone()?), self))
+        Ok((Box::new(self.try_clone()?), Box::new(Closing(*self))))
+    }
+}
+
+/// The sending direction of a socket. What was written still arrives.
+struct Closing<S: Shutdown>(S);
+
+/// Ends a connection for everybody who holds it.
+trait Shutdown {
+    fn shut(&self);
+}
+
+impl Shutdown for UnixStream {
+    fn shut(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl Shutdown for TcpStream {
+    fn shut(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl<S: Shutdown> Drop for Closing<S> {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
+}
+
+impl<S: Shutdown + io::Write> io::Write for Closing<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
 fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn a_dropped_writer_ends_the_connection_although_somebody_still_reads() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (mut reader, mut writer) = (Box::new(ours) as Box<dyn Stream>).split().unwrap();
+        let still_reads = std::thread::spawn(move || reader.read_to_end(&mut Vec::new()));
+        writer.write_all(b"the end").unwrap();
+        drop(writer);
+        let mut heard = String::new();
+        theirs.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "the end");
+        still_reads.join().unwrap().unwrap();
+    }
 }
