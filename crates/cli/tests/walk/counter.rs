@@ -38,7 +38,10 @@ pub fn counted(log: &Path) -> Result<u64, String> {
     for (number, line) in (0u64..).zip(whole.lines()) {
         sum = (sum * FACTOR + number) % MODULUS;
         if line != format!("{number} {sum} whole") {
-            return Err(format!("line {number} of {} is {line:?}, its checksum should be {sum}", log.display()));
+            return Err(format!(
+                "line {number} of {} is {line:?}, its checksum should be {sum}",
+                log.display()
+            ));
         }
     }
     Ok(whole.lines().count() as u64)

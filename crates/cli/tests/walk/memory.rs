@@ -105,7 +105,8 @@ fn place() -> std::io::Result<(PathBuf, &'static str)> {
     let memory = mounts.lines().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         let mut words = right.split(' ');
-        let is_memory = words.next() == Some("cgroup") && words.nth(1)?.split(',').any(|word| word == "memory");
+        let is_memory =
+            words.next() == Some("cgroup") && words.nth(1)?.split(',').any(|word| word == "memory");
         is_memory.then(|| left.split(' ').nth(4)).flatten()
     });
     let Some(mount) = memory else {

@@ -149,9 +149,9 @@ pub(super) fn settle<M: Machine, R: Role>(
 pub(super) fn reserve(journal: &Shared) -> Result<(), Error> {
     let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
     journal.reserve().map_err(|e| {
-        Error::from_source(Kind::Unable, &e).context("The journal gets no space for a move").hint(
-            "Make room on the state directory's disk: a full one must not stop a move that has begun",
-        )
+        Error::from_source(Kind::Unable, &e)
+            .context("The journal gets no space for a move")
+            .hint("Make room on the state directory's disk: a full one must not stop a move that has begun")
     })
 }
 

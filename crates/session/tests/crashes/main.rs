@@ -21,7 +21,11 @@ fn at_every_effect(chaos: Chaos, fate: Fate) -> u64 {
         for at in 0..=effects {
             let crashes = [(at, fate)];
             let played = Run::new(seed, chaos).play(&crashes);
-            assert!(played.is_ok(), "seed {seed}, {fate:?} at effect {at} of {effects}: {}", played.unwrap_err());
+            assert!(
+                played.is_ok(),
+                "seed {seed}, {fate:?} at effect {at} of {effects}: {}",
+                played.unwrap_err()
+            );
             runs += 1;
         }
     }

@@ -324,7 +324,8 @@ impl Run {
         }
         let whole = |copy: Copy| matches!(copy, Copy::Runs(_));
         let running = self.state.hosts.iter().filter(|host| whole(host.copy)).count();
-        let frozen = self.state.hosts.iter().any(|host| matches!(host.copy, Copy::Frozen(_) | Copy::Built(_)));
+        let frozen =
+            self.state.hosts.iter().any(|host| matches!(host.copy, Copy::Frozen(_) | Copy::Built(_)));
         let right = running == 1 || (running == 0 && self.state.may_be_gone);
         if !self.is_over() || !right || frozen {
             return Err(format!("{running} copies run in the end: {}", self.story()));
@@ -463,7 +464,8 @@ impl Run {
             };
             let journal: Vec<String> = host.journal.iter().map(name).collect();
             let stage = self.machine(h).map(Machine::stage);
-            story += &format!("\n  {}: up {}, {:?}, {stage:?}, {journal:?}", ["s", "t"][h], host.up, host.copy);
+            story +=
+                &format!("\n  {}: up {}, {:?}, {stage:?}, {journal:?}", ["s", "t"][h], host.up, host.copy);
         }
         story + &format!("\n  on their way: {}", self.state.net.len())
     }
