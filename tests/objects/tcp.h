@@ -84,6 +84,7 @@ static int tcp(const struct sockaddr *any, socklen_t length) {
     VERIFY_EQ(info_now.tcpi_options & 7, info.tcpi_options & 7);
     VERIFY_EQ(info_now.tcpi_snd_wscale, info.tcpi_snd_wscale);
     VERIFY_EQ(info_now.tcpi_rcv_wscale, info.tcpi_rcv_wscale);
+    verify(info_now.tcpi_snd_mss >= info.tcpi_snd_mss, "segments of %u bytes instead of %u", info_now.tcpi_snd_mss, info.tcpi_snd_mss);
     read_all(server, QUEUED);
     read_all(client, 100000);
     for (int i = 0; i < 20; i++) {

@@ -1,7 +1,9 @@
 //! `SO_ATTACH_FILTER`: a packet filter on one socket.
 //!
-//! Used for one thing: while a TCP connection is rebuilt, a reset must not reach it. One comes when its peer lived in the same
-//! network namespace and is gone, as soon as the connection acknowledges anything.
+//! Used for two things. While TCP connections are read, nothing may reach them: repair mode does not stop what comes in, and
+//! two ends within one network namespace must be read as of one moment. While a connection is rebuilt, a reset must not
+//! reach it: one comes when its peer lived in the same network namespace and is gone, as soon as the connection
+//! acknowledges anything.
 #![allow(unsafe_code)]
 
 use rustix::fd::{AsFd, AsRawFd};
@@ -13,8 +15,21 @@ use std::io;
 /// ENOMEM, ENOTSOCK.
 pub fn drop_resets(socket: impl AsFd) -> io::Result<()> {
     // Load the byte of the flags, test RST, drop or let pass whole.
-    let mut program = [(0x30, 0, 0, 13), (0x45, 0, 1, 4), (0x06, 0, 0, 0), (0x06, 0, 0, u32::MAX)]
-        .map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+    attach(socket, &[(0x30, 0, 0, 13), (0x45, 0, 1, 4), (0x06, 0, 0, 0), (0x06, 0, 0, u32::MAX)])
+}
+
+/// Drops everything that is meant for `socket`.
+///
+/// # Errors
+/// ENOMEM, ENOTSOCK.
+pub fn drop_all(socket: impl AsFd) -> io::Result<()> {
+    attach(socket, &[(0x06, 0, 0, 0)])
+}
+
+/// Instructions as code, two jumps and a constant.
+fn attach(socket: impl AsFd, program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
+    let mut program: Vec<_> =
+        program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the kernel reads a sock_fprog, which points to as many instructions as it says; both live through the call.
     let done = unsafe {

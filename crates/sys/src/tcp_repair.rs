@@ -141,6 +141,21 @@ pub fn set_agreed(socket: impl AsFd, agreed: &Agreed) -> io::Result<()> {
     set(socket, TCP, TCP_REPAIR_OPTIONS, &bytes)
 }
 
+/// Makes an agreed segment size count: [`set_agreed`] alone leaves the one that was guessed at `connect` (524 bytes over IPv4),
+/// for as long as the path's MTU does not change. To set its IP options, even to none, makes the kernel compute it.
+///
+/// # Errors
+/// EINVAL.
+pub fn apply_segment_size(socket: impl AsFd, six: bool) -> io::Result<()> {
+    if six {
+        // Too short for an option, so it has none; with no bytes at all nothing would be computed.
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_2292PKTOPTIONS, &[0; 4])?;
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_2292PKTOPTIONS, &[])
+    } else {
+        set(socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &[])
+    }
+}
+
 /// The clock of its time stamps.
 ///
 /// # Errors

@@ -139,6 +139,14 @@ pub struct TcpSocket {
     /// `RCV_SHUTDOWN` 1, `SEND_SHUTDOWN` 2, for a socket in state `TCP_CLOSE`.
     #[n(5)]
     pub shutdown: u32,
+    /// A connection that is over: what it received and nobody has read.
+    #[n(6)]
+    #[cbor(with = "minicbor::bytes", default)]
+    pub unread: Vec<u8>,
+    /// A connection that is over: the error (`errno`) that it will tell the program once, 0 for none.
+    #[n(7)]
+    #[cbor(default)]
+    pub error: i32,
 }
 
 /// A TCP connection, as `TCP_REPAIR` gives and takes it.

@@ -209,3 +209,62 @@ fn sockets_that_never_were_connected_and_those_that_were() {
         sockaddr::connect(moved.fd(f), &address).unwrap();
     });
 }
+
+#[test]
+fn much_that_was_lost_on_its_way_is_sent_again_before_the_slow_timer() {
+    in_own_network(|| {
+        let (listener, own, mut peer) = connection("127.0.0.1:0");
+        let mut writer = own.try_clone().unwrap();
+        sockopt::set_int(&writer, libc::IPPROTO_TCP, libc::TCP_MAXSEG, 1000).unwrap();
+        // Until the window is wide.
+        let block: Vec<u8> = (0..400_000_u32).map(|at| (at * 31 >> 3) as u8).collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| writer.write_all(&block).unwrap());
+            expect(&mut peer, &block);
+        });
+        ferry_sys::socket_filter::drop_all(&peer).unwrap();
+        let lost = &block[..40_000];
+        writer.write_all(lost).unwrap();
+        drop(writer);
+        let o = number(&own);
+        let mut moved = Holder::with(vec![listener.into(), own.into()]).move_here();
+        ferry_sys::socket_filter::detach(&peer).unwrap();
+        let start = Instant::now();
+        moved.made.release_network().unwrap();
+        expect(&mut peer, lost);
+        // The slow timer takes 3 s.
+        assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
+        eprintln!("sent again within {:?}", start.elapsed());
+        let mut own = stream(&moved, o);
+        own.write_all(b"on").unwrap();
+        expect(&mut peer, b"on");
+    });
+}
+
+#[test]
+fn an_error_that_was_not_told_is_told_after_a_cancelled_move_and_after_one() {
+    in_own_network(|| {
+        let (listener, own, mut peer) = connection("127.0.0.1:0");
+        peer.write_all(b"last words").unwrap();
+        // A reset: closed with something unread.
+        let mut mine = own.try_clone().unwrap();
+        mine.write_all(b"unread").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        drop(peer);
+        std::thread::sleep(Duration::from_millis(20));
+        let name = own.local_addr().unwrap();
+        let o = number(&own);
+        let holder = Holder::with(vec![listener.into(), own.into()]);
+        holder.capture().unwrap().held.resume();
+        assert_eq!(mine.local_addr().unwrap(), name);
+        drop(mine);
+        let mut moved = holder.move_here();
+        moved.made.release_network().unwrap();
+        let mut own = stream(&moved, o);
+        assert_eq!(own.local_addr().unwrap(), name);
+        expect(&mut own, b"last words");
+        let error = own.read(&mut [0]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET));
+        assert_eq!(own.read(&mut [0]).unwrap(), 0);
+    });
+}

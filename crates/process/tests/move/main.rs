@@ -32,6 +32,7 @@ objects!(
     pipes,
     tcp4,
     tcp6,
+    tcp_ends,
     terminal,
     udp,
     unix_sockets,

@@ -292,9 +292,12 @@ fn socket(survey: &Survey<'_>, look: &Look) -> Result<Class, Error> {
     };
     let (domain, sort, protocol) =
         (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?, option(libc::SO_PROTOCOL)?);
+    // A capture that was killed leaves its own filter on connections in repair mode.
+    let held = protocol == libc::IPPROTO_TCP && ferry_sys::tcp_repair::active(&fd).unwrap_or(false);
     // With no room given, the kernel tells how many instructions a filter has.
-    if ferry_sys::sockopt::get_into(&fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [])
-        .is_ok_and(|len| len > 0)
+    if !held
+        && ferry_sys::sockopt::get_into(&fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [])
+            .is_ok_and(|len| len > 0)
     {
         return Ok(refuse(
             look,

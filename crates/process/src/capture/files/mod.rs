@@ -122,6 +122,7 @@ pub(crate) struct Capture<'a> {
 
 impl Capture<'_> {
     fn run(&mut self) -> Result<(), Error> {
+        tcp::hold(self)?;
         for number in 0..self.survey.looks.len() {
             let description = self.describe(number)?;
             self.files.descriptions.push(description);

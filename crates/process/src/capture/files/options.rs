@@ -99,8 +99,14 @@ pub(super) fn capture(capture: &mut Capture<'_>, look: &Look) -> Result<Kind, Er
         options: Vec::new(),
         detail: Detail::None,
     };
-    // Before the families touch any (repair mode changes SO_REUSEADDR, looking into queues SO_PEEK_OFF).
+    // Before the families touch any (looking into queues changes SO_PEEK_OFF).
     socket.options = read(&fd, &socket);
+    if let Some(reuse) = capture.held.reuse_of(look) {
+        let changed = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+        for option in socket.options.iter_mut().filter(|option| (option.level, option.name) == changed) {
+            option.value = reuse.to_ne_bytes().to_vec();
+        }
+    }
     socket.detail = match look.class {
         Class::Unix => Detail::Unix(unix::capture(capture, look, &fd, socket.sort)?),
         Class::Tcp => Detail::Tcp(Box::new(tcp::capture(capture, look, fd)?)),

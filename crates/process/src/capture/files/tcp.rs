@@ -1,17 +1,21 @@
 //! TCP sockets, by `TCP_REPAIR`.
 //!
-//! From the capture of a connection on it is in repair mode: nothing that the workload or the peer does changes it, and if
-//! it is closed, no packet leaves. [`Held`] has what is needed to go back.
+//! From the capture of a connection on it is in repair mode and a filter drops what comes in: nothing that the workload or the
+//! peer does changes it, and if it is closed, no packet leaves. A connection that is over has bytes that nobody has read, and perhaps an error to tell.
+//! [`Held`] has what is needed to go back.
 
 use super::class::{Class, refuse};
 use super::survey::{Look, Survey};
 use super::{Capture, Error, FilesContext, TaskRef, udp};
 use crate::records::socket::{Connection, TcpSocket};
+use crate::restore::files::over::Over;
+use ferry_sys::enter::{Place, within};
 use ferry_sys::ioctl::{self, Int};
 use ferry_sys::sockaddr::{self, peek};
-use ferry_sys::sockopt;
 use ferry_sys::tcp_repair::{self, Queue};
-use rustix::fd::OwnedFd;
+use ferry_sys::{socket_filter, sockopt};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::{AsFd, OwnedFd};
 
 /// States of `tcp_info` by name.
 pub(crate) mod state {
@@ -36,10 +40,89 @@ pub(crate) mod state {
     }
 }
 
-/// Connections in repair mode at the source.
+/// A connection in repair mode that nothing reaches.
+#[derive(Debug)]
+struct Still {
+    socket: OwnedFd,
+    inode: u64,
+    /// Its SO_REUSEADDR, which repair mode changes.
+    reuse: i32,
+}
+
+impl Still {
+    fn hold(socket: OwnedFd, inode: u64) -> std::io::Result<Self> {
+        let reuse = sockopt::get_int(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR).unwrap_or(0);
+        tcp_repair::begin(&socket)?;
+        let still = Self { socket, inode, reuse };
+        if let Err(error) = socket_filter::drop_all(&still.socket) {
+            still.go_on();
+            return Err(error);
+        }
+        Ok(still)
+    }
+
+    /// A socket that is no longer in repair mode needs nothing.
+    fn go_on(&self) {
+        let _ = socket_filter::detach(&self.socket);
+        let _ = tcp_repair::end(&self.socket);
+        let _ = sockopt::set_int(&self.socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, self.reuse);
+    }
+}
+
+/// Holds every connection before any is read: what two ends within the workload say to each other while one is read and the
+/// other is not would be lost, or be there twice.
+pub(super) fn hold(capture: &mut Capture<'_>) -> Result<(), Error> {
+    for look in capture.survey.looks.iter().filter(|look| look.class == Class::Tcp) {
+        let fd = capture.take(look)?;
+        let info = tcp_repair::info(&fd).map_err(Error::kernel(format!("look at {}", look.place())))?;
+        if !matches!(info.state, state::LISTEN | state::CLOSE | state::SYN_SENT) {
+            hold_one(capture, look, fd)?;
+        }
+    }
+    Ok(())
+}
+
+fn hold_one(capture: &mut Capture<'_>, look: &Look, fd: OwnedFd) -> Result<(), Error> {
+    let still = Still::hold(fd, look.stat.st_ino)
+        .map_err(Error::kernel(format!("repair the connection of {}", look.place())))?;
+    capture.held.sockets.push(still);
+    Ok(())
+}
+
+/// Connections in repair mode at the source, and those whose end was looked at so that they do not tell it again.
 #[derive(Debug, Default)]
 pub struct Held {
-    sockets: Vec<(OwnedFd, i32)>,
+    sockets: Vec<Still>,
+    ended: Vec<Ended>,
+}
+
+/// A connection that is over, whose error was read and with that taken away.
+#[derive(Debug)]
+struct Ended {
+    socket: OwnedFd,
+    record: TcpSocket,
+    domain: i32,
+    /// The workload's network namespace.
+    net: OwnedFd,
+}
+
+impl Ended {
+    /// Puts the error back: the socket is made new, and its end played.
+    fn put_back(self) -> Result<(), Error> {
+        let Self { socket, record, domain, net } = self;
+        let setting = |name| sockopt::get_int(&socket, libc::SOL_SOCKET, name).unwrap_or(0);
+        let reuse = setting(libc::SO_REUSEADDR);
+        let place = Place { mount: None, net: Some(net.as_fd()) };
+        let played = within(place, || {
+            sockaddr::disconnect(&socket).map_err(Error::kernel("forget a connection"))?;
+            let over = Over { local: record.local.as_deref(), unread: &record.unread, error: record.error };
+            over.play(&socket, domain)
+                .map_err(|e| Error::kernel("play the end of a connection")(std::io::Error::other(e)))
+        });
+        let played = played.map_err(Error::kernel("enter the workload's network namespace"));
+        let _ = sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, i32::from(reuse == 1));
+        played.and_then(|played| played)
+    }
 }
 
 impl Held {
@@ -55,13 +138,20 @@ impl Held {
         self.sockets.is_empty()
     }
 
+    /// SO_REUSEADDR of a connection before it was held.
+    pub(super) fn reuse_of(&self, look: &Look) -> Option<i32> {
+        self.sockets.iter().find(|still| still.inode == look.stat.st_ino).map(|still| still.reuse)
+    }
+
     /// The move is off: takes all of them out of repair mode, so that they go on. May be called when the network is locked
     /// or not.
     pub fn resume(&mut self) {
-        for (socket, reuse) in self.sockets.drain(..) {
-            // A socket that is no longer in repair mode needs nothing.
-            let _ = tcp_repair::end(&socket);
-            let _ = sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, reuse);
+        for still in self.sockets.drain(..) {
+            still.go_on();
+        }
+        for ended in self.ended.drain(..) {
+            // It stays over in any case; at worst a program reads the end instead of the error.
+            let _ = ended.put_back();
         }
     }
 }
@@ -78,6 +168,7 @@ pub fn end_repair(tasks: &[TaskRef]) -> Result<usize, Error> {
     for look in survey.looks.iter().filter(|look| look.class == Class::Tcp) {
         let fd = survey.take(look)?;
         if tcp_repair::active(&fd).unwrap_or(false) {
+            let _ = socket_filter::detach(&fd);
             tcp_repair::end(&fd).map_err(Error::kernel(format!("end repair mode of {}", look.place())))?;
             // What it was before is not known any more; a connection does not use it, a second bind to its port does.
             let _ = sockopt::set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
@@ -131,22 +222,16 @@ pub(super) fn capture(capture: &mut Capture<'_>, look: &Look, fd: OwnedFd) -> Re
             socket.shutdown = udp::shutdown(&fd).map_err(Error::kernel(what()))? & 1;
             if socket.shutdown != 0 {
                 socket.shutdown = 3;
-                if peek(&fd, 1).is_ok_and(|some| some.is_some_and(|some| !some.bytes.is_empty())) {
-                    return Err(Error::busy(format!(
-                        "{}: a closed TCP connection has unread data",
-                        look.place()
-                    )));
-                }
+                over(capture, look, fd, &mut socket)?;
             }
         }
         state::SYN_SENT => socket.remote = connecting_to(look),
         _ => {
-            let reuse = sockopt::get_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR).unwrap_or(0);
-            tcp_repair::begin(&fd)
-                .map_err(Error::kernel(format!("repair the connection of {}", look.place())))?;
-            let connection = read(&fd, info.state, &info.agreed);
-            capture.held.sockets.push((fd, reuse));
-            let connection = connection.map_err(Error::kernel(what()))?;
+            // Connected only since `hold` looked.
+            if !capture.held.sockets.iter().any(|still| still.inode == look.stat.st_ino) {
+                hold_one(capture, look, capture.take(look)?)?;
+            }
+            let connection = read(&fd, &info).map_err(Error::kernel(what()))?;
             capture.carry(look, (connection.receive_queue.len() + connection.send_queue.len()) as u64)?;
             socket.connection = Some(connection);
         }
@@ -154,7 +239,40 @@ pub(super) fn capture(capture: &mut Capture<'_>, look: &Look, fd: OwnedFd) -> Re
     Ok(socket)
 }
 
-fn read(fd: &OwnedFd, state: u8, agreed: &tcp_repair::Agreed) -> std::io::Result<Connection> {
+/// What is left of a connection that is over. Its error can be read once only, so it is put back when the move is off.
+fn over(capture: &mut Capture<'_>, look: &Look, fd: OwnedFd, socket: &mut TcpSocket) -> Result<(), Error> {
+    let what = || format!("read the rest of the connection of {}", look.place());
+    let waiting = ioctl::get(&fd, Int::Readable).map_err(Error::kernel(what()))?.max(0) as usize;
+    if waiting > 0 {
+        let offset = sockopt::get_int(&fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF).unwrap_or(-1);
+        let look_from = |offset| sockopt::set_int(&fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset);
+        if offset >= 0 {
+            look_from(-1).map_err(Error::kernel(what()))?;
+        }
+        let found = peek(&fd, waiting).map_err(Error::kernel(what()))?;
+        if offset >= 0 {
+            look_from(offset).map_err(Error::kernel(what()))?;
+        }
+        socket.unread = found.unwrap_or_default().bytes;
+        capture.carry(look, socket.unread.len() as u64)?;
+    }
+    let mut state = [PollFd::new(&fd, PollFlags::empty())];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut state, Some(&now)).map_err(Error::kernel(what()))?;
+    if state[0].revents().contains(PollFlags::ERR) {
+        let net = capture.survey.namespace("net")?;
+        let option = |name| sockopt::get_int(&fd, libc::SOL_SOCKET, name).map_err(Error::kernel(what()));
+        let domain = option(libc::SO_DOMAIN)?;
+        socket.error = option(libc::SO_ERROR)?;
+        if socket.error != 0 {
+            capture.held.ended.push(Ended { socket: fd, record: socket.clone(), domain, net });
+        }
+    }
+    Ok(())
+}
+
+fn read(fd: &OwnedFd, info: &tcp_repair::Info) -> std::io::Result<Connection> {
+    let (state, agreed) = (info.state, &info.agreed);
     let number = |request| Ok::<u32, std::io::Error>(ioctl::get(fd, request)?.max(0) as u32);
     let (received, unacknowledged, unsent) =
         (number(Int::Readable)?, number(Int::Unacknowledged)?, number(Int::Unsent)?);

@@ -1,14 +1,19 @@
 //! Packets that seem to come from a peer, played to a socket of this network namespace by a raw socket: a FIN that was
-//! received before the move, a datagram that waited. They never leave the namespace: their destination is local.
+//! received before the move, a reset, a datagram that waited. They never leave the namespace: their destination is local.
 
 use ferry_sys::sockaddr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// A FIN to play.
+/// Flags of a segment.
+pub const FIN: u8 = 0x01;
+/// The connection is reset.
+pub const RST: u8 = 0x04;
+
+/// A segment without data, which acknowledges something.
 #[derive(Clone, Copy, Debug)]
-pub struct Fin<'a> {
+pub struct Segment<'a> {
     /// The peer (`sockaddr`).
     pub from: &'a [u8],
     /// The socket's own address (`sockaddr`).
@@ -17,28 +22,35 @@ pub struct Fin<'a> {
     pub sequence: u32,
     /// What the peer has of ours.
     pub acknowledged: u32,
+    /// [`FIN`], [`RST`] or 0, beside the acknowledgement.
+    pub flags: u8,
+    /// The peer's window, as it stands in the header: before it is scaled.
+    pub window: u16,
 }
 
-/// Plays a FIN.
+/// Plays a segment.
 ///
 /// # Errors
 /// EPERM without CAP_NET_RAW, ENETUNREACH when the loopback device is down.
-pub fn fin(fin: &Fin<'_>) -> io::Result<()> {
-    let ((from, from_port), (to, to_port)) = ends(fin.from, fin.to)?;
+pub fn segment(played: &Segment<'_>) -> io::Result<()> {
+    const ACK: u8 = 0x10;
+    let ((from, from_port), (to, to_port)) = ends(played.from, played.to)?;
     let mut segment = Vec::with_capacity(20);
     segment.extend(from_port.to_be_bytes());
     segment.extend(to_port.to_be_bytes());
-    segment.extend(fin.sequence.to_be_bytes());
-    segment.extend(fin.acknowledged.to_be_bytes());
-    // Five words of header; FIN and ACK; a window that changes nothing worth mentioning; no urgent data.
-    segment.extend([5 << 4, 0x11, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(played.sequence.to_be_bytes());
+    segment.extend(played.acknowledged.to_be_bytes());
+    // Five words of header; no urgent data.
+    segment.extend([5 << 4, ACK | played.flags]);
+    segment.extend(played.window.to_be_bytes());
+    segment.extend([0; 4]);
     send(from, to, libc::IPPROTO_TCP as u8, segment, 16)
 }
 
 /// Plays a datagram.
 ///
 /// # Errors
-/// As [`fin`].
+/// As [`segment`].
 pub fn datagram(from: &[u8], to: &[u8], bytes: &[u8]) -> io::Result<()> {
     let ((from, from_port), (to, to_port)) = ends(from, to)?;
     let len = u16::try_from(bytes.len() + 8).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -76,7 +88,7 @@ fn ends(from: &[u8], to: &[u8]) -> io::Result<(End, End)> {
 }
 
 /// Address and port of a `sockaddr`; IPv4 addresses in IPv6's clothes are undressed.
-fn end(address: &[u8]) -> Option<End> {
+pub(super) fn end(address: &[u8]) -> Option<End> {
     let family = i32::from(u16::from_ne_bytes(address.get(..2)?.try_into().ok()?));
     let port = u16::from_be_bytes(address.get(2..4)?.try_into().ok()?);
     let ip = if family == libc::AF_INET6 {

@@ -11,6 +11,7 @@ mod event;
 pub mod inject;
 mod late;
 mod nameless;
+pub(crate) mod over;
 mod pipe;
 mod plain;
 mod socket;
@@ -50,6 +51,8 @@ pub struct Recreated {
     descriptions: Vec<OwnedFd>,
     nameless: Vec<OwnedFd>,
     connections: Vec<tcp::Pending>,
+    /// The workload's network namespace, where it is not this process's own.
+    net: Option<OwnedFd>,
 }
 
 /// A restore under way.
@@ -78,7 +81,7 @@ impl Recreated {
         let own = rustix::fs::open("/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(Error::kernel("open /proc/self/fd"))?;
         let ahead = event::Ahead::of(ctx.init);
-        within(place, || {
+        let made = within(place, || {
             let mut restore = Restore {
                 files,
                 ctx,
@@ -96,9 +99,11 @@ impl Recreated {
                 descriptions,
                 nameless: restore.nameless,
                 connections: restore.connections,
+                net: None,
             })
-        })
-        .map_err(Error::kernel("enter the workload's namespaces"))?
+        });
+        let made = made.map_err(Error::kernel("enter the workload's namespaces"))??;
+        Ok(Self { net, ..made })
     }
 
     /// The descriptor tables.
@@ -152,14 +157,23 @@ impl Recreated {
     /// # Errors
     /// The first connection that refuses; the others are released all the same.
     pub fn release_network(&mut self) -> Result<(), Error> {
-        let mut first = Ok(());
-        for pending in std::mem::take(&mut self.connections) {
-            let done = pending.release(&self.descriptions);
-            if first.is_ok() {
-                first = done;
-            }
+        let connections = std::mem::take(&mut self.connections);
+        if connections.is_empty() {
+            return Ok(());
         }
-        first
+        // Acknowledgements are played to some.
+        let place = Place { mount: None, net: self.net.as_ref().map(AsFd::as_fd) };
+        let released = within(place, || {
+            let mut first = Ok(());
+            for pending in connections {
+                let done = pending.release(&self.descriptions);
+                if first.is_ok() {
+                    first = done;
+                }
+            }
+            first
+        });
+        released.map_err(Error::kernel("enter the workload's network namespace"))?
     }
 }
 

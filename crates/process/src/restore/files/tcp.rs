@@ -4,15 +4,19 @@
 //! repaired send queue counts as sent, and is sent again only when a timer runs out that knows nothing of the path (3 s). So
 //! as long as it fits into the first window of a connection (10 segments) it is *not* put there but written again at the
 //! release: it goes out at once, and what the peer had already it drops. Beyond that the sequence numbers must be those that
-//! the peer may acknowledge, so it goes the slow way.
+//! the peer may acknowledge, so it does go there, at the release, and behind one byte that the peer has acknowledged. That
+//! acknowledgement is played to the socket (see `inject`), so that it has measured a way of a few microseconds: its next
+//! timer is that of a tail loss probe, some milliseconds away, to which the peer answers with what it lacks.
 //!
 //! A FIN that was sent is sent again (the peer acknowledges a second one). One that was received cannot come again, so it is
 //! played to the socket by a raw packet (see `inject`).
 
 use super::inject;
+use super::over::Over;
 use super::socket::{new, set_buffers, set_options, set_reuse, widen};
 use super::{Error, Restore};
 use crate::records::socket::{Connection, Socket, TcpSocket};
+use ferry_sys::ioctl::{self, Int};
 use ferry_sys::sockaddr;
 use ferry_sys::tcp_repair::{self, Agreed, Queue};
 use rustix::fd::OwnedFd;
@@ -29,12 +33,26 @@ const FIRST_WINDOW: usize = 10;
 pub(crate) struct Pending {
     /// Description.
     number: usize,
+    /// Sent before the move: more than a new connection may have under way.
+    sent: Option<Sent>,
     /// Written when the connection is out of repair mode.
     unsent: Vec<u8>,
     shutdown: Option<Shutdown>,
     /// A connection that was being made: its peer.
     connect: Option<Vec<u8>>,
     socket: Socket,
+}
+
+/// Data that counts as sent.
+#[derive(Debug)]
+struct Sent {
+    bytes: Vec<u8>,
+    local: Vec<u8>,
+    remote: Vec<u8>,
+    /// Number of its first byte.
+    sequence: u32,
+    /// The peer's window, not scaled.
+    window: u16,
 }
 
 /// Makes the socket of description `number`.
@@ -44,11 +62,21 @@ pub(super) fn create(
     socket: &Socket,
     record: &TcpSocket,
 ) -> Result<OwnedFd, Error> {
-    let fd = new(socket)?;
+    let mut fd = new(socket)?;
     if let Some(connection) = &record.connection {
-        let unsent = connect(&fd, socket, record, connection)?;
+        let sent = connection.send_queue.len().saturating_sub(connection.unsent as usize);
+        let slow = sent > FIRST_WINDOW * connection.mss.max(1) as usize;
+        let (sent, unsent) = match connect(&fd, socket, record, connection, slow)? {
+            Some(queues) => queues,
+            None => {
+                fd = new(socket)?;
+                connect(&fd, socket, record, connection, true)?
+                    .ok_or_else(|| Error::broken("A connection whose segments have no size"))?
+            }
+        };
         restore.connections.push(Pending {
             number,
+            sent,
             unsent,
             shutdown: shutdown_of(record),
             connect: None,
@@ -56,11 +84,14 @@ pub(super) fn create(
         });
         return Ok(fd);
     }
-    // A connection that is over holds its port no longer.
-    let over = record.state == CLOSE && record.shutdown != 0;
-    if let Some(local) = &record.local
-        && !over
-    {
+    if record.state == CLOSE && record.shutdown != 0 {
+        set_options(&fd, socket)?;
+        let over = Over { local: record.local.as_deref(), unread: &record.unread, error: record.error };
+        over.play(&fd, socket.domain)?;
+        set_buffers(&fd, socket)?;
+        return Ok(fd);
+    }
+    if let Some(local) = &record.local {
         sockaddr::bind(&fd, local).map_err(Error::kernel(format!("bind {}", show(local))))?;
     }
     set_options(&fd, socket)?;
@@ -70,15 +101,12 @@ pub(super) fn create(
             .map_err(Error::kernel("listen"))?,
         SYN_SENT => restore.connections.push(Pending {
             number,
+            sent: None,
             unsent: Vec::new(),
             shutdown: None,
             connect: record.remote.clone(),
             socket: socket.clone(),
         }),
-        // It was connected once: reads give the end, writes an error. `shutdown` marks it so, though it complains.
-        _ if over => {
-            let _ = rustix::net::shutdown(&fd, Shutdown::Both);
-        }
         _ => {}
     }
     Ok(fd)
@@ -95,13 +123,15 @@ fn shutdown_of(record: &TcpSocket) -> Option<Shutdown> {
     }
 }
 
-/// Rebuilds a connection and gives what is to be written at the release.
+/// Rebuilds a connection and gives what is to be put into it at the release: as sent (if `slow`), and as not sent. `None`: it
+/// must be made again the slow way, since its segments are smaller here than was agreed upon.
 fn connect(
     fd: &OwnedFd,
     socket: &Socket,
     record: &TcpSocket,
     connection: &Connection,
-) -> Result<Vec<u8>, Error> {
+    slow: bool,
+) -> Result<Option<(Option<Sent>, Vec<u8>)>, Error> {
     use crate::capture::files::tcp_state as state;
     let (Some(local), Some(remote)) = (&record.local, &record.remote) else {
         return Err(Error::broken("A connection without addresses"));
@@ -122,8 +152,10 @@ fn connect(
     };
     set(Queue::Receive, received.wrapping_sub(connection.receive_queue.len() as u32))
         .map_err(Error::kernel(what()))?;
-    set(Queue::Send, written.wrapping_sub(connection.send_queue.len() as u32))
-        .map_err(Error::kernel(what()))?;
+    let unacknowledged = written.wrapping_sub(connection.send_queue.len() as u32);
+    // See `Sent::put` for the byte before.
+    let first = unacknowledged.wrapping_sub(u32::from(slow));
+    set(Queue::Send, first).map_err(Error::kernel(what()))?;
     sockaddr::bind(fd, local).map_err(Error::kernel(format!("bind {}", show(local))))?;
     sockaddr::connect(fd, remote).map_err(Error::kernel(what()))?;
     let agreed = Agreed {
@@ -133,6 +165,13 @@ fn connect(
         timestamps: connection.timestamps,
     };
     tcp_repair::set_agreed(fd, &agreed).map_err(Error::kernel(what()))?;
+    let six = matches!(inject::end(remote), Some((ip, _)) if ip.is_ipv6());
+    tcp_repair::apply_segment_size(fd, six).map_err(Error::kernel(what()))?;
+    let segment = tcp_repair::info(fd).map_err(Error::kernel(what()))?.agreed.mss;
+    let sent = connection.send_queue.len().saturating_sub(connection.unsent as usize);
+    if !slow && sent > FIRST_WINDOW * segment.max(1) as usize {
+        return Ok(None);
+    }
     if connection.timestamps {
         tcp_repair::set_timestamp(fd, connection.timestamp).map_err(Error::kernel(what()))?;
     }
@@ -141,11 +180,6 @@ fn connect(
     tcp_repair::choose(fd, Queue::Receive).map_err(Error::kernel(what()))?;
     fill(fd, &connection.receive_queue)
         .map_err(Error::kernel(format!("fill the receive queue of {name}")))?;
-    let sent = connection.send_queue.len().saturating_sub(connection.unsent as usize);
-    let again = sent <= FIRST_WINDOW * connection.mss.max(1) as usize;
-    let (sent, unsent) = connection.send_queue.split_at(if again { 0 } else { sent });
-    tcp_repair::choose(fd, Queue::Send).map_err(Error::kernel(what()))?;
-    fill(fd, sent).map_err(Error::kernel(format!("fill the send queue of {name}")))?;
     let mut window = connection.window;
     if fin_received {
         // The window as it was before the FIN took its place in it.
@@ -155,16 +189,66 @@ fn connect(
     tcp_repair::set_window(fd, &window).map_err(Error::kernel(format!("set the windows of {name}")))?;
     tcp_repair::choose(fd, Queue::None).map_err(Error::kernel(what()))?;
     if fin_received {
-        let acknowledged = written.wrapping_sub(connection.send_queue.len() as u32);
-        let fin = inject::Fin { from: remote, to: local, sequence: received, acknowledged };
-        inject::fin(&fin).map_err(Error::kernel(format!("play the end of {name}")))?;
+        let fin = inject::Segment {
+            from: remote,
+            to: local,
+            sequence: received,
+            acknowledged: first,
+            flags: inject::FIN,
+            window: peer_window(connection),
+        };
+        inject::segment(&fin).map_err(Error::kernel(format!("play the end of {name}")))?;
         inject::wait_for(|| Ok(tcp_repair::info(fd)?.state == state::CLOSE_WAIT))
             .map_err(Error::kernel(format!("see the end of {name}")))?;
     }
-    Ok(unsent.to_vec())
+    if !slow {
+        return Ok(Some((None, connection.send_queue.clone())));
+    }
+    let (sent, unsent) = connection.send_queue.split_at(sent);
+    let sent = Sent {
+        bytes: sent.to_vec(),
+        local: local.clone(),
+        remote: remote.clone(),
+        sequence: unacknowledged,
+        window: peer_window(connection),
+    };
+    Ok(Some((Some(sent), unsent.to_vec())))
 }
 
-fn fill(fd: &OwnedFd, mut bytes: &[u8]) -> std::io::Result<()> {
+/// The peer's window as it says it.
+fn peer_window(connection: &Connection) -> u16 {
+    let scale = connection.window_scale.map_or(0, |[send, _]| send.min(14));
+    u16::try_from(connection.window[1] >> scale).unwrap_or(u16::MAX)
+}
+
+impl Sent {
+    /// Puts it into the send queue as sent, and plays the acknowledgement of what is before it.
+    fn put(&self, fd: &OwnedFd) -> std::io::Result<()> {
+        tcp_repair::choose(fd, Queue::Receive)?;
+        let sequence = tcp_repair::sequence(fd)?;
+        tcp_repair::choose(fd, Queue::Send)?;
+        // Never sent again: the peer has it.
+        fill(fd, &[0])?;
+        fill(fd, &self.bytes)?;
+        tcp_repair::choose(fd, Queue::None)?;
+        inject::segment(&inject::Segment {
+            from: &self.remote,
+            to: &self.local,
+            sequence,
+            acknowledged: self.sequence,
+            flags: 0,
+            window: self.window,
+        })?;
+        let left = self.bytes.len();
+        match inject::wait_for(|| Ok(ioctl::get(fd, Int::Unacknowledged)?.max(0) as usize <= left)) {
+            // The peer spoke meanwhile: its own acknowledgement comes, or the slow timer.
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(()),
+            done => done,
+        }
+    }
+}
+
+pub(super) fn fill(fd: &OwnedFd, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let done = sockaddr::send(fd, &bytes[..bytes.len().min(1 << 16)], None)?;
         bytes = &bytes[done..];
@@ -181,6 +265,9 @@ impl Pending {
         }
         // Only now may a reset reach it.
         let _ = ferry_sys::socket_filter::detach(fd);
+        if let Some(sent) = &self.sent {
+            sent.put(fd).map_err(Error::kernel("fill a connection's send queue"))?;
+        }
         // With something to send nothing else is needed; without, a probe makes the peer say what it has.
         let end = if self.unsent.is_empty() { tcp_repair::end(fd) } else { tcp_repair::end_silently(fd) };
         end.map_err(Error::kernel("end the repair of a connection"))?;
