@@ -199,7 +199,8 @@ pub(super) fn capture(
                 format!("memory with a protection key at {:#x}", mapping.start),
             ));
         }
-        if let Some(what) = obstacle(flags) {
+        // The kernel may seal its own ([vdso], [vvar]).
+        if let Some(what) = obstacle(flags).filter(|_| !mapping.name.starts_with(b"[v")) {
             let place =
                 format!("{what} at {:#x} ({})", mapping.start, String::from_utf8_lossy(&mapping.name));
             return Err(Error::unsupported(ns_pid, place));
@@ -291,6 +292,7 @@ pub(crate) fn obstacle(flags: Flags) -> Option<&'static str> {
         (b"ss", "a shadow stack"),
         (b"mm", "a mixed mapping of a device"),
         (b"dp", "droppable memory"),
+        (b"sl", "sealed memory (mseal)"),
     ]
     .into_iter()
     .find(|(word, _)| flags.has(word))

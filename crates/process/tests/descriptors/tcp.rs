@@ -217,7 +217,7 @@ fn much_that_was_lost_on_its_way_is_sent_again_before_the_slow_timer() {
         let mut writer = own.try_clone().unwrap();
         sockopt::set_int(&writer, libc::IPPROTO_TCP, libc::TCP_MAXSEG, 1000).unwrap();
         // Until the window is wide.
-        let block: Vec<u8> = (0..400_000_u32).map(|at| (at * 31 >> 3) as u8).collect();
+        let block: Vec<u8> = (0..400_000_u32).map(|at| ((at * 31) >> 3) as u8).collect();
         std::thread::scope(|scope| {
             scope.spawn(|| writer.write_all(&block).unwrap());
             expect(&mut peer, &block);

@@ -1,34 +1,89 @@
-//! What a remote clone is not given: the ends of established connections. Its listeners stay.
+//! What makes a remote clone a workload of its own on the network: connections of its original are reset, its listeners stay, and
+//! what was bound to the original's address is bound to its own.
 
 use ferry_process::records::State;
 use ferry_process::records::file::Kind;
 use ferry_process::records::socket::{Detail, TcpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// `TCP_CLOSE` and `TCP_LISTEN`, as in `tcp_info`.
+/// `TCP_SYN_SENT`, `TCP_CLOSE` and `TCP_LISTEN`, as in `tcp_info`.
+const SYN_SENT: u8 = 2;
 const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
+/// The error by which a reset connection reads.
+const ECONNRESET: i32 = 104;
 
-/// Turns established connections into ones whose peers are gone: two programs must not speak on one connection. Those within
-/// the workload (over its loopback) are copied with it, both ends.
-pub(super) fn cut_connections(state: &mut State) {
+/// Resets established connections: two programs must not speak on one connection, so what waits in them is dropped too. Those
+/// within the workload (over its loopback or its own address) are copied with it, both ends. `own`: the original's addresses;
+/// `given`: the clone's.
+pub(super) fn part(state: &mut State, own: &[IpAddr], given: &[IpAddr]) {
     for description in &mut state.files.descriptions {
-        if let Kind::Socket(socket) = &mut description.kind
-            && let Detail::Tcp(tcp) = &mut socket.detail
-            && !matches!(tcp.state, CLOSE | LISTEN)
-            && !tcp.remote.as_deref().is_some_and(is_loopback)
-        {
-            **tcp = TcpSocket { state: CLOSE, shutdown: 3, ..TcpSocket::default() };
+        let Kind::Socket(socket) = &mut description.kind else { continue };
+        match &mut socket.detail {
+            Detail::Tcp(tcp) => {
+                let within = tcp.remote.as_deref().and_then(ip_of).is_some_and(|ip| is_own(ip, own));
+                if !matches!(tcp.state, SYN_SENT | CLOSE | LISTEN) && !within {
+                    let local = tcp.local.take();
+                    **tcp = TcpSocket {
+                        state: CLOSE,
+                        shutdown: 3,
+                        error: ECONNRESET,
+                        local,
+                        ..TcpSocket::default()
+                    };
+                }
+                for address in [&mut tcp.local, &mut tcp.remote].into_iter().flatten() {
+                    rebind(address, own, given);
+                }
+            }
+            Detail::Udp(udp) => {
+                let waiting = udp.queue.iter_mut().flat_map(|message| [&mut message.from, &mut message.to]);
+                for address in [&mut udp.local, &mut udp.remote].into_iter().chain(waiting).flatten() {
+                    rebind(address, own, given);
+                }
+            }
+            _ => {}
         }
     }
 }
 
-/// Whether a `sockaddr` is of the loopback network.
-fn is_loopback(address: &[u8]) -> bool {
-    let Some(family) = address.first_chunk::<2>() else { return false };
-    match (u16::from_ne_bytes(*family), address.get(4), address.get(8..24)) {
-        (2, Some(first), _) => *first == 127,
-        (10, _, Some(ip)) => ip[..15] == [0; 15] && ip[15] == 1,
-        _ => false,
+fn is_own(ip: IpAddr, own: &[IpAddr]) -> bool {
+    ip.is_loopback() || own.contains(&ip)
+}
+
+/// Where the address of a `sockaddr`, or of a bare address of 4 or 16 bytes, stands.
+fn place_of(address: &[u8]) -> Option<std::ops::Range<usize>> {
+    let family = address.first_chunk::<2>().map(|family| u16::from_ne_bytes(*family));
+    match (address.len(), family) {
+        (4, _) => Some(0..4),
+        (16.., Some(2)) => Some(4..8),
+        (24.., Some(10)) => Some(8..24),
+        (16, _) => Some(0..16),
+        _ => None,
+    }
+}
+
+/// The address in it; an IPv4 address in IPv6's clothes is undressed.
+fn ip_of(address: &[u8]) -> Option<IpAddr> {
+    let bytes = address.get(place_of(address)?)?;
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(four).into());
+    }
+    Some(IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)).to_canonical())
+}
+
+/// Puts the clone's address of the same family in the place of one of the original's.
+fn rebind(address: &mut [u8], own: &[IpAddr], given: &[IpAddr]) {
+    let Some(old) = ip_of(address).filter(|ip| own.contains(ip)) else { return };
+    let Some(new) = given.iter().find(|new| new.is_ipv4() == old.is_ipv4()) else { return };
+    let Some(place) = place_of(address).and_then(|place| address.get_mut(place)) else { return };
+    match new {
+        // Of an IPv4 address in IPv6's clothes the last four bytes change.
+        IpAddr::V4(new) => {
+            let before = place.len().saturating_sub(4);
+            place[before..].copy_from_slice(&new.octets());
+        }
+        IpAddr::V6(new) => place.copy_from_slice(&new.octets()),
     }
 }
 
@@ -36,37 +91,91 @@ fn is_loopback(address: &[u8]) -> bool {
 mod tests {
     use super::*;
     use ferry_process::records::file::Description;
-    use ferry_process::records::socket::Socket;
+    use ferry_process::records::socket::{Message, Socket, UdpSocket};
 
-    fn tcp(state: u8, remote: Option<[u8; 4]>) -> Description {
-        let remote = remote.map(|ip| [&2u16.to_ne_bytes()[..], &[0, 80], &ip, &[0; 8]].concat());
-        let detail = Detail::Tcp(Box::new(TcpSocket { state, remote, ..TcpSocket::default() }));
-        let kind = Kind::Socket(Box::new(Socket { detail, ..Socket::default() }));
-        Description { kind, ..Description::default() }
+    const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5));
+    const GIVEN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 6));
+
+    fn four(ip: [u8; 4]) -> Vec<u8> {
+        [&2u16.to_ne_bytes()[..], &[0, 80], &ip, &[0; 8]].concat()
+    }
+
+    fn six(ip: Ipv6Addr) -> Vec<u8> {
+        [&10u16.to_ne_bytes()[..], &[0, 80, 0, 0, 0, 0], &ip.octets(), &[0; 4]].concat()
+    }
+
+    fn described(detail: Detail) -> Description {
+        Description {
+            kind: Kind::Socket(Box::new(Socket { detail, ..Socket::default() })),
+            ..Description::default()
+        }
+    }
+
+    fn tcp(state: u8, local: Option<Vec<u8>>, remote: Option<Vec<u8>>) -> Description {
+        described(Detail::Tcp(Box::new(TcpSocket { state, local, remote, ..TcpSocket::default() })))
+    }
+
+    fn parted(descriptions: Vec<Description>) -> Vec<Detail> {
+        let mut state = State::default();
+        state.files.descriptions = descriptions;
+        part(&mut state, &[OWN], &[GIVEN]);
+        let details = state.files.descriptions.into_iter().map(|each| match each.kind {
+            Kind::Socket(socket) => socket.detail,
+            other => panic!("{other:?}"),
+        });
+        details.collect()
+    }
+
+    fn parted_tcp(descriptions: Vec<Description>) -> Vec<TcpSocket> {
+        let details = parted(descriptions).into_iter().map(|detail| match detail {
+            Detail::Tcp(tcp) => *tcp,
+            other => panic!("{other:?}"),
+        });
+        details.collect()
     }
 
     #[test]
-    fn only_connections_to_others_are_cut() {
-        let mut state = State::default();
-        state.files.descriptions = vec![
-            tcp(1, Some([10, 0, 0, 9])),
-            tcp(1, Some([127, 0, 0, 1])),
-            tcp(LISTEN, None),
-            tcp(8, Some([8; 4])),
-        ];
-        cut_connections(&mut state);
-        let states: Vec<u8> = state
-            .files
-            .descriptions
-            .iter()
-            .map(|each| match &each.kind {
-                Kind::Socket(socket) => match &socket.detail {
-                    Detail::Tcp(tcp) => tcp.state,
-                    _ => 0,
-                },
-                _ => 0,
-            })
-            .collect();
-        assert_eq!(states, vec![CLOSE, 1, LISTEN, CLOSE]);
+    fn only_connections_to_others_are_reset() {
+        let own = || Some(four([10, 0, 0, 5]));
+        let all = parted_tcp(vec![
+            tcp(1, own(), Some(four([10, 0, 0, 9]))),
+            tcp(1, Some(four([127, 0, 0, 1])), Some(four([127, 0, 0, 1]))),
+            tcp(LISTEN, own(), None),
+            tcp(8, own(), Some(four([8; 4]))),
+            tcp(1, own(), own()),
+            tcp(SYN_SENT, own(), Some(four([8; 4]))),
+        ]);
+        let states: Vec<(u8, i32)> = all.iter().map(|tcp| (tcp.state, tcp.error)).collect();
+        let reset = (CLOSE, ECONNRESET);
+        assert_eq!(states, vec![reset, (1, 0), (LISTEN, 0), reset, (1, 0), (SYN_SENT, 0)]);
+        assert_eq!(all[0].remote, None);
+        assert_eq!(all[5].remote, Some(four([8; 4])));
+    }
+
+    #[test]
+    fn what_was_bound_to_the_originals_address_is_bound_to_the_clones() {
+        let mapped = |last| Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped();
+        let all = parted_tcp(vec![
+            tcp(LISTEN, Some(four([10, 0, 0, 5])), None),
+            tcp(LISTEN, Some(six(mapped(5))), None),
+            tcp(LISTEN, Some(four([0; 4])), None),
+            tcp(LISTEN, Some(six(Ipv6Addr::LOCALHOST)), None),
+            tcp(1, Some(four([10, 0, 0, 5])), Some(four([10, 0, 0, 5]))),
+        ]);
+        let locals: Vec<Vec<u8>> = all.iter().map(|tcp| tcp.local.clone().unwrap()).collect();
+        let own = four([10, 0, 0, 6]);
+        let wanted = vec![own.clone(), six(mapped(6)), four([0; 4]), six(Ipv6Addr::LOCALHOST), own.clone()];
+        assert_eq!(locals, wanted);
+        assert_eq!(all[4].remote, Some(own));
+    }
+
+    #[test]
+    fn datagrams_that_wait_were_sent_to_the_clone() {
+        let message =
+            Message { from: Some(four([10, 0, 0, 9])), to: Some(vec![10, 0, 0, 5]), ..Message::default() };
+        let udp = UdpSocket { queue: vec![message], ..UdpSocket::default() };
+        let Detail::Udp(udp) = parted(vec![described(Detail::Udp(udp))]).remove(0) else { panic!("not UDP") };
+        assert_eq!(udp.queue[0].to, Some(vec![10, 0, 0, 6]));
+        assert_eq!(udp.queue[0].from, Some(four([10, 0, 0, 9])));
     }
 }

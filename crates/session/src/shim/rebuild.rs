@@ -55,11 +55,15 @@ impl Workload {
         let restored = capsule::Spec::restored(&record, wanted.name, self.dir.clone());
         let made = Capsule::create(&capsule::Spec { hidden: wanted.hidden, hostname, ..restored })?;
         let capsule = self.capsule.insert(made);
+        let mut given = Vec::new();
         if let Some(net) = &spec.network {
-            let identity = match network {
-                Some(identity) if !as_clone => identity,
+            let identity = match &network {
+                Some(identity) if !as_clone => identity.clone(),
                 _ => network::identity(net)?,
             };
+            if as_clone {
+                given = identity.addresses.iter().map(|address| address.ip).collect();
+            }
             network::attach(capsule, spec, net, &identity)?;
         }
         let contents = File::open(self.dir.join(CONTENTS));
@@ -67,7 +71,8 @@ impl Workload {
         capsule.restore_contents(&record, &mut BufReader::new(contents))?;
         let _ = std::fs::remove_file(self.dir.join(CONTENTS));
         if as_clone {
-            super::clone::cut_connections(&mut state);
+            let own = network.iter().flat_map(|identity| &identity.addresses).map(|address| address.ip);
+            super::clone::part(&mut state, &own.collect::<Vec<_>>(), &given);
         }
         self.open_terminal(&state)?;
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;

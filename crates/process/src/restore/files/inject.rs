@@ -63,14 +63,33 @@ pub fn datagram(from: &[u8], to: &[u8], bytes: &[u8]) -> io::Result<()> {
     send(from, to, libc::IPPROTO_UDP as u8, packet, 6)
 }
 
-/// Waits until `done`, 500 ms at most: packets within a namespace take microseconds.
+/// Plays a segment until `done` sees its effect: again and again, for 5 s at most, should it get lost on a busy host.
+///
+/// # Errors
+/// As [`segment`], `TimedOut`, or what `done` says.
+pub fn segment_until(played: &Segment<'_>, mut done: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        segment(played)?;
+        match wait(Duration::from_millis(200), &mut done) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && start.elapsed().as_secs() < 5 => {}
+            seen => return seen,
+        }
+    }
+}
+
+/// Waits until `done`, 2 s at most: packets within a namespace take microseconds, on a busy host more.
 ///
 /// # Errors
 /// `TimedOut`, or what `done` says.
 pub fn wait_for(mut done: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    wait(Duration::from_secs(2), &mut done)
+}
+
+fn wait(at_most: Duration, done: &mut impl FnMut() -> io::Result<bool>) -> io::Result<()> {
     let start = Instant::now();
     while !done()? {
-        if start.elapsed() > Duration::from_millis(500) {
+        if start.elapsed() > at_most {
             return Err(io::ErrorKind::TimedOut.into());
         }
         std::thread::sleep(Duration::from_micros(20));

@@ -121,14 +121,14 @@ impl Over<'_> {
             flags,
             window: 1 << 15,
         };
-        let wait_for = |state| inject::wait_for(|| Ok(tcp_repair::info(fd)?.state == state));
+        let play = |sequence, flags, state| {
+            inject::segment_until(&played(sequence, flags), || Ok(tcp_repair::info(fd)?.state == state))
+        };
         if self.error != libc::ECONNRESET {
-            inject::segment(&played(sequence, FIN))?;
-            wait_for(crate::capture::files::tcp_state::CLOSE_WAIT)?;
+            play(sequence, FIN, crate::capture::files::tcp_state::CLOSE_WAIT)?;
             sequence = sequence.wrapping_add(1);
         }
-        inject::segment(&played(sequence, RST))?;
-        wait_for(crate::capture::files::tcp_state::CLOSE)?;
+        play(sequence, RST, crate::capture::files::tcp_state::CLOSE)?;
         tcp_repair::end_silently(fd)?;
         if self.error == 0 {
             // Reading the error takes it away.

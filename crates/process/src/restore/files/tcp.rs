@@ -43,6 +43,13 @@ pub(crate) struct Pending {
     socket: Socket,
 }
 
+/// What is put into a connection at the release.
+#[derive(Debug)]
+struct Queues {
+    sent: Option<Sent>,
+    unsent: Vec<u8>,
+}
+
 /// Data that counts as sent.
 #[derive(Debug)]
 struct Sent {
@@ -66,7 +73,7 @@ pub(super) fn create(
     if let Some(connection) = &record.connection {
         let sent = connection.send_queue.len().saturating_sub(connection.unsent as usize);
         let slow = sent > FIRST_WINDOW * connection.mss.max(1) as usize;
-        let (sent, unsent) = match connect(&fd, socket, record, connection, slow)? {
+        let Queues { sent, unsent } = match connect(&fd, socket, record, connection, slow)? {
             Some(queues) => queues,
             None => {
                 fd = new(socket)?;
@@ -123,7 +130,7 @@ fn shutdown_of(record: &TcpSocket) -> Option<Shutdown> {
     }
 }
 
-/// Rebuilds a connection and gives what is to be put into it at the release: as sent (if `slow`), and as not sent. `None`: it
+/// Rebuilds a connection and gives what is to be put into it at the release. Only if `slow`, some of it counts as sent. `None`: it
 /// must be made again the slow way, since its segments are smaller here than was agreed upon.
 fn connect(
     fd: &OwnedFd,
@@ -131,7 +138,7 @@ fn connect(
     record: &TcpSocket,
     connection: &Connection,
     slow: bool,
-) -> Result<Option<(Option<Sent>, Vec<u8>)>, Error> {
+) -> Result<Option<Queues>, Error> {
     use crate::capture::files::tcp_state as state;
     let (Some(local), Some(remote)) = (&record.local, &record.remote) else {
         return Err(Error::broken("A connection without addresses"));
@@ -197,12 +204,11 @@ fn connect(
             flags: inject::FIN,
             window: peer_window(connection),
         };
-        inject::segment(&fin).map_err(Error::kernel(format!("play the end of {name}")))?;
-        inject::wait_for(|| Ok(tcp_repair::info(fd)?.state == state::CLOSE_WAIT))
-            .map_err(Error::kernel(format!("see the end of {name}")))?;
+        inject::segment_until(&fin, || Ok(tcp_repair::info(fd)?.state == state::CLOSE_WAIT))
+            .map_err(Error::kernel(format!("play the end of {name}")))?;
     }
     if !slow {
-        return Ok(Some((None, connection.send_queue.clone())));
+        return Ok(Some(Queues { sent: None, unsent: connection.send_queue.clone() }));
     }
     let (sent, unsent) = connection.send_queue.split_at(sent);
     let sent = Sent {
@@ -212,7 +218,7 @@ fn connect(
         sequence: unacknowledged,
         window: peer_window(connection),
     };
-    Ok(Some((Some(sent), unsent.to_vec())))
+    Ok(Some(Queues { sent: Some(sent), unsent: unsent.to_vec() }))
 }
 
 /// The peer's window as it says it.
