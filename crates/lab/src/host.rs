@@ -102,6 +102,18 @@ impl Host {
         self.inner.spec.address().into()
     }
 
+    /// Variables of its node.
+    pub(crate) fn node_env(&self) -> &[(String, String)] {
+        &self.inner.spec.env
+    }
+
+    /// Where the machine sees a path of the host, while it is up.
+    #[must_use]
+    pub fn outside(&self, path: &str) -> Option<std::path::PathBuf> {
+        let agent = self.outer_pid(1)?;
+        Some(Path::new(&format!("/proc/{agent}/root")).join(path.trim_start_matches('/')))
+    }
+
     /// The command by which a person gets a shell on it, while it is up.
     #[must_use]
     pub fn shell(&self) -> Option<String> {

@@ -14,6 +14,8 @@ pub struct HostSpec {
     pub install: Vec<(PathBuf, PathBuf)>,
     /// A directory that several hosts share, as a network file system would be.
     pub shared: Option<Shared>,
+    /// More variables in the environment of its node.
+    pub env: Vec<(String, String)>,
     /// Size limit of its state directory /var/lib/ferry in bytes; none: half of the memory.
     pub state_bytes_max: Option<u64>,
     /// More variables in the environment of everything that is started on it.
@@ -46,6 +48,7 @@ impl HostSpec {
             clock_ahead_s: 0,
             install: Vec::new(),
             shared: None,
+            env: Vec::new(),
             state_bytes_max: None,
             env: Vec::new(),
             number: 0,
@@ -59,6 +62,13 @@ impl HostSpec {
     #[must_use]
     pub fn install(mut self, from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
         self.install.push((from.into(), to.into()));
+        self
+    }
+
+    /// Sets a variable in the environment of the host's node.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 

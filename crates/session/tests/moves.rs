@@ -5,6 +5,7 @@ mod common;
 use common::hosts::{Net, TestNode};
 use common::{Place, count_in, counter, spec, wait_for_count_in};
 use ferry_model::error::Kind;
+use ferry_model::event::{Cause, Phase, What};
 use ferry_model::handover::Outcome;
 use ferry_model::ids::WorkloadId;
 use ferry_model::planning::Method;
@@ -26,6 +27,8 @@ fn main() {
         Trial::test("a_target_that_cannot_take_it_leaves_it_running_at_the_source", common::run(unable)),
         Trial::test("a_cut_link_before_the_decision_leaves_it_running_at_the_source", common::run(cut)),
         Trial::test("what_the_workload_wrote_goes_along", common::run(files)),
+        Trial::test("files_that_change_all_the_time_arrive_as_they_were_at_the_freeze", common::run(changing)),
+        Trial::test("a_big_file_that_was_written_long_before_is_not_in_the_pause", common::run(big)),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -119,6 +122,73 @@ fn files() {
     );
 }
 
+/// Writes in place, makes, renames, links and removes files as fast as it can, and knows what each must hold. Told to end, it looks.
+const CHANGES: &str = r#"
+import os, random, time
+root, model, number = '/srv/w/', {}, 0
+os.makedirs(root)
+print('ready', flush=True)
+while not os.path.exists('/go'):
+    number += 1
+    a, b, what = 'f%d' % random.randrange(12), 'f%d' % random.randrange(12), random.randrange(6)
+    if what < 3:
+        cell, content = model.setdefault(a, [b'']), b'%08d' % number
+        with open(root + a, 'r+b' if os.path.exists(root + a) else 'wb') as file: file.write(content)
+        cell[0] = content
+    elif what == 3 and a in model and model[a] is not model.get(b):
+        os.rename(root + a, root + b)
+        model[b] = model.pop(a)
+    elif what == 4 and a in model and b not in model:
+        os.link(root + a, root + b)
+        model[b] = model[a]
+    elif what == 5 and a in model:
+        os.remove(root + a)
+        del model[a]
+wrong = [name for name in set(model) | set(os.listdir(root)) if name not in model
+    or not os.path.exists(root + name) or open(root + name, 'rb').read() != model[name][0]
+    or os.stat(root + name).st_nlink != sum(cell is model[name] for cell in model.values())]
+print('wrong', wrong) if wrong else print('right', flush=True)
+time.sleep(1000)
+"#;
+
+fn changing() {
+    let two = two();
+    let id = two.a.start(spec(8, &["/usr/bin/python3", "-c", CHANGES]));
+    two.wait_for_log(&two.a, id, "ready\n");
+    for (from, to) in [(&two.a, &two.b), (&two.b, &two.a), (&two.a, &two.b)] {
+        let mv = from.movements().begin(from.request(id, to)).unwrap();
+        assert_eq!(from.movements().wait(mv), Ok(Outcome::Moved));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    let stream = two.b.shim(id).exec(common::exec_spec(&["/bin/sh", "-c", "echo >/go"])).unwrap();
+    assert_eq!(common::read_all(&mut { stream }).2, Exit::Code(0));
+    two.wait_for_log(&two.b, id, "ready\nright\n");
+}
+
+fn big() {
+    // On a disk: in memory every file is looked through again in the pause.
+    let two = two_in(Place::on_disk());
+    let script = "head -c 268435456 /dev/urandom >/srv/big; echo ready; \
+                  while [ ! -e /go ]; do sleep 0.02; done; md5sum </srv/big; sleep 1000";
+    let id = two.a.start(spec(9, &["/bin/bash", "-c", script]));
+    two.wait_for_log(&two.a, id, "ready\n");
+    let sum = std::process::Command::new("md5sum").arg(two.a.directory(id).join("upper/srv/big")).output();
+    let sum = String::from_utf8(sum.unwrap().stdout).unwrap();
+    let mv = two.a.movements().begin(two.a.request(id, &two.b)).unwrap();
+    assert_eq!(two.a.movements().wait(mv), Ok(Outcome::Moved));
+    let events = two.a.movements().get(mv).unwrap().recorder.events();
+    let at = |wanted: What| events.iter().find(|event| event.what == wanted).unwrap().at_us;
+    let staged = at(What::PhaseEnd { phase: Phase::Prepare }) - at(What::PhaseStart { phase: Phase::Prepare });
+    let spent = events.iter().find_map(|event| match event.what {
+        What::Spent { cause: Cause::Files, us } => Some(us),
+        _ => None,
+    });
+    assert!(spent.unwrap() * 4 < staged, "{spent:?} us in the pause, {staged} us before it: {events:#?}");
+    let stream = two.b.shim(id).exec(common::exec_spec(&["/bin/sh", "-c", "echo >/go"])).unwrap();
+    assert_eq!(common::read_all(&mut { stream }).2, Exit::Code(0));
+    two.wait_for_log(&two.b, id, &format!("ready\n{}  -\n", sum.split(' ').next().unwrap()));
+}
+
 impl Two {
     fn wait_for_log(&self, node: &TestNode, id: WorkloadId, wanted: &str) {
         let end = std::time::Instant::now() + common::LONG;
@@ -150,7 +220,11 @@ struct Two {
 }
 
 fn two() -> Two {
-    let (place, net) = (Place::new(), Arc::new(Net::default()));
+    two_in(Place::new())
+}
+
+fn two_in(place: Place) -> Two {
+    let net = Arc::new(Net::default());
     let (a, b) = (TestNode::new(&net, &place, "a"), TestNode::new(&net, &place, "b"));
     Two { place, net, a, b }
 }

@@ -1,7 +1,7 @@
-//! Fresh anonymous memory of this process: mmap(2), madvise(2) and mprotect(2) behind a value that unmaps itself.
+//! Memory of this process: mmap(2), madvise(2) and mprotect(2) behind values that unmap themselves.
 //!
-//! For benchmarks, which must know that memory was never touched and that a mapping is one of its own; the allocator
-//! promises neither.
+//! Fresh anonymous memory is for benchmarks, which must know that it was never touched and that a mapping is one of its own; the
+//! allocator promises neither. Mapped files are for tests of what leaves no trace.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -47,6 +47,36 @@ impl Mapped {
             check(unsafe { libc::mprotect(self.start.add(offset).cast(), PAGE, libc::PROT_READ) })?;
         }
         Ok(Striped(self))
+    }
+}
+
+/// A shared mapping of a file, only stored into: others may change its content at any time, so no borrow of it is handed out.
+#[derive(Debug)]
+pub struct SharedFile(Mapped);
+
+impl SharedFile {
+    /// Maps the first `bytes` of a file, rounded up to pages.
+    ///
+    /// # Errors
+    /// The file cannot be mapped for writing.
+    pub fn new(file: &impl std::os::fd::AsRawFd, bytes: usize) -> io::Result<Self> {
+        let bytes = bytes.max(1).next_multiple_of(PAGE);
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory that exists.
+        let start = unsafe {
+            libc::mmap(std::ptr::null_mut(), bytes, prot, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self(Mapped { start: start.cast(), bytes }))
+    }
+
+    /// Stores one byte. The file must reach that far: beyond its end the kernel ends this process.
+    pub fn store(&self, at: usize, byte: u8) {
+        assert!(at < self.0.bytes);
+        // SAFETY: the address lies within the mapping, which is writable; no reference to it exists.
+        unsafe { self.0.start.add(at).write_volatile(byte) }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::kv::report::Report;
 use crate::output::{bytes, span_us};
 use ferry_model::api::Move;
-use ferry_model::event::{Phase, What};
+use ferry_model::event::{Cause, Phase, What};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -85,7 +85,7 @@ impl Summary {
             for (phase, from, to, sent) in phases(moved) {
                 let took = span_us(to - from);
                 let sent = if sent > 0 { format!("   {}", bytes(sent)) } else { String::new() };
-                writeln!(out, "  {:>10}  {:<10} {took:>10}{sent}", span_us(from), phase_name(phase))?;
+                writeln!(out, "  {:>10}  {:<10} {took:>10}{sent}", span_us(from), name_of(phase))?;
             }
             let [down, total] = [moved.downtime_us, moved.total_us].map(|us| us.map_or("?".into(), span_us));
             writeln!(
@@ -93,6 +93,10 @@ impl Summary {
                 "  stood still {down}, {total} in all; the clients waited at most {:.1} ms",
                 leg.seen.outage_ms
             )?;
+            let causes: Vec<String> = causes(moved)
+                .map(|(cause, us)| format!("{} {}", name_of(cause), span_us(us)))
+                .collect();
+            writeln!(out, "  of that: {}", causes.join(", "))?;
         }
         writeln!(out, "\n{} replies over {} connections:", self.replies, self.connections)?;
         let (lost, wrong, doubled) = (self.replies_lost, self.replies_wrong, self.replies_doubled);
@@ -127,8 +131,17 @@ fn phases(moved: &Move) -> Vec<(Phase, u64, u64, u64)> {
     found
 }
 
-fn phase_name(phase: Phase) -> String {
-    serde_json::to_value(phase).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+/// What the time in which the workload stood still went to, in order of the reports.
+fn causes(moved: &Move) -> impl Iterator<Item = (Cause, u64)> + '_ {
+    moved.events.iter().filter_map(|event| match &event.what {
+        What::Spent { cause, us } => Some((*cause, *us)),
+        _ => None,
+    })
+}
+
+/// The name that a phase or a cause has in JSON.
+fn name_of(named: impl Serialize) -> String {
+    serde_json::to_value(named).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]

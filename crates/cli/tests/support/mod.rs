@@ -12,6 +12,8 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ferry");
 pub const NAME: &str = "object";
 /// How long a program may take for anything.
 pub const STEP_MAX: Duration = Duration::from_secs(40);
+/// Where a node is told to hold what has arrived before it resumes it (`ferry_session::movement::hold`).
+const HOLD: &str = "/run/ferry-hold";
 
 /// What a scenario ends with: nothing, or what went wrong.
 pub type Verdict = Result<(), String>;
@@ -55,15 +57,28 @@ pub fn build(source: &Path) -> Result<PathBuf, String> {
 
 /// Two hosts, `alpha` and `beta`, with nodes that trust each other, and these files installed on both.
 pub fn fleet(install: &[(&Path, &str)]) -> Result<Fleet, String> {
-    let spec =
-        |name: &str| install.iter().fold(HostSpec::new(name), |spec, (from, to)| spec.install(*from, *to));
-    Fleet::start(Path::new(PROGRAM), vec![spec("alpha"), spec("beta")]).map_err(words)
+    let spec = |name: &str| install.iter().fold(host(name), |spec, (from, to)| spec.install(*from, *to));
+    start(vec![spec("alpha"), spec("beta")])
+}
+
+/// A host whose node holds what arrives, when [`carry`] asks for it.
+pub fn host(name: &str) -> HostSpec {
+    HostSpec::new(name).env("FERRY_HOLD_RESUME", HOLD)
+}
+
+/// Hosts with nodes that trust each other.
+pub fn start(hosts: Vec<HostSpec>) -> Result<Fleet, String> {
+    let fleet = Fleet::start(Path::new(PROGRAM), hosts).map_err(words)?;
+    for host in &fleet.nodes {
+        host.ok(&["/bin/mkdir", "-p", HOLD]).map_err(words)?;
+    }
+    Ok(fleet)
 }
 
 /// As [`fleet`], with the files on `alpha` alone: what the workload needs of them has to travel.
 pub fn uneven_fleet(install: &[(&Path, &str)]) -> Result<Fleet, String> {
-    let alpha = install.iter().fold(HostSpec::new("alpha"), |spec, (from, to)| spec.install(*from, *to));
-    Fleet::start(Path::new(PROGRAM), vec![alpha, HostSpec::new("beta")]).map_err(words)
+    let alpha = install.iter().fold(host("alpha"), |spec, (from, to)| spec.install(*from, *to));
+    start(vec![alpha, host("beta")])
 }
 
 /// Runs `ferry` on a host; its output, if it succeeded.
@@ -106,17 +121,60 @@ pub fn wait_for_line(host: &Host, beginnings: &[&str]) -> Result<String, String>
     }
 }
 
-/// A whole move: then the source's network is cut and nothing of its root can be reached, and the workload runs at the target alone.
+/// A whole move. Before the workload is resumed the source's network is cut and nothing of its root can be reached; only when it has run
+/// at the target alone for a while the source is there again, hears of it, and the move ends.
 pub fn carry(from: &Host, to: &Host) -> Verdict {
-    ferry(from, &["move", NAME, "--to", to.name()])?;
+    let hold = to.outside(HOLD).ok_or("the target is gone")?;
+    let (armed, held) = (hold.join("armed"), hold.join("held"));
+    std::fs::write(&armed, "").map_err(words)?;
+    let moving = from.spawn(&[FERRY, "move", NAME, "--to", to.name()]).map_err(words)?;
+    let deadline = Instant::now() + STEP_MAX;
+    while !held.exists() {
+        if moving.has_ended() || Instant::now() > deadline {
+            let _ = std::fs::remove_file(&armed);
+            return Err(format!(
+                "the move did not come to its resume: {}{}{}{}",
+                moving.stdout(),
+                moving.stderr(),
+                shim_logs(from),
+                shim_logs(to)
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
     from.cut_link().map_err(words)?;
+    let alone = run_alone(from, to, &armed);
+    from.heal_link().map_err(words)?;
+    alone?;
+    let ended = moving.wait(STEP_MAX).map_err(words)?;
+    match ended.code {
+        0 => Ok(()),
+        code => Err(format!("the move ended with {code}: {}{}", ended.stdout, ended.stderr)),
+    }
+}
+
+fn run_alone(from: &Host, to: &Host, armed: &Path) -> Verdict {
     let reached = to.reaches(from);
+    std::fs::remove_file(armed).map_err(words)?;
     if !reached.is_empty() {
         return Err(format!("the target reaches the source's files: {}", reached.join("; ")));
     }
+    // The target's node lists it as soon as it has been resumed.
+    let deadline = Instant::now() + STEP_MAX;
+    let runs = || -> Result<bool, String> {
+        let listed: serde_json::Value = serde_json::from_str(&ferry(to, &["--json", "ps"])?).map_err(words)?;
+        let here = |each: &serde_json::Value| each["name"] == NAME && each["state"] != "gone";
+        Ok(listed.as_array().into_iter().flatten().any(here))
+    };
+    while !runs()? {
+        if Instant::now() > deadline {
+            return Err(format!("it does not run at the target{}", shim_logs(to)));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     // Long enough to fail, if anything of the source is missing.
     std::thread::sleep(Duration::from_millis(100));
-    from.heal_link().map_err(words)
+    Ok(())
 }
 
 /// Makes the file for which self-verifying programs wait, inside of the capsule. The program may verify itself and end before

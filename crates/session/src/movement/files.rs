@@ -1,4 +1,5 @@
-//! Files of a workload: packed at the source, put beneath its root at the target; and what is left to remove afterwards.
+//! Files of a workload: sent while it runs, again where they have changed since, and the last changes when it is frozen; put
+//! beneath its root at the target; and what is left to remove afterwards.
 
 use super::node::Node;
 use crate::shim::{CONTENTS, Client, LOG, Spec};
@@ -6,15 +7,16 @@ use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::WorkloadId;
 use ferry_model::plan::Plan;
 use ferry_model::resource::Action;
-use ferry_process::capsule::contents::{pack_upper, unpack_upper};
-use ferry_process::capsule::tree::{self, Parts};
+use ferry_process::capsule::contents::unpack_upper;
+use ferry_process::capsule::tree::{self, Changes, Index, Limits, Parts, pack_changes};
+use ferry_process::capsule::mapped;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a transfer of files holds: nothing; what changed last, with the memory file systems; files from beneath the workload's
-/// overlay, which the target lacks or has otherwise.
+/// What one part of a transfer of files holds: nothing; what changed last of what the workload wrote, with the memory file systems and
+/// its log; files beneath its root. Parts follow each other until the transfer ends.
 const NOTHING: u8 = 0;
 const LAST: u8 = 1;
 const PARTS: u8 = 2;
@@ -22,14 +24,59 @@ const PARTS: u8 = 2;
 /// Most bytes of a log that go along.
 const LOG_BYTES_MAX: u64 = 1 << 20;
 
+/// Most rounds while the workload runs.
+const ROUNDS_MAX: u32 = 5;
+
+/// So little may be left to the pause: about what a link carries within a few milliseconds.
+const ROUND_BYTES_MIN: u64 = 2 << 20;
+
+/// A tree that is sent while it is in use.
+struct Tree {
+    root: PathBuf,
+    /// These parts of it; none: all.
+    parts: Option<Parts>,
+    /// What of it belongs to another tree.
+    without: Parts,
+    /// What the target has.
+    there: Index,
+}
+
+impl Tree {
+    /// Sends what has changed since the last time; returns bytes of content.
+    fn send(&mut self, kind: u8, workload: &Path, frozen: bool, to: &mut dyn Write) -> io::Result<u64> {
+        let limits = Limits::default();
+        let root = File::open(&self.root)?;
+        let crossing = self.parts.is_some();
+        let failed = |error: tree::Error| io::Error::other(error);
+        let mut now = Index::look(&root, self.parts.as_ref(), &self.without, &limits).map_err(failed)?;
+        if !frozen {
+            match mapped(workload) {
+                Ok(mapped) => now.unsettle(&mapped),
+                // Not a tree in a capsule: its content is compared in the pause.
+                Err(_) => now.unsettle_all(),
+            }
+        }
+        let changes: Changes = now.since(&self.there, &root, crossing, frozen).map_err(failed)?;
+        to.write_all(&[kind])?;
+        pack_changes(&root, &changes, &mut now, crossing, !frozen, to, &limits).map_err(failed)?;
+        self.there = now;
+        Ok(changes.bytes)
+    }
+}
+
 /// Files of one move, at its source.
 pub(super) struct Stage {
     directory: PathBuf,
     root: PathBuf,
     /// Executables, libraries and files that the workload only reads: they do not change.
     beneath: Parts,
+    /// What the workload wrote.
+    upper: Tree,
     /// What `--with` names and this host does not share with the target.
-    with: Parts,
+    with: Option<Tree>,
+    rounds: u32,
+    /// Bytes of the last round.
+    bytes: u64,
 }
 
 impl Stage {
@@ -52,37 +99,59 @@ impl Stage {
                 beneath.insert(name.as_bytes().to_vec(), false);
             }
         }
-        Self { directory: directory.to_owned(), root, beneath, with }
+        // A tree that lived in no capsule has none.
+        let _ = fs::create_dir_all(&upper);
+        let tree = |root, parts, without| Tree { root, parts, without, there: Index::default() };
+        Self {
+            directory: directory.to_owned(),
+            beneath,
+            // Where something is mounted, the upper directory has an empty place that nobody sees.
+            upper: tree(upper, None, with.clone()),
+            with: (!with.is_empty()).then(|| tree(root.clone(), Some(with), Parts::new())),
+            root,
+            rounds: 0,
+            bytes: u64::MAX,
+        }
     }
 
-    /// While the workload runs.
-    pub fn send_all(&mut self, to: &mut dyn Write) -> io::Result<()> {
-        if self.beneath.is_empty() {
-            return to.write_all(&[NOTHING]);
+    /// Whether another round is worth its time: the last one brought less than half of what the one before did, and more than nothing.
+    pub fn is_worth_another(&self) -> bool {
+        self.rounds < ROUNDS_MAX && self.bytes > ROUND_BYTES_MIN
+    }
+
+    /// One round while the workload runs.
+    pub fn send_round(&mut self, to: &mut dyn Write) -> io::Result<()> {
+        if self.rounds == 0 && !self.beneath.is_empty() {
+            to.write_all(&[PARTS])?;
+            let root = File::open(&self.root)?;
+            let packed = tree::pack_parts(&root, &self.beneath, to, &Limits::default());
+            packed.map_err(io::Error::other)?;
         }
-        to.write_all(&[PARTS])?;
-        pack_beneath(&self.root, &self.beneath, to)
+        let before = self.bytes;
+        self.bytes = self.upper.send(PARTS, &self.directory, false, to)?;
+        if let Some(with) = &mut self.with {
+            self.bytes += with.send(PARTS, &self.directory, false, to)?;
+        }
+        self.rounds += 1;
+        if self.rounds > 1 && self.bytes > before / 2 {
+            // It writes as fast as this sends: more rounds would change nothing.
+            self.rounds = ROUNDS_MAX;
+        }
+        Ok(())
     }
 
     /// When it is frozen and captured.
     pub fn send_changes(&mut self, to: &mut dyn Write) -> io::Result<()> {
-        if !self.with.is_empty() {
-            to.write_all(&[PARTS])?;
-            pack_beneath(&self.root, &self.with, to)?;
+        if let Some(with) = &mut self.with {
+            with.send(PARTS, &self.directory, true, to)?;
         }
-        to.write_all(&[LAST])?;
-        pack_upper(&self.directory, to).map_err(io::Error::other)?;
+        self.upper.send(LAST, &self.directory, true, to)?;
         send_file(&self.directory.join(CONTENTS), u64::MAX, to)?;
         send_file(&self.directory.join(LOG), LOG_BYTES_MAX, to)?;
         // Sent: it would only take room while both sides wait for the decision.
         let _ = fs::remove_file(self.directory.join(CONTENTS));
         Ok(())
     }
-}
-
-fn pack_beneath(root: &Path, parts: &Parts, to: &mut dyn Write) -> io::Result<()> {
-    let root = File::open(root)?;
-    tree::pack_parts(&root, parts, to, &tree::Limits::default()).map(drop).map_err(io::Error::other)
 }
 
 /// The last bytes of a file, with their number in front. A file that is not there counts as empty.
@@ -113,31 +182,21 @@ fn take_file(path: &Path, from: &mut dyn Read) -> io::Result<()> {
 /// Puts what [`Stage`] sent in its place. `directory` is the workload's, at the target.
 pub(super) fn take(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
     let mut kind = [0];
-    from.read_exact(&mut kind)?;
-    match kind[0] {
-        NOTHING => Ok(()),
-        PARTS => {
-            unpack_upper(directory, from).map_err(io::Error::other)?;
-            // What changed last may follow in the same transfer.
-            match from.read(&mut kind)? {
-                0 => Ok(()),
-                _ if kind[0] == LAST => take_last(directory, from),
-                _ => Err(unknown()),
-            }
+    while from.read(&mut kind)? > 0 {
+        match kind[0] {
+            NOTHING => {}
+            PARTS => drop(unpack_upper(directory, from).map_err(io::Error::other)?),
+            LAST => take_last(directory, from)?,
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "Files of an unknown kind")),
         }
-        LAST => take_last(directory, from),
-        _ => Err(unknown()),
     }
+    Ok(())
 }
 
 fn take_last(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
     unpack_upper(directory, from).map_err(io::Error::other)?;
     take_file(&directory.join(CONTENTS), from)?;
     take_file(&directory.join(LOG), from)
-}
-
-fn unknown() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "Files of an unknown kind")
 }
 
 /// Names in a workload's directory that outlive its copy: what happened to it.

@@ -5,6 +5,7 @@
 
 mod files;
 mod ground;
+pub mod hold;
 pub mod link;
 mod memory;
 pub mod node;

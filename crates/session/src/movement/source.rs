@@ -22,6 +22,7 @@ use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::linux::LinuxSource;
+use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::bulk::BulkWriter;
 use ferry_transfer::wire::control::{self, Bulk};
 use ferry_transfer::wire::greeting;
@@ -215,7 +216,13 @@ impl SourceRole {
             self.shim()?.status()?.init.ok_or_else(|| Error::new(Kind::Unable, "The capsule is gone"))?;
         let root = PathBuf::from(format!("/proc/{init}/root"));
         let mut stage = files::Stage::new(&self.directory, root, spec, plan);
-        hashes.push(self.bulk(Bulk::Files, |to| stage.send_all(to))?);
+        while stage.is_worth_another() {
+            let hash = self.bulk(Bulk::Files, |to| stage.send_round(to))?;
+            self.wait_until_taken(hash)?;
+            hashes.push(hash);
+        }
+        // Their handshakes cost as much as a small workload's whole pause.
+        let streams = self.open_streams(request, secret)?;
 
         self.ground.recorder.phase(Phase::Freeze);
         driver.feed(Input::FreezeNow, self).map_err(|e| stopped(&e))?;
@@ -228,14 +235,16 @@ impl SourceRole {
 
         self.ground.recorder.phase(Phase::State);
         let began = Instant::now();
-        hashes.push(self.bulk(Bulk::Files, |to| stage.send_changes(to))?);
+        let files = self.bulk(Bulk::Files, |to| stage.send_changes(to))?;
         self.ground.recorder.spent(Cause::Files, began);
-        hashes.push(self.bulk(Bulk::State, |to| to.write_all(&state))?);
+        // On its way while the target still puts the files in their places.
+        hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&state))?]);
+        self.wait_until_taken(files)?;
         let memory = if request.method == Method::Cold {
             Hash([0; 32])
         } else {
             self.wait_for("the target's readiness", |message| matches!(message, control::Message::Ready))?;
-            self.memory(spaces, request.streams, secret)?
+            self.memory(spaces, streams)?
         };
         let hash = receipt(&hashes, memory);
         self.ground.recorder.phase(Phase::Prepared);
@@ -243,7 +252,7 @@ impl SourceRole {
         driver.feed(Input::Sent(receipt), self).map_err(|e| stopped(&e))
     }
 
-    /// Sends something long and waits until the target has put it where it belongs.
+    /// Sends something long.
     fn bulk(&mut self, kind: Bulk, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Hash> {
         let send = || {
             let mut writer = BulkWriter::begin(self.ground.link.writer()?, kind)?;
@@ -251,26 +260,33 @@ impl SourceRole {
             writer.finish()
         };
         let (_, hash) = send().map_err(|e| planning::link_error(&e))?;
-        if kind == Bulk::Files {
-            self.wait_for(
-                "files to be taken",
-                |message| matches!(message, control::Message::Taken { hash: taken } if *taken == hash),
-            )?;
-        }
         Ok(hash)
     }
 
-    fn memory(&mut self, spaces: Vec<SpaceAccess>, streams: u32, secret: [u8; 32]) -> Result<Hash> {
-        let began = Instant::now();
-        let source = LinuxSource::open(spaces).map_err(|e| {
-            Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read")
-        })?;
+    /// Waits until the target has put files where they belong.
+    fn wait_until_taken(&mut self, hash: Hash) -> Result<()> {
+        self.wait_for(
+            "files to be taken",
+            |message| matches!(message, control::Message::Taken { hash: taken } if *taken == hash),
+        )
+    }
+
+    fn open_streams(&self, request: &Request, secret: [u8; 32]) -> Result<Vec<Box<dyn Stream>>> {
+        let count = if self.cold { 0 } else { request.streams.clamp(1, super::STREAMS_MAX) };
         let connect = |index| {
             let purpose = greeting::Purpose::Pages { mv: self.ground.key.mv, secret, index };
             self.ground.node.connect(&self.ground.peer, purpose)
         };
-        let streams: io::Result<Vec<_>> = (0..streams.clamp(1, super::STREAMS_MAX)).map(connect).collect();
-        let sent = streams.and_then(|streams| memory::send(streams, &source, &self.ground.recorder));
+        let opened: io::Result<Vec<_>> = (0..count).map(connect).collect();
+        opened.map_err(|e| planning::link_error(&e).context("The way for the memory cannot be opened"))
+    }
+
+    fn memory(&mut self, spaces: Vec<SpaceAccess>, streams: Vec<Box<dyn Stream>>) -> Result<Hash> {
+        let began = Instant::now();
+        let source = LinuxSource::open(spaces).map_err(|e| {
+            Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read")
+        })?;
+        let sent = memory::send(streams, &source, &self.ground.recorder);
         let digest = sent.map_err(|e| planning::link_error(&e).context("Memory did not get across"))?;
         self.ground.recorder.spent(Cause::Memory, began);
         Ok(digest.finish())

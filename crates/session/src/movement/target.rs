@@ -350,6 +350,7 @@ impl World for TargetRole {
                 Err(error) => Input::NotReady(error.to_string()),
             }),
             Act::Thaw => {
+                super::hold::before_resume();
                 let began = Instant::now();
                 match self.ask(Client::resume) {
                     Ok(()) => {

@@ -115,6 +115,12 @@ impl Place {
         Self(tempfile::Builder::new().prefix("ferry-test-").tempdir_in("/dev/shm").unwrap())
     }
 
+    /// On the disk that the tests are built on.
+    pub fn on_disk() -> Self {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        Self(tempfile::Builder::new().prefix("ferry-test-").tempdir_in(target).unwrap())
+    }
+
     pub fn path(&self) -> &Path {
         self.0.path()
     }

@@ -45,6 +45,9 @@ pub enum Kind {
     /// A block device.
     #[n(7)]
     BlockDevice,
+    /// Nothing: what an earlier stream put here has gone, with everything beneath it.
+    #[n(8)]
+    Gone,
 }
 
 /// One entry.
@@ -89,6 +92,24 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// An entry of which nothing is known but where it is.
+    pub(super) fn at(path: &[u8]) -> Self {
+        Self {
+            path: path.to_vec().into(),
+            kind: Kind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime_s: 0,
+            mtime_ns: 0,
+            device: (0, 0),
+            link: ByteVec::from(Vec::new()),
+            xattrs: Vec::new(),
+            size: 0,
+            segments: Vec::new(),
+        }
+    }
+
     /// The name for messages.
     pub(super) fn name(&self) -> String {
         String::from_utf8_lossy(&self.path).into_owned()

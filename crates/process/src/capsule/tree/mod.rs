@@ -8,12 +8,16 @@
 //! Unpacking trusts nothing: every name is opened beneath the given directory with `RESOLVE_BENEATH` and
 //! `RESOLVE_NO_SYMLINKS`, everything is bounded, and a file counts only once its hash is right.
 
+mod changes;
 mod entry;
+pub mod index;
 mod pack;
 mod unpack;
 mod xattr;
 
+pub use changes::pack_changes;
 pub use entry::{Entry, Kind};
+pub use index::{Changes, Index, Mapped};
 pub use pack::{Parts, pack, pack_parts};
 pub use unpack::unpack;
 

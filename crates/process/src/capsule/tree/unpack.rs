@@ -13,7 +13,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 /// Reads a stream that `pack` wrote and makes what it describes beneath `root`. Directories that are there already
-/// are used, other things of the same name replaced. What is not named by the stream stays.
+/// are used, other things of the same name replaced. What is not named by the stream stays, so that a stream of changes may
+/// follow one of everything.
 ///
 /// # Errors
 /// [`Error::Refused`] for a stream that is cut, altered or tries to reach beyond `root`, [`Error::TooLarge`] beyond
@@ -106,24 +107,24 @@ impl Unpacker<'_> {
         if self.totals.bytes > self.limits.bytes_max {
             return Err(Error::TooLarge(format!("{} bytes", self.limits.bytes_max)));
         }
+        if entry.kind == Kind::Gone {
+            return self.gone(entry);
+        }
         let (parent, name) = self.parent(entry, &entry.path)?;
         let parent = parent.as_fd();
         if entry.kind == Kind::HardLink {
             return self.hard_link(entry, parent, name);
         }
         if entry.kind != Kind::Directory {
-            remove(parent, name).map_err(at("replace", entry))?;
+            remove(parent, name, self.limits.depth_max).map_err(at("replace", entry))?;
         }
         self.make(entry, parent, name, input)?;
         self.attributes(entry, parent, name)
     }
 
-    /// The directory that an entry is in, and its name there. The root's own name is ".".
+    /// The directory that an entry is in, and its name there.
     fn parent<'p>(&self, entry: &Entry, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), Error> {
-        let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => (&path[..slash], &path[slash + 1..]),
-            None => (&b"."[..], if path.is_empty() { &b"."[..] } else { path }),
-        };
+        let (directory, name) = split(path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         Ok((self.open(directory, flags).map_err(at("open the directory of", entry))?, name))
     }
@@ -154,9 +155,19 @@ impl Unpacker<'_> {
             Kind::Socket => node(FileType::Socket),
             Kind::CharacterDevice => node(FileType::CharacterDevice),
             Kind::BlockDevice => node(FileType::BlockDevice),
-            Kind::HardLink => Ok(()),
+            Kind::HardLink | Kind::Gone => Ok(()),
         };
         made.map_err(at_errno("make", entry))
+    }
+
+    /// Removes what an earlier stream has made. What is not there any more, or never was, is gone too.
+    fn gone(&self, entry: &Entry) -> Result<(), Error> {
+        let (directory, name) = split(&entry.path);
+        let parent = match self.open(directory, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(error) if super::pack::has_vanished(&error) => return Ok(()),
+            result => result.map_err(at("open the directory of", entry))?,
+        };
+        remove(parent.as_fd(), name, self.limits.depth_max).map_err(at("remove", entry))
     }
 
     /// A directory that is there is used, anything else of that name replaced.
@@ -206,7 +217,7 @@ impl Unpacker<'_> {
 
     fn hard_link(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Error> {
         let (first_parent, first) = self.parent(entry, &entry.link)?;
-        remove(parent, name).map_err(at("replace", entry))?;
+        remove(parent, name, self.limits.depth_max).map_err(at("replace", entry))?;
         linkat(&first_parent, first, parent, name, AtFlags::empty()).map_err(at_errno("link", entry))
     }
 
@@ -218,6 +229,11 @@ impl Unpacker<'_> {
             // The name is one that was just made here, and no link.
             chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
                 .map_err(at_errno("set the mode of", entry))?;
+        }
+        if entry.kind == Kind::Directory {
+            // It may have been there before, with attributes that it has lost since.
+            xattr::remove_others(parent, name, &entry.xattrs)
+                .map_err(at("remove attributes of", entry))?;
         }
         xattr::write(parent, name, &entry.xattrs).map_err(at("set the attributes of", entry))?;
         if entry.kind == Kind::Directory {
@@ -252,11 +268,26 @@ fn times(seconds: i64, nanos: u32) -> Timestamps {
     }
 }
 
-/// Removes whatever has this name, if it is no directory.
-fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    match unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR) => Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?),
-        Err(error) => Err(error.into()),
+/// A path as the directory that it is in and its name there. The root's own name is ".".
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&b"."[..], if path.is_empty() { &b"."[..] } else { path }),
     }
+}
+
+/// Removes whatever has this name; a directory with everything beneath it, which no symbolic link leads out of.
+fn remove(parent: BorrowedFd<'_>, name: &[u8], depth_max: usize) -> io::Result<()> {
+    match unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let deeper = depth_max.checked_sub(1).ok_or(Errno::NAMETOOLONG)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    for name in super::pack::names_in(&directory)? {
+        remove(directory.as_fd(), &name, deeper)?;
+    }
+    Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }

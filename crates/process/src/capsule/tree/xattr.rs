@@ -53,6 +53,24 @@ pub(super) fn read(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<(By
     Ok(found)
 }
 
+/// Removes those attributes that travel and are not among `kept`.
+pub(super) fn remove_others(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    kept: &[(ByteVec, ByteVec)],
+) -> io::Result<()> {
+    let path = path(directory, name);
+    for (present, _) in read(directory, name)? {
+        if !kept.iter().any(|(key, _)| *key == present) {
+            match rustix::fs::lremovexattr(&path[..], &present[..]) {
+                Err(Errno::NODATA | Errno::NOTSUP) => {}
+                result => result?,
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Sets those attributes that travel.
 pub(super) fn write(directory: BorrowedFd<'_>, name: &[u8], xattrs: &[(ByteVec, ByteVec)]) -> io::Result<()> {
     let path = path(directory, name);
