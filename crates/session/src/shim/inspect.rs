@@ -2,14 +2,21 @@
 
 use super::furniture::refs;
 use super::workload::{Workload, no_capsule, unable};
+use crate::facts::shared_identity;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::plan::Resource;
 use ferry_model::resource::Binding;
 use ferry_process::capture::files::FilesContext;
 use ferry_process::capture::{Scope, TaskRef};
 use ferry_process::inspect;
+use ferry_sys::mountinfo;
 use ferry_sys::proc::status;
+use std::collections::HashMap;
 use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// File systems that a capsule has for itself.
+const OWN_KINDS: [&str; 6] = ["overlay", "tmpfs", "proc", "sysfs", "devpts", "mqueue"];
 
 impl Workload {
     /// The whole inventory: tasks with their code and memory, descriptors, capsule; with what cannot be moved, by name.
@@ -38,6 +45,26 @@ impl Workload {
             resource.hash = File::open(path).and_then(|file| self.hashes.of(&file)).ok();
         }
         found.extend(inspect::capsule::capsule(capsule)?);
+        note_shared(&mut found, capsule.init_pid())?;
         Ok(found)
     }
+}
+
+/// Notes on which file system that other hosts have too a path lies. What the capsule has laid an overlay over is the workload's own,
+/// whatever is beneath.
+fn note_shared(found: &mut [Resource], init: i32) -> Result<()> {
+    let mounts = mountinfo::read(&PathBuf::from(format!("/proc/{init}")))
+        .map_err(|e| unable("The capsule's mount table could not be read", &e))?;
+    let mut known: HashMap<&Path, Option<String>> = HashMap::new();
+    for resource in found.iter_mut().filter(|each| each.name.starts_with('/')) {
+        let path = Path::new(&resource.name);
+        let over = mounts.iter().filter(|mount| path.starts_with(&mount.point));
+        let Some(mount) = over.max_by_key(|mount| mount.point.components().count()) else { continue };
+        if !OWN_KINDS.contains(&mount.kind.as_str()) {
+            // Seen in the capsule where it is on the host.
+            let identity = known.entry(&mount.point).or_insert_with(|| shared_identity(&mount.point));
+            resource.shared.clone_from(identity);
+        }
+    }
+    Ok(())
 }
