@@ -59,15 +59,23 @@ pub fn attach(namespace: BorrowedFd<'_>, bridge: &str, host_end: &str, identity:
     let inner = (identity.device.as_str(), identity.mac, mtu);
     link::veth(&mut route, host_end, bridge_link.index, inner, namespace)
         .doing(|| format!("make the device {host_end} as a port of {bridge}"))?;
-    let filled = in_namespace(namespace, || {
+    fill(namespace, identity).inspect_err(|_| drop(detach(host_end)))
+}
+
+/// Gives the device of an [`attach`] that knew only its name, MAC and MTU the rest of the identity: addresses, routes, neighbours.
+/// Repeatable.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn fill(namespace: BorrowedFd<'_>, identity: &Identity) -> Result<()> {
+    identity.check()?;
+    let inside = in_namespace(namespace, || {
         // Addresses that come from elsewhere are not to be asked about: they were in use until a moment ago.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_dad", identity.device), "0");
         Route::open()
     });
-    let restored = filled
-        .doing(|| "enter the workload's network namespace".into())
-        .and_then(|mut inside| identity::restore(&mut inside, identity));
-    restored.inspect_err(|_| drop(detach(host_end)))
+    let mut inside = inside.doing(|| "enter the workload's network namespace".into())?;
+    identity::restore(&mut inside, identity)
 }
 
 fn set(host_end: &str, up: bool) -> Result<()> {

@@ -13,6 +13,6 @@ mod error;
 mod identity;
 mod link;
 
-pub use attach::{attach, bridge_create, bridge_exists, detach, host_end_name, lock, locked, unlock};
+pub use attach::{attach, bridge_create, bridge_exists, detach, fill, host_end_name, lock, locked, unlock};
 pub use error::{Error, Result};
 pub use identity::{Address, Identity, Neighbour, Route, capture, devices, mac_for, restore};

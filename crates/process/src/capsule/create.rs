@@ -25,7 +25,23 @@ const OVERLAY_MAGIC: i64 = 0x794c_7630;
 /// Longest error that init tells.
 const REPORT_BYTES_MAX: u64 = 64 << 10;
 
+/// Ground and inside.
 pub(super) fn create(spec: &Spec) -> Result<Capsule> {
+    check_with(spec)?;
+    let mut capsule = ground(spec)?;
+    match capsule.furnish(spec) {
+        Ok(()) => Ok(capsule),
+        Err(error) => {
+            let Capsule { directory, note, .. } = capsule;
+            // What was staged in `upper` is the caller's.
+            let _ = note::remove(&directory, &note, false);
+            Err(error)
+        }
+    }
+}
+
+/// Everything but the inside.
+pub(super) fn ground(spec: &Spec) -> Result<Capsule> {
     check(spec)?;
     let groups = Groups::create(&spec.name)?;
     let mut undo = Undo {
@@ -66,14 +82,7 @@ pub(super) fn create(spec: &Spec) -> Result<Capsule> {
     .doing(|| "open the capsule's init".into())?;
     undo.init = Some((pid, init.try_clone().doing(|| "copy a descriptor".into())?));
 
-    let mut report = Vec::new();
-    report_reader
-        .take(REPORT_BYTES_MAX)
-        .read_to_end(&mut report)
-        .doing(|| "hear from the capsule's init".into())?;
-    if report != [0] {
-        return Err(told(&report));
-    }
+    hear(report_reader)?;
     groups.init.move_in(pid).doing(|| "move the capsule's init out of the workload's cgroup".into())?;
     undo.limit_groups = group::limit(&groups, &spec.limits, &spec.name, pid)?;
     let note = note(spec, pid, &undo)?;
@@ -84,25 +93,28 @@ pub(super) fn create(spec: &Spec) -> Result<Capsule> {
 }
 
 fn note(spec: &Spec, init: i32, undo: &Undo<'_>) -> Result<Note> {
-    let table = ferry_sys::mountinfo::read(&PathBuf::from(format!("/proc/{init}")))
-        .doing(|| "read the capsule's mount table".into())?;
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-    let of_workload = |point: &str| spec.mounts.iter().any(|mount| mount.point == point);
     Ok(Note {
         init,
         started: note::start_time(init).ok_or_else(|| Error::Gone(spec.directory.display().to_string()))?,
         boot: note::boot(),
         cgroup: text(&undo.cgroup),
         limit_groups: undo.limit_groups.iter().map(text).collect(),
-        own_mounts: table
-            .iter()
-            .map(|mount| text(&mount.point))
-            .filter(|point| !of_workload(point))
-            .collect(),
+        own_mounts: Vec::new(),
         own_network: spec.own_network,
         limits: spec.limits,
-        with: spec.with.clone(),
+        with: Vec::new(),
     })
+}
+
+/// Waits until init says that it has succeeded, or why not.
+pub(super) fn hear(report: impl Read) -> Result<()> {
+    let mut said = Vec::new();
+    report
+        .take(REPORT_BYTES_MAX)
+        .read_to_end(&mut said)
+        .doing(|| "hear from the capsule's init".into())?;
+    if said == [0] { Ok(()) } else { Err(told(&said)) }
 }
 
 /// What init told instead of success.
@@ -140,6 +152,11 @@ fn check(spec: &Spec) -> Result<()> {
             hint: "Put the state directory on a disk or a tmpfs: --state DIR or FERRY_STATE".into(),
         });
     }
+    Ok(())
+}
+
+/// As [`check`], for what is seen of the host.
+pub(super) fn check_with(spec: &Spec) -> Result<()> {
     for with in &spec.with {
         let absolute = with.path.starts_with('/') && with.host.starts_with('/');
         if !absolute || !fs::exists(&with.host).unwrap_or(false) {

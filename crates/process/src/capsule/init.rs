@@ -1,4 +1,4 @@
-//! Process 1 of a capsule: builds the capsule's inside, then starts programs and reaps children, for ever.
+//! Process 1 of a capsule: builds the capsule's inside when it is told to, then starts programs and reaps children, for ever.
 //!
 //! It is a fork of the shim without an exec, so it needs no file of its own in the capsule; it has one thread and
 //! nothing mapped that its children could not unmap. It is furniture: never captured and never moved. Restoring makes
@@ -8,7 +8,7 @@
 use super::error::{Error, Result};
 use super::line::{Description, Event, START};
 use super::spec::Spec;
-use super::{mounts, root};
+use super::{furnish, mounts, root};
 use ferry_sys::fork::{self, Clone3, Forked};
 use ferry_sys::scm;
 use ferry_sys::unshare::{UnshareFlags, unshare};
@@ -26,27 +26,35 @@ const ENDS_MAX: usize = 1024;
 /// The name by which it can be told in a process list.
 const NAME: &std::ffi::CStr = c"ferry-init";
 
-/// Runs as process 1. Tells `report` when the inside is complete (one zero byte) or why not (text).
+/// Runs as process 1. Tells `report` when the ground is there (one zero byte) or why not (text); then waits until it is told what the
+/// inside shall be like.
 pub(super) fn run(spec: &Spec, listening: OwnedFd, report: OwnedFd) -> ! {
     let mut report = File::from(report);
     match set_up(spec, &listening, report.as_fd()) {
         Ok(signals) => {
             let _ = report.write_all(&[0]);
             drop(report);
-            serve(&listening, &signals);
+            if let Some(line) = furnish::wait(spec, &listening, &signals) {
+                serve(&listening, &signals, line);
+            }
         }
-        Err(error) => {
-            let error = ferry_model::error::Error::from(error);
-            let _ = report.write_all(&minicbor::to_vec(&error).unwrap_or_default());
-        }
+        Err(error) => tell(&mut report, error),
     }
     fork::exit_now(1)
 }
 
+/// Tells what went wrong.
+pub(super) fn tell(report: &mut File, error: Error) {
+    let error = ferry_model::error::Error::from(error);
+    let _ = report.write_all(&minicbor::to_vec(&error).unwrap_or_default());
+}
+
+fn step(doing: &str, result: io::Result<()>) -> Result<()> {
+    result.map_err(|source| Error::Kernel { doing: doing.into(), source })
+}
+
+/// The ground: what does not depend on what the workload is like.
 fn set_up(spec: &Spec, listening: &OwnedFd, report: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let step = |doing: &str, result: io::Result<()>| {
-        result.map_err(|source| Error::Kernel { doing: doing.into(), source })
-    };
     step("name the capsule's init", rustix::thread::set_name(NAME).map_err(Into::into))?;
     step("block signals", fork::block_all_signals())?;
     fork::default_signal_actions();
@@ -60,6 +68,19 @@ fn set_up(spec: &Spec, listening: &OwnedFd, report: BorrowedFd<'_>) -> Result<Ow
     step("begin a session", rustix::process::setsid().map(drop).map_err(Into::into))?;
     // Born in the workload's cgroup, so that this is the root of what the workload sees of cgroups.
     step("make a cgroup namespace", unshare(UnshareFlags::NEWCGROUP).map_err(Into::into))?;
+    if spec.own_network {
+        step("bring the loopback interface up", ferry_sys::netdevice::set_up("lo"))?;
+    }
+    let signals =
+        fork::child_signal_fd().map_err(|source| Error::Kernel { doing: "watch children".into(), source })?;
+    step("close descriptors", keep_only(&[listening.as_raw_fd(), report.as_raw_fd(), signals.as_raw_fd()]))?;
+    // The host's, until there is one inside: so that nothing else gets their numbers.
+    step("open /dev/null", root::standard_descriptors())?;
+    Ok(signals)
+}
+
+/// The inside: names, root, mounts. Of what is open only `kept` stays, and /dev/null three times.
+pub(super) fn build_inside(spec: &Spec, kept: &[BorrowedFd<'_>]) -> Result<()> {
     if !spec.hostname.is_empty() {
         step("set the host name", rustix::system::sethostname(spec.hostname.as_bytes()).map_err(Into::into))?;
     }
@@ -74,14 +95,10 @@ fn set_up(spec: &Spec, listening: &OwnedFd, report: BorrowedFd<'_>) -> Result<Ow
     mounts::rebuild(new_root.as_fd(), &spec.mounts)?;
     step("enter the capsule's root", ferry_sys::mounts::pivot_into(new_root.as_fd()))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    if spec.own_network {
-        step("bring the loopback interface up", ferry_sys::netdevice::set_up("lo"))?;
-    }
-    let signals =
-        fork::child_signal_fd().map_err(|source| Error::Kernel { doing: "watch children".into(), source })?;
-    step("close descriptors", keep_only(&[listening.as_raw_fd(), report.as_raw_fd(), signals.as_raw_fd()]))?;
-    step("open /dev/null", root::standard_descriptors())?;
-    Ok(signals)
+    drop(new_root);
+    let kept: Vec<i32> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    step("close descriptors", keep_only(&kept))?;
+    step("open /dev/null", root::standard_descriptors())
 }
 
 /// Closes every descriptor but these.
@@ -98,8 +115,8 @@ fn keep_only(kept: &[i32]) -> io::Result<()> {
     fork::close_range(first, u32::MAX)
 }
 
-fn serve(listening: &OwnedFd, signals: &OwnedFd) -> ! {
-    let mut line: Option<OwnedFd> = None;
+fn serve(listening: &OwnedFd, signals: &OwnedFd, line: OwnedFd) -> ! {
+    let mut line = Some(line);
     let mut ends: VecDeque<Event> = VecDeque::new();
     loop {
         let mut watched = vec![PollFd::new(listening, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
@@ -139,7 +156,7 @@ fn serve(listening: &OwnedFd, signals: &OwnedFd) -> ! {
 }
 
 /// Takes a connection, if it comes from outside of the capsule: then the kernel has no id for the peer here.
-fn accept(listening: &OwnedFd) -> Option<OwnedFd> {
+pub(super) fn accept(listening: &OwnedFd) -> Option<OwnedFd> {
     let line = accept_with(listening, SocketFlags::CLOEXEC).ok()?;
     (scm::peer_pid(&line).ok()? == 0).then_some(line)
 }

@@ -8,6 +8,7 @@
 pub mod contents;
 mod create;
 pub mod error;
+mod furnish;
 mod group;
 mod init;
 mod ipc;
@@ -78,9 +79,14 @@ impl Capsule {
 
     fn from_parts(directory: &Path, note: Note, init: OwnedFd) -> Result<Self> {
         let groups = Groups::open(Path::new(&note.cgroup))?;
+        // Without an inside init's root is the host's, which nobody shall take for the capsule's.
+        let root = match note.own_mounts.is_empty() {
+            true => directory.join("root"),
+            false => PathBuf::from(format!("/proc/{}/root", note.init)),
+        };
         let root = rustix::fs::openat(
             CWD,
-            format!("/proc/{}/root", note.init),
+            root,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )

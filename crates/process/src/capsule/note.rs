@@ -1,7 +1,7 @@
 //! What is written to disk about a capsule, so that a later process can find it again or clean up after it.
 
 use super::error::{Doing, Error, Result};
-use super::spec::{Limits, With};
+use super::spec::{Limits, Spec, With};
 use super::{END_MAX, group};
 use ferry_sys::cgroup::Cgroup;
 use minicbor::{Decode, Encode};
@@ -55,6 +55,17 @@ impl Note {
             fs::rename(&new, directory.join(FILE))
         };
         write().doing(|| format!("write {}", directory.join(FILE).display()))
+    }
+
+    /// Notes what the capsule's inside has become: what was mounted for it, and not by the workload.
+    pub(super) fn furnished(&mut self, spec: &Spec) -> Result<()> {
+        let table = ferry_sys::mountinfo::read(&PathBuf::from(format!("/proc/{}", self.init)))
+            .doing(|| "read the capsule's mount table".into())?;
+        let of_workload = |point: &str| spec.mounts.iter().any(|mount| mount.point == point);
+        let points = table.iter().map(|mount| mount.point.to_string_lossy().into_owned());
+        self.own_mounts = points.filter(|point| !of_workload(point)).collect();
+        self.with.clone_from(&spec.with);
+        Ok(())
     }
 
     pub(super) fn read(directory: &Path) -> Result<Self> {

@@ -95,6 +95,12 @@ fn own_epoch(node: &Arc<dyn Node>, journal: &crate::journal::Shared, id: Workloa
     }
 }
 
+/// What the clocks show to the workload whose capsule has this init. Without them the target makes its capsule when it has the state.
+fn clocks_of(init: i32) -> Option<(u64, u64)> {
+    let clocks = ferry_sys::timens::Clocks::now_in(&PathBuf::from(format!("/proc/{init}"))).ok()?;
+    Some((u64::try_from(clocks.monotonic_ns).ok()?, u64::try_from(clocks.boottime_ns).ok()?))
+}
+
 impl SourceRole {
     fn run(&mut self, request: &Request) -> Result<Outcome> {
         self.ground.recorder.phase(Phase::Plan);
@@ -197,6 +203,7 @@ impl SourceRole {
             plan: plan.clone(),
             spec: minicbor::to_vec(&spec).unwrap_or_default().into(),
             clone: self.clone,
+            clocks: status.init.filter(|_| !self.cold).and_then(clocks_of),
         };
         self.ground.link.send(&begin).map_err(|e| planning::link_error(&e))?;
         Ok((spec, secret))

@@ -6,7 +6,7 @@ use super::node::{Node, Offer};
 use super::recorder::Recorder;
 use super::{files, memory, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
-use crate::shim::protocol::Phase as ShimPhase;
+use crate::shim::protocol::{ClocksAt, Phase as ShimPhase};
 use crate::shim::{Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Event, What};
@@ -16,6 +16,7 @@ use ferry_model::handover::{
 use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
 use ferry_model::planning::Method;
 use ferry_model::resource::Action;
+use ferry_sys::timens::Clocks;
 use ferry_transfer::linux::LinuxSink;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::bulk::BulkReader;
@@ -68,6 +69,7 @@ struct Begin {
     spec: Spec,
     clone: bool,
     plan: Hash,
+    clocks: Option<ClocksAt>,
 }
 
 /// The role.
@@ -153,7 +155,11 @@ fn introduction(
                 let sent = link.send(&control::Message::Answer { answer });
                 sent.map_err(|e| planning::link_error(&e))?;
             }
-            control::Message::Begin { secret, streams, method, plan, spec, clone } => {
+            control::Message::Begin { secret, streams, method, plan, spec, clone, clocks } => {
+                let clocks = clocks.map(|(monotonic_ns, boottime_ns)| {
+                    let at_ns = u64::try_from(Clocks::now().monotonic_ns).unwrap_or(0);
+                    ClocksAt { monotonic_ns, boottime_ns, at_ns }
+                });
                 let mut spec: Spec = minicbor::decode(&spec).map_err(|e| {
                     Error::new(Kind::Refused, format!("The workload's description is unreadable: {e}"))
                 })?;
@@ -182,7 +188,7 @@ fn introduction(
                 *door.secret.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
                 let plan = Hash::of(&minicbor::to_vec(&plan).unwrap_or_default());
                 let streams = streams.clamp(1, super::STREAMS_MAX);
-                begin = Some(Begin { streams, method, spec, clone, plan });
+                begin = Some(Begin { streams, method, spec, clone, plan, clocks });
             }
             control::Message::Handover { message } => {
                 let message: Message = minicbor::decode(&message)
@@ -213,6 +219,9 @@ impl TargetRole {
         let shim = Client::spawn(&self.ground.node.program(), &self.directory, false);
         let no_shim = |e| Error::from_source(Kind::Unable, &e).context("No shim could be started");
         self.shim = Some(shim.map_err(no_shim)?);
+        if begin.clocks.is_some() && self.method != Method::Cold {
+            self.ask(|shim| shim.ground(begin.spec.clone(), begin.clocks))?;
+        }
         loop {
             match self.ground.link.expect(STEP_MAX).map_err(|e| planning::link_error(&e))? {
                 control::Message::Bulk { kind: Bulk::Files } => self.take_files()?,

@@ -1,7 +1,7 @@
 //! The other end of a shim's socket: used by the node, and by the verbs that need no node. Synchronous; the node calls it on
 //! threads that may block.
 
-use super::protocol::{self, Answer, Exit, Request, Status};
+use super::protocol::{self, Answer, ClocksAt, Exit, Request, Status};
 use super::spec::{ExecSpec, Size, Spec};
 use super::{LOG, SOCKET};
 use ferry_model::error::{Error, Kind, Result};
@@ -161,6 +161,11 @@ impl Client {
     /// [`Request::Thaw`].
     pub fn thaw(&mut self) -> Result<()> {
         self.done(&Request::Thaw)
+    }
+
+    /// [`Request::Ground`].
+    pub fn ground(&mut self, spec: Spec, clocks: Option<ClocksAt>) -> Result<()> {
+        self.done(&Request::Ground { spec, clocks })
     }
 
     /// [`Request::Prepare`]: where the memory goes.

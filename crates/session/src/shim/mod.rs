@@ -12,6 +12,7 @@ mod connection;
 pub mod envelope;
 mod exec;
 mod furniture;
+mod ground;
 mod inspect;
 mod network;
 pub mod protocol;

@@ -37,6 +37,12 @@ pub(super) fn attach(capsule: &Capsule, spec: &Spec, net: &Network, identity: &I
     Ok(ferry_network::attach(namespace.as_fd(), &net.bridge, &end(spec), identity)?)
 }
 
+/// Gives the device that is there addresses, routes and neighbours.
+pub(super) fn fill(capsule: &Capsule, identity: &Identity) -> Result<()> {
+    let namespace = capsule.namespace("net")?;
+    Ok(ferry_network::fill(namespace.as_fd(), identity)?)
+}
+
 /// The identity as it is now.
 pub(super) fn capture(capsule: &Capsule) -> Result<Identity> {
     let namespace = capsule.namespace("net")?;

@@ -74,7 +74,8 @@ pub enum Request {
     /// Gives up: network unlocked, tasks run again. Harmless when they do.
     #[n(10)]
     Thaw,
-    /// Makes the capsule and the puppets that will become the workload; nothing of them can run.
+    /// Makes the puppets that will become the workload, with the capsule if [`Request::Ground`] has not made one; nothing of them
+    /// can run.
     #[n(11)]
     Prepare {
         /// What the workload was asked to be.
@@ -103,6 +104,31 @@ pub enum Request {
         #[n(0)]
         size: Size,
     },
+    /// Makes what a workload that will arrive needs and what is known before it is captured: cgroup, namespaces, clocks, network
+    /// device (down). [`Request::Prepare`] of the same workload follows.
+    #[n(24)]
+    Ground {
+        /// What the workload was asked to be.
+        #[n(0)]
+        spec: Spec,
+        /// What its clocks show, and when.
+        #[n(1)]
+        clocks: Option<ClocksAt>,
+    },
+}
+
+/// What the clocks of a workload show at a moment of the host that reads this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ClocksAt {
+    /// CLOCK_MONOTONIC inside, nanoseconds.
+    #[n(0)]
+    pub monotonic_ns: u64,
+    /// CLOCK_BOOTTIME inside, nanoseconds.
+    #[n(1)]
+    pub boottime_ns: u64,
+    /// This host's CLOCK_MONOTONIC at that moment, nanoseconds.
+    #[n(2)]
+    pub at_ns: u64,
 }
 
 /// What a shim answers.

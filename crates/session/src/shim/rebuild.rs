@@ -1,12 +1,12 @@
 //! Becoming the workload at a target: capsule, puppets, and what makes them whole.
 
 use super::envelope::Envelope;
-use super::protocol::Phase;
+use super::protocol::{ClocksAt, Phase};
 use super::spec::Spec;
 use super::workload::{FREEZE_TIME_MAX, Workload, capsule_spec, no_capsule, unable};
 use super::{CONTENTS, network};
 use ferry_model::error::{Error, Kind, Result};
-use ferry_process::capsule::{self, Capsule};
+use ferry_process::capsule::{self, Clocks};
 use ferry_process::records::State;
 use ferry_process::restore::files::Recreated;
 use ferry_process::restore::{self, Home, Puppets};
@@ -30,10 +30,11 @@ pub(super) enum Building {
 impl Workload {
     /// Makes the capsule and the puppets; nothing of them can run. An empty `state`: a cold move, whose program the first resume starts.
     pub(super) fn prepare(&mut self, spec: &Spec, state: &[u8], as_clone: bool) -> Result<Vec<SpaceAccess>> {
-        self.require(&[Phase::Empty], "be restored")?;
-        self.new_record(spec.clone(), Phase::Building)?;
+        if !self.has_ground(spec) {
+            self.require(&[Phase::Empty], "be restored")?;
+        }
         let prepared = if state.is_empty() {
-            self.make_capsule(spec).map(|()| Vec::new())
+            self.start_anew(spec).map(|()| Vec::new())
         } else {
             Envelope::from_bytes(state).and_then(|envelope| self.make_puppets(spec, envelope, as_clone))
         };
@@ -43,6 +44,15 @@ impl Workload {
         prepared
     }
 
+    /// A cold move: an empty capsule, as for a workload that begins.
+    fn start_anew(&mut self, spec: &Spec) -> Result<()> {
+        if self.has_ground(spec) {
+            self.destroy()?;
+        }
+        self.new_record(spec.clone(), Phase::Building)?;
+        self.make_capsule(spec)
+    }
+
     fn make_puppets(&mut self, spec: &Spec, envelope: Envelope, as_clone: bool) -> Result<Vec<SpaceAccess>> {
         let Envelope { mut state, first, exit, network } = envelope;
         let Some(mut record) = state.capsule.clone() else {
@@ -50,11 +60,16 @@ impl Workload {
         };
         // What came along as a copy is the workload's own now, and no path of the host's any more.
         record.with.retain(|with| spec.with.iter().any(|kept| kept.path == with.path));
+        if !self.has_ground(spec) {
+            let at_ns = u64::try_from(ferry_sys::timens::Clocks::now().monotonic_ns).unwrap_or(0);
+            let Clocks { monotonic_ns, boottime_ns } = record.clocks;
+            self.ground(spec, Some(ClocksAt { monotonic_ns, boottime_ns, at_ns }))?;
+        }
         let wanted = capsule_spec(spec, &self.dir);
         let hostname = if as_clone { wanted.hostname.clone() } else { record.hostname.clone() };
         let restored = capsule::Spec::restored(&record, wanted.name, self.dir.clone());
-        let made = Capsule::create(&capsule::Spec { hidden: wanted.hidden, hostname, ..restored })?;
-        let capsule = self.capsule.insert(made);
+        let inside = capsule::Spec { hidden: wanted.hidden, hostname, ..restored };
+        self.capsule.as_mut().ok_or_else(no_capsule)?.furnish(&inside)?;
         let mut given = Vec::new();
         if let Some(net) = &spec.network {
             let identity = match &network {
@@ -64,8 +79,9 @@ impl Workload {
             if as_clone {
                 given = identity.addresses.iter().map(|address| address.ip).collect();
             }
-            network::attach(capsule, spec, net, &identity)?;
+            self.fill_network(spec, &identity)?;
         }
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         let contents = File::open(self.dir.join(CONTENTS));
         let contents = contents.map_err(|e| unable("The memory file systems have not arrived", &e))?;
         capsule.restore_contents(&record, &mut BufReader::new(contents))?;
@@ -119,6 +135,9 @@ impl Workload {
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         let frozen = capsule.cgroup().wait_frozen(FREEZE_TIME_MAX);
         frozen.map_err(|e| unable("What was restored does not freeze", &e))?;
+        if let Some(record) = &state.capsule {
+            self.wait_for_clocks(&record.clocks)?;
+        }
         let waiting = self.process_count().map_err(|e| unable("What was restored cannot be counted", &e))?;
         if let Some(record) = &mut self.record {
             record.waiting = Some(waiting);

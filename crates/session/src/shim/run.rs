@@ -290,6 +290,7 @@ impl Server {
                 Ok(Answer::Captured { state: state.into(), spaces })
             }
             Request::Thaw => workload.thaw().map(|()| Answer::Done),
+            Request::Ground { spec, clocks } => workload.ground(&spec, clocks).map(|()| Answer::Done),
             Request::Prepare { spec, state, as_clone } => {
                 let spaces = workload.prepare(&spec, &state, as_clone)?;
                 Ok(Answer::Prepared { spaces })

@@ -82,6 +82,10 @@ pub enum Message {
         /// The original goes on.
         #[n(5)]
         clone: bool,
+        /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME show to the workload when this is sent, nanoseconds. With it the target makes the
+        /// ground for the workload before it takes the first files.
+        #[n(6)]
+        clocks: Option<(u64, u64)>,
     },
     /// A message of the handover (`ferry_model::handover::Message`).
     #[n(3)]
