@@ -100,7 +100,8 @@ fn named_directory() -> Verdict {
     let spec = |name: &str| host(name).install(&script, "/srv/writer.py");
     let fleet = start(vec![spec("alpha"), spec("beta")])?;
     let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
-    let made = "mkdir -p /data/deep && echo kept > /data/deep/kept && chown -R 1000:1000 /data && chmod 750 /data";
+    let made =
+        "mkdir -p /data/deep && echo kept > /data/deep/kept && chown -R 1000:1000 /data && chmod 750 /data";
     alpha.sh(made).map_err(words)?;
     let command = ["/usr/bin/python3", "/srv/writer.py", "/data/deep/log", "/var/tmp/own"];
     run_until_ready(alpha, &["--with", "/data"], &command)?;
@@ -126,13 +127,14 @@ fn shared() -> Verdict {
     let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
     let command = ["/usr/bin/python3", "/srv/writer.py", "/shared/log"];
     run_until_ready(alpha, &["--with", "/shared"], &command)?;
-    let inode = || std::fs::metadata(place.path().join("log")).map(|meta| std::os::unix::fs::MetadataExt::ino(&meta));
+    let inode =
+        || std::fs::metadata(place.path().join("log")).map(|meta| std::os::unix::fs::MetadataExt::ino(&meta));
     let before = inode().map_err(words)?;
     let (code, plan) = plan(alpha, "beta")?;
     for name in ["/shared", "/shared/log"] {
         let found = item(&plan, name)?;
         if code != 0 || found["action"] != "RB" || found["bytes"] != 0 {
-            return Err(format!("{name} is not bound again: {found}"));
+            return Err(format!("{name} is not bound again ({code}): {found} {}", plan["blockers"]));
         }
     }
     carry(alpha, beta)?;

@@ -64,7 +64,12 @@ impl Pair {
 
 /// All that there is to know of a tree, inodes as the first name that they have.
 fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
-    fn walk(root: &Path, at: &Path, all: &mut BTreeMap<PathBuf, String>, inodes: &mut BTreeMap<u64, PathBuf>) {
+    fn walk(
+        root: &Path,
+        at: &Path,
+        all: &mut BTreeMap<PathBuf, String>,
+        inodes: &mut BTreeMap<u64, PathBuf>,
+    ) {
         let mut entries: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();
         entries.sort();
         for path in entries {
@@ -103,7 +108,16 @@ fn changes_of_every_kind_follow_and_nothing_else_does() {
         fs::create_dir_all(here(directory)).unwrap();
     }
     fs::write(here("big"), vec![7; 3 << 20]).unwrap();
-    for name in ["changes", "same-size", "grows", "goes/all/of/it/f", "moves/in/f", "d/deep/f", "old-name", "becomes/f"] {
+    for name in [
+        "changes",
+        "same-size",
+        "grows",
+        "goes/all/of/it/f",
+        "moves/in/f",
+        "d/deep/f",
+        "old-name",
+        "becomes/f",
+    ] {
         fs::write(here(name), name).unwrap();
     }
     for (from, to) in [("x1", "x2"), ("y1", "y2"), ("y1", "d/y3")] {
@@ -182,7 +196,9 @@ fn a_file_that_is_written_again_at_once_is_not_missed() {
 
 #[test]
 fn a_store_through_a_mapping_is_not_missed() {
-    for (place, is_disk) in [(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), true), ("/dev/shm".into(), false)] {
+    for (place, is_disk) in
+        [(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), true), ("/dev/shm".into(), false)]
+    {
         let mut pair = Pair::within(&place);
         fs::write(pair.here("f"), vec![1; 8192]).unwrap();
         fs::write(pair.here("other"), vec![1; 1 << 20]).unwrap();

@@ -27,7 +27,10 @@ fn main() {
         Trial::test("a_target_that_cannot_take_it_leaves_it_running_at_the_source", common::run(unable)),
         Trial::test("a_cut_link_before_the_decision_leaves_it_running_at_the_source", common::run(cut)),
         Trial::test("what_the_workload_wrote_goes_along", common::run(files)),
-        Trial::test("files_that_change_all_the_time_arrive_as_they_were_at_the_freeze", common::run(changing)),
+        Trial::test(
+            "files_that_change_all_the_time_arrive_as_they_were_at_the_freeze",
+            common::run(changing),
+        ),
         Trial::test("a_big_file_that_was_written_long_before_is_not_in_the_pause", common::run(big)),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
@@ -178,7 +181,8 @@ fn big() {
     assert_eq!(two.a.movements().wait(mv), Ok(Outcome::Moved));
     let events = two.a.movements().get(mv).unwrap().recorder.events();
     let at = |wanted: What| events.iter().find(|event| event.what == wanted).unwrap().at_us;
-    let staged = at(What::PhaseEnd { phase: Phase::Prepare }) - at(What::PhaseStart { phase: Phase::Prepare });
+    let staged =
+        at(What::PhaseEnd { phase: Phase::Prepare }) - at(What::PhaseStart { phase: Phase::Prepare });
     let spent = events.iter().find_map(|event| match event.what {
         What::Spent { cause: Cause::Files, us } => Some(us),
         _ => None,

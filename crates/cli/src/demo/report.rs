@@ -93,9 +93,8 @@ impl Summary {
                 "  stood still {down}, {total} in all; the clients waited at most {:.1} ms",
                 leg.seen.outage_ms
             )?;
-            let causes: Vec<String> = causes(moved)
-                .map(|(cause, us)| format!("{} {}", name_of(cause), span_us(us)))
-                .collect();
+            let causes: Vec<String> =
+                causes(moved).map(|(cause, us)| format!("{} {}", name_of(cause), span_us(us))).collect();
             writeln!(out, "  of that: {}", causes.join(", "))?;
         }
         writeln!(out, "\n{} replies over {} connections:", self.replies, self.connections)?;

@@ -162,7 +162,8 @@ fn run_alone(from: &Host, to: &Host, armed: &Path) -> Verdict {
     // The target's node lists it as soon as it has been resumed.
     let deadline = Instant::now() + STEP_MAX;
     let runs = || -> Result<bool, String> {
-        let listed: serde_json::Value = serde_json::from_str(&ferry(to, &["--json", "ps"])?).map_err(words)?;
+        let listed: serde_json::Value =
+            serde_json::from_str(&ferry(to, &["--json", "ps"])?).map_err(words)?;
         let here = |each: &serde_json::Value| each["name"] == NAME && each["state"] != "gone";
         Ok(listed.as_array().into_iter().flatten().any(here))
     };

@@ -110,10 +110,7 @@ fn note(spec: &Spec, init: i32, undo: &Undo<'_>) -> Result<Note> {
 /// Waits until init says that it has succeeded, or why not.
 pub(super) fn hear(report: impl Read) -> Result<()> {
     let mut said = Vec::new();
-    report
-        .take(REPORT_BYTES_MAX)
-        .read_to_end(&mut said)
-        .doing(|| "hear from the capsule's init".into())?;
+    report.take(REPORT_BYTES_MAX).read_to_end(&mut said).doing(|| "hear from the capsule's init".into())?;
     if said == [0] { Ok(()) } else { Err(told(&said)) }
 }
 

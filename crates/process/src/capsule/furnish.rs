@@ -60,7 +60,9 @@ impl Capsule {
         };
         let bytes = minicbor::to_vec(&furniture).map_err(|error| Error::Invalid(error.to_string()))?;
         if bytes.len() as u64 > BYTES_MAX {
-            return Err(Error::Invalid("The capsule's mounts are more than fit into their description".into()));
+            return Err(Error::Invalid(
+                "The capsule's mounts are more than fit into their description".into(),
+            ));
         }
         let memory = rustix::fs::memfd_create("ferry-furniture", MemfdFlags::CLOEXEC);
         let mut memory = File::from(memory.doing(|| "make a memory file".into())?);
@@ -72,8 +74,8 @@ impl Capsule {
         create::hear(reader)?;
         let path = format!("/proc/{}/root", self.note.init);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        self.root = rustix::fs::openat(CWD, path, flags, Mode::empty())
-            .doing(|| "open the capsule's root".into())?;
+        self.root =
+            rustix::fs::openat(CWD, path, flags, Mode::empty()).doing(|| "open the capsule's root".into())?;
         self.note.furnished(spec)?;
         self.note.write(&self.directory)
     }
@@ -85,7 +87,9 @@ pub(super) fn wait(spec: &Spec, listening: &OwnedFd, signals: &OwnedFd) -> Optio
         let _ = poll(&mut [PollFd::new(listening, PollFlags::IN)], None);
         let Some(line) = init::accept(listening) else { continue };
         let mut request = [0; 8];
-        let Ok((length, descriptors)) = scm::receive(&line, &mut request, RecvFlags::empty()) else { continue };
+        let Ok((length, descriptors)) = scm::receive(&line, &mut request, RecvFlags::empty()) else {
+            continue;
+        };
         let mut descriptors = descriptors.into_iter();
         let (true, Some(furniture), Some(report)) =
             (request[..length] == [FURNISH], descriptors.next(), descriptors.next())

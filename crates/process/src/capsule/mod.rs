@@ -84,13 +84,9 @@ impl Capsule {
             true => directory.join("root"),
             false => PathBuf::from(format!("/proc/{}/root", note.init)),
         };
-        let root = rustix::fs::openat(
-            CWD,
-            root,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .doing(|| "open the capsule's root".into())?;
+        let root =
+            rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .doing(|| "open the capsule's root".into())?;
         let line = line::connected(directory)?;
         Ok(Self { directory: directory.to_owned(), note, init, groups, root, line, ended: VecDeque::new() })
     }

@@ -134,6 +134,8 @@ pub(super) fn carried<'a>(spec: &Spec, mounts: &'a [Mount], filesystems: &str) -
         OWN.iter().any(|own| beneath(Path::new(own)))
             || beneath(&spec.directory)
             || spec.hidden.iter().any(|hidden| beneath(hidden))
+            // Seen as it is, with all that is mounted beneath.
+            || spec.with.iter().any(|with| beneath(Path::new(&with.path)))
     };
     let topmost = |at: usize| !mounts[at + 1..].iter().any(|later| later.point == mounts[at].point);
     mounts
@@ -306,8 +308,17 @@ mod tests {
             + &line(6, "/net", "nfs4");
         let mounts = mountinfo::parse(text.as_bytes()).unwrap();
         let spec = Spec { directory: "/w".into(), hidden: vec!["/var/lib/ferry".into()], ..Spec::default() };
-        let found: Vec<_> =
-            carried(&spec, &mounts, "nodev\tnfs4\n").iter().map(|(mount, _)| mount.id).collect();
-        assert_eq!(found, [3, 6]);
+        let found = |spec: &Spec| -> Vec<_> {
+            carried(spec, &mounts, "nodev\tnfs4\n").iter().map(|(mount, _)| mount.id).collect()
+        };
+        assert_eq!(found(&spec), [3, 6]);
+        let named = |path: &str| super::super::With {
+            path: path.into(),
+            host: path.into(),
+            binding: None,
+            read_only: false,
+        };
+        let with = vec![named("/home")];
+        assert_eq!(found(&Spec { with, ..spec }), [6], "what is named is not mounted twice");
     }
 }

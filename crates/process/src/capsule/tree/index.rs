@@ -142,7 +142,9 @@ impl Index {
                     old.sent.is_some() || now.several_names
                 }
                 Some(old) => match (now.stamp.kind, old.sent) {
-                    (Kind::File, Some(sent)) => content(root.as_fd(), path, crossing, &mut buffer)? == Some(sent),
+                    (Kind::File, Some(sent)) => {
+                        content(root.as_fd(), path, crossing, &mut buffer)? == Some(sent)
+                    }
                     // Another name of a file that is compared where its content was sent.
                     (Kind::File, None) => now.several_names,
                     _ => false,
@@ -174,7 +176,8 @@ impl Index {
         let directories: Vec<Vec<u8>> = touched.map(|path| parent(path).to_vec()).collect();
         changes.changed.extend(directories);
         let size = |path: &Vec<u8>| self.seen.get(path).filter(|seen| seen.stamp.kind == Kind::File);
-        changes.bytes = changes.changed.iter().filter_map(size).map(|seen| seen.stamp.size.cast_unsigned()).sum();
+        changes.bytes =
+            changes.changed.iter().filter_map(size).map(|seen| seen.stamp.size.cast_unsigned()).sum();
         Ok(changes)
     }
 
@@ -221,7 +224,12 @@ fn at(doing: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// The content of a file now, to be compared; none if it is no file any more.
-fn content(root: BorrowedFd<'_>, path: &[u8], crossing: bool, buffer: &mut Vec<u8>) -> Result<Option<Hash>, Error> {
+fn content(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    crossing: bool,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<Hash>, Error> {
     match open(root, path, OFlags::RDONLY | OFlags::NONBLOCK, crossing) {
         Err(error) if has_vanished(&error) => Ok(None),
         Err(error) => Err(at("open", path)(error)),

@@ -232,8 +232,7 @@ impl Unpacker<'_> {
         }
         if entry.kind == Kind::Directory {
             // It may have been there before, with attributes that it has lost since.
-            xattr::remove_others(parent, name, &entry.xattrs)
-                .map_err(at("remove attributes of", entry))?;
+            xattr::remove_others(parent, name, &entry.xattrs).map_err(at("remove attributes of", entry))?;
         }
         xattr::write(parent, name, &entry.xattrs).map_err(at("set the attributes of", entry))?;
         if entry.kind == Kind::Directory {
