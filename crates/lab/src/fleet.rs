@@ -1,6 +1,6 @@
 //! A lab with nodes that trust each other: what nearly every test of a move begins with.
 
-use crate::error::{At as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::host::{Host, Process};
 use crate::lab::Lab;
 use crate::link::BRIDGE;
@@ -68,11 +68,7 @@ impl Fleet {
 
 fn node_up(host: &Host) -> Result<Process> {
     let listen = format!("{}:{PORT}", host.address());
-    let env: Vec<(&str, &str)> =
-        host.node_env().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let nothing = std::fs::File::open("/dev/null").at("Opening /dev/null")?;
-    let command = [FERRY, "node", "up", "--listen", &listen, "--bridge", BRIDGE];
-    let daemon = host.spawn_with(&command, &env, nothing.into())?;
+    let daemon = host.spawn(&[FERRY, "node", "up", "--listen", &listen, "--bridge", BRIDGE])?;
     let deadline = Instant::now() + NODE_MAX;
     while host.run(&[FERRY, "node", "status"])?.code != 0 {
         if daemon.has_ended() || Instant::now() > deadline {

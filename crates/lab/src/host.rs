@@ -102,11 +102,6 @@ impl Host {
         self.inner.spec.address().into()
     }
 
-    /// Variables of its node.
-    pub(crate) fn node_env(&self) -> &[(String, String)] {
-        &self.inner.spec.env
-    }
-
     /// Where the machine sees a path of the host, while it is up.
     #[must_use]
     pub fn outside(&self, path: &str) -> Option<std::path::PathBuf> {

@@ -14,8 +14,6 @@ pub struct HostSpec {
     pub install: Vec<(PathBuf, PathBuf)>,
     /// A directory that several hosts share, as a network file system would be.
     pub shared: Option<Shared>,
-    /// More variables in the environment of its node.
-    pub env: Vec<(String, String)>,
     /// Size limit of its state directory /var/lib/ferry in bytes; none: half of the memory.
     pub state_bytes_max: Option<u64>,
     /// More variables in the environment of everything that is started on it.
@@ -48,7 +46,6 @@ impl HostSpec {
             clock_ahead_s: 0,
             install: Vec::new(),
             shared: None,
-            env: Vec::new(),
             state_bytes_max: None,
             env: Vec::new(),
             number: 0,
@@ -65,7 +62,7 @@ impl HostSpec {
         self
     }
 
-    /// Sets a variable in the environment of the host's node.
+    /// Sets a variable in the environment of everything that is started on the host.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
