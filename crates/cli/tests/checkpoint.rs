@@ -156,8 +156,10 @@ fn ids_are_kept_where_they_are_free_and_else_a_namespace_is_made() {
     let pid = place.count();
     json(&place.run(&["--json", "checkpoint", "--leave-running", &pid.to_string(), "image"]));
     // It runs on, so its id is taken.
-    refused(&place.run(&["restore", "--detach", "--same-pids", "image"]), 1, "taken");
-    let beside = json(&place.run(&["--json", "restore", "--detach", "image"]));
+    refused(&place.run(&["restore", "--detach", "--same-pids", "--as-clone", "image"]), 1, "taken");
+    // And only as another: it may still run.
+    refused(&place.run(&["restore", "--detach", "image"]), 3, "went on after");
+    let beside = json(&place.run(&["--json", "restore", "--detach", "--as-clone", "image"]));
     place.pids.push(pid_of(&beside));
     assert_eq!(beside["new_pid_namespace"], true);
     assert_ne!(pid_of(&beside), pid);

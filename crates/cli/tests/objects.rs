@@ -14,7 +14,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::{
-    NAME, STEP_MAX, Verdict, build, carry, clear, ferry, fleet, go, run_until_ready, try_ferry,
+    NAME, STEP_MAX, Verdict, build, carry_by, clear, ferry, fleet, go, run_until_ready, try_ferry,
     wait_for_line, words,
 };
 
@@ -38,6 +38,11 @@ fn main() -> std::process::ExitCode {
         trials.push(trial(format!("refused::{name}"), move || judged(refused(&source))));
     }
     let threads = support::sources().join("threads.c");
+    // Through an image and back, by programs of which each holds something that another way of travelling might lose.
+    for name in ["files", "memory", "tcp4", "tree", "unix_sockets"] {
+        let source = support::sources().join(name).with_extension("c");
+        trials.push(trial(format!("warm::{name}"), move || judged(warm(&source))));
+    }
     trials.push(trial("uneven::threads".to_owned(), move || judged(uneven(&threads))));
     assert!(trials.len() > 60, "the programs in tests/objects were not found");
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -110,11 +115,20 @@ fn moved(source: &Path) -> Verdict {
     there_and_back(fleet(&[(&program, PLACE)])?)
 }
 
+fn warm(source: &Path) -> Verdict {
+    let program = build(source)?;
+    there_and_back_by("warm", support::uneven_fleet(&[(&program, PLACE)])?)
+}
+
 fn there_and_back(fleet: ferry_lab::Fleet) -> Verdict {
+    there_and_back_by("stop-and-copy", fleet)
+}
+
+fn there_and_back_by(method: &str, fleet: ferry_lab::Fleet) -> Verdict {
     let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
     run_until_ready(alpha, NET, &[PLACE])?;
-    carry(alpha, beta)?;
-    carry(beta, alpha)?;
+    carry_by(method, alpha, beta)?;
+    carry_by(method, beta, alpha)?;
     go(alpha)?;
     wait_for_line(alpha, &["OK"])?;
     let code = ferry(alpha, &["wait", NAME])?;

@@ -140,7 +140,7 @@ impl fmt::Debug for HostName {
 }
 
 /// A BLAKE3 hash of 32 bytes: of a state, a chunk, a file, a manifest.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Hash(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 32]);
 

@@ -11,6 +11,7 @@ pub mod doctor;
 mod faults;
 mod files;
 mod frame;
+mod images;
 mod journals;
 mod moves;
 mod node;

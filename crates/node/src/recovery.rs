@@ -48,6 +48,9 @@ impl Node {
                 ));
             }
         }
+        if let Some(dir) = workload.as_ref().and_then(|workload| workload.image.as_ref()) {
+            words.push(format!("Its image is {dir}: ferry restore {dir}"));
+        }
         if state == Some(WorkloadState::Lost) {
             words.push("Its shim on this host is gone.".to_owned());
         }
@@ -144,7 +147,7 @@ fn open_move(entries: &[Entry]) -> bool {
         Entry::Step { key: of, step, .. } if *of == key => Some(step),
         _ => None,
     });
-    !of_it.into_iter().any(|step| matches!(step, Step::Done | Step::HandedBack | Step::Lost))
+    !of_it.into_iter().any(|step| matches!(step, Step::Done | Step::Died | Step::HandedBack | Step::Lost))
 }
 
 /// The other side of the last move.
@@ -152,6 +155,7 @@ fn peer(entries: &[Entry]) -> Option<HostName> {
     entries.iter().rev().find_map(|entry| match entry {
         Entry::Step { step: Step::Offered { to, .. }, .. } => Some(to.clone()),
         Entry::Step { step: Step::Reserved { from, .. }, .. } => Some(from.clone()),
+        Entry::Step { step: Step::Checkpointing { to, .. } | Step::Taking { from: to, .. }, .. } => to.clone(),
         _ => None,
     })
 }
@@ -163,6 +167,9 @@ fn line(entry: &Entry) -> String {
             let more = match step {
                 Step::Offered { to, .. } => format!(" to {to}"),
                 Step::Reserved { from, .. } => format!(" for {from}"),
+                Step::Checkpointing { place: Some(place), to: None } => format!(" to {place}"),
+                Step::Checkpointing { to: Some(to), .. } => format!(" for {to}"),
+                Step::Taking { from: Some(from), .. } => format!(" from {from}"),
                 Step::Committed { record } => format!(": owner {}", owner(record)),
                 Step::Aborted { reason } | Step::Discarded { reason } | Step::HandingBack { reason } => {
                     format!(": {reason}")

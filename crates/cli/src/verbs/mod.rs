@@ -71,6 +71,13 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+/// A path as the node needs it, which has a working directory of its own.
+fn absolute(path: &std::path::Path) -> Result<String> {
+    let absolute = std::path::absolute(path).ok();
+    let text = absolute.and_then(|path| path.to_str().map(str::to_owned));
+    text.ok_or_else(|| crate::failure::usage(format!("{} cannot be named to the node", path.display())))
+}
+
 /// Path of a workload in the API.
 fn workload_path(workload: &str, rest: &str) -> String {
     format!("/v1/workloads/{}{rest}", segment(workload))

@@ -52,7 +52,10 @@ pub fn state(workload: &Workload) -> String {
         (WorkloadState::Running, None) => "running".to_owned(),
         (WorkloadState::Moving, None) => "moving".to_owned(),
         (WorkloadState::InDoubt, None) => "in doubt".to_owned(),
-        (WorkloadState::Suspended, None) => "suspended".to_owned(),
+        (WorkloadState::Suspended, None) => match &workload.image {
+            Some(image) => format!("suspended to {image}"),
+            None => "suspended".to_owned(),
+        },
         (WorkloadState::Exited, None) => "exited".to_owned(),
         (WorkloadState::Gone, None) => "gone".to_owned(),
         (WorkloadState::Lost, None) => "lost".to_owned(),

@@ -41,6 +41,9 @@ fn print(context: &Context, detail: &WorkloadDetail, out: &mut dyn Write) -> std
     )?;
     writeln!(out, "id       {}", workload.id)?;
     writeln!(out, "command  {}", workload.command.join(" "))?;
+    if let Some(image) = &workload.image {
+        writeln!(out, "image    {image}")?;
+    }
     if let Some(net) = &workload.net {
         writeln!(out, "address  {net}")?;
     }

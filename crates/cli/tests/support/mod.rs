@@ -124,10 +124,15 @@ pub fn wait_for_line(host: &Host, beginnings: &[&str]) -> Result<String, String>
 /// A whole move. Before the workload is resumed the source's network is cut and nothing of its root can be reached; only when it has run
 /// at the target alone for a while the source is there again, hears of it, and the move ends.
 pub fn carry(from: &Host, to: &Host) -> Verdict {
+    carry_by("stop-and-copy", from, to)
+}
+
+/// As [`carry`], with state travelling as `method` says.
+pub fn carry_by(method: &str, from: &Host, to: &Host) -> Verdict {
     let hold = to.outside(HOLD).ok_or("the target is gone")?;
     let (armed, held) = (hold.join("armed"), hold.join("held"));
     std::fs::write(&armed, "").map_err(words)?;
-    let moving = from.spawn(&[FERRY, "move", NAME, "--to", to.name()]).map_err(words)?;
+    let moving = from.spawn(&[FERRY, "move", NAME, "--to", to.name(), "--method", method]).map_err(words)?;
     let deadline = Instant::now() + STEP_MAX;
     while !held.exists() {
         if moving.has_ended() || Instant::now() > deadline {

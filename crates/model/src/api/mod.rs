@@ -4,6 +4,7 @@
 //! mistyped option is an error and not a default; answers may grow, and clients skip what they do not know.
 
 mod host;
+mod image;
 mod moves;
 mod node;
 mod schema;
@@ -11,6 +12,7 @@ mod trouble;
 mod workload;
 
 pub use host::{Host, HostDetail};
+pub use image::{CheckpointReport, CheckpointRequest, RestoreReport, RestoreRequest};
 pub use moves::{Move, MoveRequest, MoveRole, MoveState, PlanRequest, TimedEvent};
 pub use node::{AuthorityStatus, NodeStatus, Token, TokenRequest};
 pub use trouble::{Doctor, Finding, Recovery, RecoveryAction, RecoveryChoice};

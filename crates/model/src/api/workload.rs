@@ -111,6 +111,9 @@ pub struct Workload {
     /// The move that it is in.
     #[serde(default, rename = "move", skip_serializing_if = "Option::is_none")]
     pub moving: Option<MoveId>,
+    /// Directory of the image that it is, while it is suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Its address on the bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<String>,

@@ -166,7 +166,7 @@ fn describe(advice: &mut Advice, at: &At<'_>, sides: &[Side<'_>], record: Option
         Step::HandingBack { reason } => (false, format!("it could not be started ({reason}) and is being handed back")),
         Step::HandedBack => (false, "it could not be started and was handed back".into()),
         Step::Died => (true, "it was started here and has ended, like any program, with its host or by itself".into()),
-        Step::Checkpointing => (false, "a checkpoint is being written; it runs here, or will as soon as that fails".into()),
+        Step::Checkpointing { .. } => (false, "a checkpoint is being written; it runs here, or will as soon as that fails".into()),
         Step::Suspending { .. } if decided => (false, "its image is on disk and the decider has decided".into()),
         Step::Suspending { .. } => {
             (false, "IN DOUBT: its image is on disk; whether it is suspended hangs on the decider's answer. It stays frozen".into())

@@ -124,13 +124,23 @@ pub enum Step {
     },
     /// Checkpoint that ends its workload: it began. It runs.
     #[n(33)]
-    Checkpointing,
+    Checkpointing {
+        /// Directory of the image on this host.
+        #[n(0)]
+        place: Option<String>,
+        /// The host that the image is for, when a warm move makes it; then it is taken back here if it does not get there.
+        #[n(1)]
+        to: Option<HostName>,
+    },
     /// Restore: verified, whole and frozen; the decider is being asked for it.
     #[n(34)]
     Taking {
         /// Hash of the image's manifest.
         #[n(0)]
         image: Hash,
+        /// The host that owns the suspended workload, and is asked.
+        #[n(1)]
+        from: Option<HostName>,
     },
     /// Restore: won, cannot start, being put back to suspended.
     #[n(35)]
@@ -166,7 +176,7 @@ impl Step {
             Self::HandingBack { .. } => "HANDING-BACK",
             Self::HandedBack => "HANDED-BACK",
             Self::Died => "DIED",
-            Self::Checkpointing => "CHECKPOINTING",
+            Self::Checkpointing { .. } => "CHECKPOINTING",
             Self::Suspending { .. } => "SUSPENDING",
             Self::Taking { .. } => "TAKING",
             Self::PuttingBack { .. } => "PUTTING-BACK",
@@ -193,6 +203,15 @@ pub fn last_record(entries: &[Entry]) -> Option<&Record> {
         Entry::Step { .. } => None,
     });
     records.max_by_key(|record| record.epoch)
+}
+
+/// Where the checkpoint of `key` writes its image, and the host that it is for, if a warm move makes it.
+#[must_use]
+pub fn checkpoint_of(entries: &[Entry], key: Key) -> Option<(&str, Option<&HostName>)> {
+    steps_of(entries, key).find_map(|(_, step)| match step {
+        Step::Checkpointing { place, to } => Some((place.as_deref().unwrap_or_default(), to.as_ref())),
+        _ => None,
+    })
 }
 
 /// The steps of one key, oldest first, each with the boot in which it was taken.

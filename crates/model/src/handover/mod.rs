@@ -235,6 +235,9 @@ pub fn answer_from_journal(
     if let Some((mut target, _)) = Target::recover(entries, message.key, me, boot_id, false) {
         return said(&mut target);
     }
+    if let Some(body) = restore::told(entries, message) {
+        return body.map(|body| Message { key: message.key, body });
+    }
     let known = entry::last_record(entries).is_some_and(|record| record.id == message.key.id);
     let is_offer = matches!(message.body, Body::Offer { .. });
     if known || is_offer { message.answer_to_stranger() } else { None }

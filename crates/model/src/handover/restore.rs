@@ -6,9 +6,10 @@
 
 use super::entry::steps_of;
 use super::{
-    Answer, Cas, Effect, Entry, Input, Key, Machine, Outcome, Parties, Record, Standing, Step, after_next,
+    Answer, Body, Cas, Effect, Entry, Input, Key, Machine, Message, Outcome, Parties, Record, Standing, Step,
+    after_next,
 };
-use crate::ids::Hash;
+use crate::ids::{Epoch, Hash};
 
 /// One restore. `key.epoch` is the epoch under which the workload is suspended, as the image says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,15 +33,28 @@ enum Stage {
 
 impl Restore {
     /// The copy is verified, whole and frozen: journals TAKING and asks the decider for it. `parties.peer` is the host that
-    /// suspended it. A restore that fails before this point needs no machine: nothing was promised.
+    /// owns the suspended workload. A restore that fails before this point needs no machine: nothing was promised.
     #[must_use]
     pub fn take(key: Key, parties: Parties, image: Hash) -> (Self, Vec<Effect>) {
         let restore = Self { key, parties, image, copy: true, stage: Stage::Taking { doubt: false } };
-        let effects = vec![restore.journal(Step::Taking { image }), restore.ask()];
+        let from = Some(restore.parties.peer.clone());
+        let effects = vec![restore.journal(Step::Taking { image, from }), restore.ask()];
         (restore, effects)
     }
 
-    /// Rebuilds it from the journal. `peer`: the host that suspended it. `None`: the journal knows no such restore.
+    /// The copy of a clone is verified, whole and frozen. `key.epoch` is 0: it is a new workload, so nothing is decided, and one
+    /// that cannot start is discarded.
+    #[must_use]
+    pub fn clone_of(key: Key, parties: Parties, image: Hash) -> (Self, Vec<Effect>) {
+        let restore = Self { key, parties, image, copy: true, stage: Stage::Checking };
+        (restore, vec![Effect::Check])
+    }
+
+    fn is_clone(&self) -> bool {
+        self.key.epoch == Epoch(0)
+    }
+
+    /// Rebuilds it from the journal, which also says whom it asks. `None`: the journal knows no such restore.
     #[must_use]
     pub fn recover(
         entries: &[Entry],
@@ -51,10 +65,18 @@ impl Restore {
         let mut restore = None;
         for (entry_boot, step) in steps_of(entries, key) {
             let copy = copy && entry_boot == parties.boot_id;
-            if let Step::Taking { image } = step {
+            if let Step::Taking { image, from } = step {
                 let stage = Stage::Taking { doubt: true };
-                restore = Some(Self { key, parties: parties.clone(), image: *image, copy, stage });
+                let mut parties = parties.clone();
+                parties.peer = from.clone().unwrap_or(parties.peer);
+                restore = Some(Self { key, parties, image: *image, copy, stage });
                 continue;
+            }
+            // A clone begins with this: before, nothing was promised.
+            let begins = |image| Self { key, parties: parties.clone(), image, copy, stage: Stage::Starting };
+            let clone = key.epoch == Epoch(0) && matches!(step, Step::Starting | Step::Discarded { .. });
+            if restore.is_none() && clone {
+                restore = Some(begins(Hash([0; 32])));
             }
             let Some(restore) = &mut restore else { continue };
             restore.copy = copy;
@@ -64,7 +86,10 @@ impl Restore {
                 Step::Discarded { .. } => Stage::Discarding,
                 Step::Running => Stage::Ended(Outcome::Moved),
                 Step::Died => Stage::Ended(Outcome::Died),
-                Step::Done => Stage::Ended(Outcome::Aborted),
+                Step::Done => match restore.stage {
+                    Stage::Ended(outcome) => Stage::Ended(outcome),
+                    _ => Stage::Ended(Outcome::Aborted),
+                },
                 _ => continue,
             };
         }
@@ -109,6 +134,9 @@ impl Restore {
     }
 
     fn cannot_start(&mut self) -> Vec<Effect> {
+        if self.is_clone() {
+            return self.discard("It could not be started");
+        }
         self.stage = Stage::PuttingBack { doubt: false };
         vec![self.journal(Step::PuttingBack { image: self.image }), self.put_back()]
     }
@@ -126,6 +154,22 @@ impl Restore {
         let next = if self.copy { vec![Effect::Check] } else { self.cannot_start() };
         [vec![known], next].concat()
     }
+}
+
+/// What a journal says to the host that suspended a workload and asks what became of the restore (`Body::Ask`). Outer `None`: the
+/// journal knows of no such restore; inner `None`: it is not over.
+pub(super) fn told(entries: &[Entry], message: &Message) -> Option<Option<Body>> {
+    let steps: Vec<&Step> = steps_of(entries, message.key).map(|(_, step)| step).collect();
+    let begun = steps.iter().any(|step| matches!(step, Step::Taking { .. }));
+    if message.body != Body::Ask || !begun {
+        return None;
+    }
+    Some(steps.iter().rev().find_map(|step| match step {
+        Step::Running => Some(Body::Running),
+        Step::Died => Some(Body::Died),
+        Step::Discarded { reason } => Some(Body::Discarded { reason: reason.clone() }),
+        _ => None,
+    }))
 }
 
 impl Machine for Restore {
@@ -146,7 +190,9 @@ impl Machine for Restore {
             },
             (Stage::Checking, Input::Ready) => {
                 self.stage = Stage::Starting;
-                vec![self.journal(Step::Starting), Effect::Thaw]
+                let first = Effect::Journal(Entry::Record(self.taken()));
+                let first = self.is_clone().then_some(first);
+                first.into_iter().chain([self.journal(Step::Starting), Effect::Thaw]).collect()
             }
             (Stage::Checking, Input::NotReady(_)) => self.cannot_start(),
             (Stage::Checking, Input::Tick) => vec![Effect::Check],
@@ -165,7 +211,7 @@ impl Machine for Restore {
             (Stage::Starting, Input::Tick) => vec![Effect::Thaw],
             (Stage::Starting, Input::Thawed) => {
                 self.stage = Stage::Ended(Outcome::Moved);
-                vec![self.journal(Step::Running)]
+                vec![self.journal(Step::Running), self.journal(Step::Done)]
             }
             (Stage::Discarding, Input::Tick) => vec![Effect::Destroy],
             (Stage::Discarding, Input::Destroyed) => {

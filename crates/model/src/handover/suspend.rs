@@ -30,11 +30,13 @@ enum Stage {
 }
 
 impl Suspend {
-    /// Begins: journals CHECKPOINTING, freezes and captures. `parties.peer` is this host too.
+    /// Begins: journals CHECKPOINTING, freezes and captures into an image at `place`, which is for `to` in a warm move.
+    /// `parties.peer` is this host too.
     #[must_use]
-    pub fn begin(key: Key, parties: Parties) -> (Self, Vec<Effect>) {
+    pub fn begin(key: Key, parties: Parties, place: &str, to: Option<HostName>) -> (Self, Vec<Effect>) {
         let suspend = Self { key, parties, copy: true, stage: Stage::Writing };
-        let effects = vec![suspend.journal(Step::Checkpointing), Effect::Freeze];
+        let began = Step::Checkpointing { place: Some(place.to_owned()), to };
+        let effects = vec![suspend.journal(began), Effect::Freeze];
         (suspend, effects)
     }
 
@@ -51,9 +53,10 @@ impl Suspend {
         for (entry_boot, step) in steps_of(entries, key) {
             let copy = copy && entry_boot == boot_id;
             let stage = match (step, &suspend) {
-                (Step::Checkpointing, _) => Stage::Writing,
+                (Step::Checkpointing { .. }, _) => Stage::Writing,
                 (Step::Suspending { image }, _) => Stage::Suspending { image: *image, doubt: true },
                 (Step::Aborted { .. }, _) => Stage::Aborting,
+                (Step::Died, _) => Stage::Ended(Outcome::Died),
                 (Step::Done, Some(Self { stage: Stage::Aborting, .. })) => Stage::Ended(Outcome::Aborted),
                 (Step::Done, _) => Stage::Ended(Outcome::Suspended),
                 _ => continue,
@@ -64,6 +67,7 @@ impl Suspend {
         let mut suspend = suspend?;
         let effects = match suspend.stage {
             Stage::Writing => suspend.abort("The node restarted"),
+            Stage::Aborting if !suspend.copy => suspend.on(Input::CopyGone),
             _ => suspend.on(Input::Tick),
         };
         Some((suspend, effects))
@@ -121,6 +125,11 @@ impl Machine for Suspend {
             (Stage::Writing, Input::CopyGone) => {
                 self.copy = false;
                 self.abort("The workload ended")
+            }
+            // What was to run on has ended: like any program.
+            (Stage::Aborting, Input::CopyGone) => {
+                self.stage = Stage::Ended(Outcome::Died);
+                vec![self.journal(Step::Died)]
             }
             (_, Input::CopyGone) => {
                 self.copy = false;

@@ -60,13 +60,23 @@ pub struct Options {
 /// Decides what a move would do. Blockers and exceptions included; nothing is touched.
 #[must_use]
 pub fn make(inventory: &Inventory, answer: &Answer, options: &Options) -> Plan {
-    let mut blockers = Vec::new();
+    let mut plan = make_here(inventory, answer, options);
     if options.target == inventory.facts.host {
-        blockers.push(Blocker {
-            what: format!("{} is where the workload already runs", options.target),
-            lifted_by: "name another host: ferry host ls".into(),
-        });
+        plan.blockers.insert(
+            0,
+            Blocker {
+                what: format!("{} is where the workload already runs", options.target),
+                lifted_by: "name another host: ferry host ls".into(),
+            },
+        );
     }
+    plan
+}
+
+/// As [`make`], for a workload that runs nowhere: a restore may bring it back to the host that it was on.
+#[must_use]
+pub fn make_here(inventory: &Inventory, answer: &Answer, options: &Options) -> Plan {
+    let mut blockers = Vec::new();
     if options.method != Method::Cold {
         blockers.extend(fit::execution(&inventory.facts, &answer.facts));
     }

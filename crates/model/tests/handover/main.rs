@@ -5,6 +5,7 @@
 //! time; a target cannot start. Bounded by how often each may happen; `FERRY_SOAK=1` raises the bounds.
 
 mod checker;
+mod images;
 mod mutation;
 mod world;
 
@@ -112,6 +113,79 @@ fn nodes_die_twice() {
 fn a_second_move_meets_what_is_late_from_the_first() {
     check("two moves, embedded decider", config(true, false, TWO_MOVES));
     check("two post-copy moves, separate decider", config(false, true, TWO_MOVES));
+}
+
+/// One suspension and what may follow: two restores, at either host, at once.
+const IMAGE: images::Left = images::Left {
+    suspends: 1,
+    restores: 2,
+    crashes: 1,
+    reboots: 1,
+    kills: 1,
+    unknowns: 1,
+    cancels: 1,
+    cannot_starts: 1,
+};
+
+fn check_images(what: &str, config: images::Config) {
+    let start = Instant::now();
+    let checked =
+        images::Images(config).checker().threads(2).timeout(Duration::from_secs(1800)).spawn_bfs().join();
+    println!(
+        "{what}: {} states ({} transitions, depth {}) in {:.1} s",
+        checked.unique_state_count(),
+        checked.state_count(),
+        checked.max_depth(),
+        start.elapsed().as_secs_f64()
+    );
+    for (name, path) in checked.discoveries() {
+        if matches!(checked.discovery_classification(name), DiscoveryClassification::Counterexample) {
+            panic!("{what}: {name} does not hold:\n{path}");
+        }
+    }
+    checked.assert_properties();
+}
+
+#[test]
+fn an_image_is_restored_once_whatever_fails() {
+    for embedded in [true, false] {
+        let config = images::Config { embedded, left: IMAGE, broken: images::Broken::Nothing };
+        check_images(&format!("suspend and restore, embedded {embedded}, one of each fault"), config);
+    }
+}
+
+#[test]
+fn a_second_image_meets_what_is_late_from_the_first() {
+    let left = images::Left { suspends: 2, reboots: 0, kills: 0, cannot_starts: 0, ..IMAGE };
+    for embedded in [true, false] {
+        let config = images::Config { embedded, left, broken: images::Broken::Nothing };
+        check_images(&format!("two suspensions, embedded {embedded}"), config);
+    }
+}
+
+#[test]
+fn broken_rules_of_images_are_noticed() {
+    use images::Broken;
+    let left = images::Left { cancels: 0, ..IMAGE };
+    for broken in [
+        Broken::SuspendThawsInDoubt,
+        Broken::SuspendDestroysEarly,
+        Broken::SuspendingNotJournalled,
+        Broken::RestoreStartsUnasked,
+        Broken::StartingNotJournalled,
+        Broken::NotPutBack,
+    ] {
+        for embedded in [true, false] {
+            let config = images::Config { embedded, left, broken };
+            let checker = images::Images(config).checker().threads(2);
+            let checked = checker.finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+            let found = checked.discoveries().into_keys().any(|name| {
+                matches!(checked.discovery_classification(name), DiscoveryClassification::Counterexample)
+            });
+            let states = checked.unique_state_count();
+            assert!(found, "{broken:?} (embedded {embedded}) went unnoticed in {states} states");
+        }
+    }
 }
 
 /// The larger bound of `cargo xtask soak`.

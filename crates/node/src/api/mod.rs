@@ -3,6 +3,7 @@
 
 mod answer;
 mod hosts;
+mod images;
 mod logs;
 mod moves;
 mod openapi;
@@ -45,6 +46,8 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/workloads/{workload}/exec", post(streams::exec))
         .route("/v1/workloads/{workload}/plan", post(moves::plan))
         .route("/v1/workloads/{workload}/clone", post(moves::clone))
+        .route("/v1/workloads/{workload}/checkpoint", post(images::checkpoint))
+        .route("/v1/restore", post(images::restore))
         .route("/v1/workloads/{workload}/recovery", get(moves::recovery).post(moves::recover))
         .route("/v1/moves", get(moves::list).post(moves::begin))
         .route("/v1/moves/{id}", get(moves::show))

@@ -30,6 +30,8 @@ use utoipa::OpenApi;
         super::streams::exec,
         super::moves::plan,
         super::moves::clone,
+        super::images::checkpoint,
+        super::images::restore,
         super::moves::recovery,
         super::moves::recover,
         super::moves::begin,

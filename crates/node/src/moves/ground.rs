@@ -37,6 +37,10 @@ impl movement::Node for Node {
         facts::answer(questions, &Place { root: Path::new("/"), hashes: &self.hashes, addresses: &addresses })
     }
 
+    fn state(&self) -> PathBuf {
+        self.config().state.clone()
+    }
+
     fn directory(&self, id: WorkloadId) -> PathBuf {
         self.workloads.directory(id)
     }
@@ -87,6 +91,12 @@ impl movement::Node for Node {
     fn arrived(&self, id: WorkloadId) {
         if let Err(error) = self.workloads.arrived(id) {
             tracing::error!(workload = %id, %error, causes = ?error.causes, "it arrived and could not be registered");
+        }
+    }
+
+    fn suspended(&self, id: WorkloadId, dir: &Path) {
+        if let Err(error) = self.workloads.suspended(id, dir) {
+            tracing::error!(workload = %id, %error, causes = ?error.causes, "that it is suspended could not be noted");
         }
     }
 

@@ -2,6 +2,7 @@
 //! upper layer. What a workload does is asked of its shim, never remembered: a shim outlives the node, and a restarted node
 //! finds everything again by looking into the directories.
 
+mod images;
 mod record;
 mod request;
 
@@ -71,13 +72,13 @@ impl Workloads {
     /// How many there are, departed ones not counted.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.records().values().filter(|record| record.gone_to.is_none()).count()
+        self.records().values().filter(|record| record.is_here()).count()
     }
 
     /// Finds a workload by name, id, or the beginning of an id. One that is here goes before one that left.
     pub fn find(&self, wanted: &str) -> Result<WorkloadId> {
         let records = self.records();
-        let present = |id: &WorkloadId| records.get(id).is_some_and(|record| record.gone_to.is_none());
+        let present = |id: &WorkloadId| records.get(id).is_some_and(NodeRecord::is_here);
         let named: Vec<WorkloadId> =
             records.iter().filter(|(_, record)| record.name == wanted).map(|(id, _)| *id).collect();
         if let Some(id) = named.iter().find(|id| present(id)).or(named.last()) {
@@ -96,6 +97,7 @@ impl Workloads {
     /// All of them, the newest last.
     #[must_use]
     pub fn list(&self) -> Vec<Workload> {
+        self.note_taken();
         let records: Vec<(WorkloadId, NodeRecord)> =
             self.records().iter().map(|(id, record)| (*id, record.clone())).collect();
         let mut list: Vec<Workload> =
@@ -106,6 +108,7 @@ impl Workloads {
 
     /// One of them.
     pub fn get(&self, id: WorkloadId) -> Result<Workload> {
+        self.note_taken();
         let record = self.record(id)?;
         Ok(self.look(id, &record))
     }
@@ -177,7 +180,7 @@ impl Workloads {
     /// Takes a name and an id; of two who want the same name, one gets it.
     fn claim(&self, id: WorkloadId, record: NodeRecord) -> Result<()> {
         let mut records = self.records();
-        if records.values().any(|other| other.gone_to.is_none() && other.name == record.name) {
+        if records.values().any(|other| other.is_here() && other.name == record.name) {
             return Err(Error::new(
                 Kind::Refused,
                 format!("There is a workload named {} already", record.name),
@@ -227,6 +230,10 @@ impl Workloads {
             WorkloadState::Running | WorkloadState::Starting if !force => {
                 return Err(Error::new(Kind::Refused, format!("{} still runs", workload.name))
                     .hint("`ferry stop` ends it; `ferry rm --force` kills it"));
+            }
+            WorkloadState::Suspended if !force => {
+                return Err(Error::new(Kind::Refused, format!("{} is suspended to an image", workload.name))
+                    .hint("`ferry rm --force` forgets it: then its image can only be restored --as-clone"));
             }
             _ => {}
         }
@@ -290,7 +297,7 @@ impl Workloads {
     /// Looks at every workload after a start of the node; shims that died get a successor. Returns how many were found.
     pub fn reconnect(&self) -> (usize, usize) {
         let ids: Vec<WorkloadId> =
-            self.records().iter().filter(|(_, record)| record.gone_to.is_none()).map(|(id, _)| *id).collect();
+            self.records().iter().filter(|(_, record)| record.runs_here()).map(|(id, _)| *id).collect();
         let mut restarted = 0;
         for id in &ids {
             if Client::connect(&self.directory(*id)).is_err() {
@@ -320,7 +327,8 @@ impl Workloads {
     /// Whether a workload that is here has this name.
     #[must_use]
     pub fn has_name(&self, name: &str) -> bool {
-        self.records().values().any(|record| record.gone_to.is_none() && record.name == name)
+        self.note_taken();
+        self.records().values().any(|record| record.is_here() && record.name == name)
     }
 
     /// A workload left for another host, or (`to` none) was given up.
@@ -329,6 +337,7 @@ impl Workloads {
         match (records.get_mut(&id), to) {
             (Some(record), Some(to)) => {
                 record.gone_to = Some(to.clone());
+                record.suspended = None;
                 record.save(&self.directory(id))
             }
             (_, None) => {
@@ -346,6 +355,7 @@ impl Workloads {
             return Err(Error::new(Kind::Usage, format!("{} moved to {host}", record.name))
                 .hint(format!("ask the node of {host}")));
         }
+        self.refuse_suspended(&record.name, record.suspended.as_ref())?;
         Client::connect(&self.directory(id)).map_err(|cause| {
             Error::from_source(Kind::Unable, &cause)
                 .context(format!("The shim of {} does not answer", record.name))
@@ -354,12 +364,14 @@ impl Workloads {
     }
 
     fn look(&self, id: WorkloadId, record: &NodeRecord) -> Workload {
+        // A restore under way has a shim again.
         let status = match &record.gone_to {
             Some(_) => None,
             None => Client::connect(&self.directory(id)).ok().and_then(|mut client| client.status().ok()),
         };
         let state = match (&record.gone_to, &status) {
             (Some(_), _) => WorkloadState::Gone,
+            (None, None) if record.suspended.is_some() => WorkloadState::Suspended,
             (None, None) => WorkloadState::Lost,
             (None, Some(status)) => state(status.phase),
         };
@@ -373,6 +385,7 @@ impl Workloads {
             pid: status.as_ref().and_then(|status| status.pid),
             exit: status.as_ref().and_then(|status| status.exit).map(exit),
             moving: None,
+            image: record.suspended.as_ref().map(|dir| dir.display().to_string()),
             net: record.net.clone(),
             adopted: record.adopted,
             created_unix: record.created_unix,
@@ -391,7 +404,7 @@ impl Workloads {
         let records = self.records();
         records
             .values()
-            .filter(|record| record.gone_to.is_none())
+            .filter(|record| record.is_here() && record.suspended.is_none())
             .filter_map(|record| record.net.clone())
             .collect()
     }

@@ -9,10 +9,10 @@ use ferry_session::shim::protocol::Phase;
 use ferry_session::shim::record::Record as ShimRecord;
 use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Name of the record in a workload's directory.
-const FILE: &str = "node.cbor";
+const FILE: &str = ferry_session::movement::NODE_RECORD;
 
 /// The record.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -35,6 +35,9 @@ pub struct NodeRecord {
     /// The host that it moved to.
     #[n(5)]
     pub gone_to: Option<HostName>,
+    /// Directory of the image that it is, where it is suspended.
+    #[n(6)]
+    pub suspended: Option<PathBuf>,
 }
 
 impl NodeRecord {
@@ -47,7 +50,18 @@ impl NodeRecord {
             net: spec.network.as_ref().and_then(|network| network.addresses.first().cloned()),
             adopted,
             gone_to: None,
+            suspended: None,
         }
+    }
+
+    /// It did not move away.
+    pub fn is_here(&self) -> bool {
+        self.gone_to.is_none()
+    }
+
+    /// It did not move away and is no image: it has a shim, or had.
+    pub fn runs_here(&self) -> bool {
+        self.is_here() && self.suspended.is_none()
     }
 
     /// Puts it into the workload's directory, durably.

@@ -9,3 +9,4 @@ pub mod memory;
 pub mod records;
 pub mod restore;
 pub mod streams;
+pub mod workload;

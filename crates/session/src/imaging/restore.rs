@@ -7,6 +7,7 @@ use super::facts::{self, Moment};
 use super::memory::Sink;
 use super::records;
 use super::streams::Bound;
+use crate::shim::clone::part;
 use ferry_image::{Reader, Trust, Verified, consumed};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::{Hash, WorkloadId};
@@ -116,10 +117,13 @@ pub fn restore(request: &Request) -> Result<Running> {
     let trust = Trust::load(&request.state, request.trust_image)?;
     let image = Reader::open(&request.dir)?.verify(&trust)?;
     if !request.as_clone {
-        image.check_not_consumed()?;
+        may_run_again(&image)?;
     }
     facts::check(&image.manifest().host)?;
-    let (state, moment) = records::read(&image)?;
+    let (mut state, moment) = records::read(&image)?;
+    if request.as_clone {
+        part(&mut state, &[], &[]);
+    }
     let root = root(&state)?;
     let verify_us = micros(begin);
 
@@ -178,6 +182,15 @@ pub fn restore(request: &Request) -> Result<Running> {
     };
     let child = if place == Place::Here { pid } else { child };
     Ok(Running { report, child })
+}
+
+/// What went on after its image was made may still run: only a clone of it has an identity of its own.
+fn may_run_again(image: &Verified) -> Result<()> {
+    if image.manifest().ends {
+        return Ok(image.check_not_consumed()?);
+    }
+    Err(Error::new(Kind::Refused, "The program went on after this image was made (--leave-running)")
+        .hint("--as-clone makes a second one, without the connections to others that the first has"))
 }
 
 /// Every open file description, made again in this process.

@@ -201,7 +201,7 @@ fn take_last(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
 
 /// Names in a workload's directory that outlive its copy: what happened to it.
 fn stays(name: &str) -> bool {
-    name.starts_with("journal")
+    name.starts_with("journal") || [super::NODE_RECORD, super::WARM_IMAGE, super::ARRIVING].contains(&name)
 }
 
 /// Makes room for an arriving workload: an empty directory, but for the journal of earlier visits.

@@ -3,9 +3,12 @@
 //! One thread per move and host. Phases are events on a [`recorder::Recorder`]; the decisions are the handover's; this
 //! module carries files, state and memory between two shims. [`Movements`] is what a node holds.
 
+mod alone;
+mod arrive;
 mod files;
 mod ground;
 pub mod hold;
+mod images;
 pub mod link;
 mod memory;
 pub mod node;
@@ -13,15 +16,29 @@ mod planning;
 pub mod recorder;
 mod registry;
 pub mod request;
+mod revive;
 mod source;
+mod suspend;
 mod target;
+mod warm;
 
 pub use node::{Node, Offer};
 pub use recorder::Recorder;
 pub use registry::{Move, Movements, Role, Standing};
+pub use revive::{Restoration, Restored, workload_in};
+pub use suspend::Checkpoint;
 pub use request::{CloneSpec, Request, own_mac};
 
 use ferry_model::ids::Hash;
+
+/// What the node remembers of a workload, in its directory: written by the node, kept when all else there is removed.
+pub const NODE_RECORD: &str = "node.cbor";
+
+/// The image of a warm move, in the workload's directory at the source. While it is there the move is not over.
+const WARM_IMAGE: &str = "warm-image";
+
+/// The image of a warm move at its target, until memory is loaded from it.
+const ARRIVING: &str = "arriving-image";
 
 /// Most page streams of one move.
 pub const STREAMS_MAX: u32 = 16;

@@ -9,7 +9,7 @@ use ferry_model::plan::Resource;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::greeting::Purpose;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What is offered to a target, for its policy.
@@ -41,6 +41,9 @@ pub trait Node: Send + Sync + 'static {
     /// What it has of the resources that a plan asks about ([`crate::facts`]).
     fn holdings(&self, questions: &[Resource]) -> Vec<Holding>;
 
+    /// The state directory, with this host's keys.
+    fn state(&self) -> PathBuf;
+
     /// The state directory of a workload; it need not exist yet. Shim, capsule and journal live in it.
     fn directory(&self, id: WorkloadId) -> PathBuf;
 
@@ -64,6 +67,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// A workload is this host's now and runs here (again).
     fn arrived(&self, id: WorkloadId);
+
+    /// A workload of this host is an image at `dir` from now on; nothing else of it is left but its journal.
+    fn suspended(&self, id: WorkloadId, dir: &Path);
 
     /// A workload left this host for `to`, or was given up; nothing of it is left but its journal.
     fn departed(&self, id: WorkloadId, to: Option<&HostName>);

@@ -1,18 +1,24 @@
 //! The plan's two ends: the source's inventory and questions, the target's facts and answers. The decision between them is
 //! `ferry_model::planning`, which touches nothing.
 
+use super::link::Link;
 use super::node::{Node, Offer};
 use super::request::Request;
-use crate::shim::Client;
+use crate::shim::{Client, Spec};
 use crate::shim::protocol::Phase;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::facts::Answer;
 use ferry_model::ids::WorkloadId;
-use ferry_model::plan::{Blocker, Inventory, Plan};
+use ferry_model::plan::{Inventory, Plan};
 use ferry_model::planning::{self, Method, Options};
 use ferry_transfer::wire::control;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the target may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// The shim of a workload: the one that lives, or one that takes over what a dead one left.
 pub(super) fn shim(node: &Arc<dyn Node>, id: WorkloadId) -> Result<Client> {
@@ -69,15 +75,64 @@ pub(super) fn make(
         clone: request.clone.is_some(),
         bindings: request.bindings.clone(),
     };
-    let mut plan = planning::make(&inventory, &answer, &options);
-    if request.method == Method::Warm {
-        plan.blockers.push(Blocker {
-            what: "Warm moves, by way of an image, are not in this version".into(),
-            lifted_by: "move it with --method stop-and-copy, or use ferry checkpoint and ferry restore"
-                .into(),
-        });
+    Ok(planning::make(&inventory, &answer, &options))
+}
+
+/// Makes the plan of a move over its own connection. One that was given is followed, if no fact has changed since.
+pub(super) fn agree(
+    node: &Arc<dyn Node>,
+    shim: &mut Client,
+    link: &mut Link,
+    request: &Request,
+) -> Result<Plan> {
+    let mut plan = make(node, shim, request, |ask| {
+        link.send(&ask).and_then(|()| link.expect(ANSWER_MAX)).map_err(|e| link_error(&e))
+    })?;
+    if let Some(given) = &request.plan {
+        if given.facts != plan.facts {
+            return Err(Error::new(
+                Kind::Refused,
+                "The plan no longer fits: facts of one side have changed",
+            )
+            .hint("make it again with ferry plan"));
+        }
+        plan = given.clone();
     }
+    refuse_blockers(&plan)?;
     Ok(plan)
+}
+
+/// What the clocks show to the workload whose capsule has this init. Without them the target makes its capsule when it has the state.
+fn clocks_of(init: i32) -> Option<(u64, u64)> {
+    let clocks = ferry_sys::timens::Clocks::now_in(&PathBuf::from(format!("/proc/{init}"))).ok()?;
+    Some((u64::try_from(clocks.monotonic_ns).ok()?, u64::try_from(clocks.boottime_ns).ok()?))
+}
+
+/// Tells the target what the move is. Returns what the workload is to be there, and the secret of the page streams.
+pub(super) fn announce(
+    shim: &mut Client,
+    link: &mut Link,
+    request: &Request,
+    plan: &Plan,
+) -> Result<(Spec, [u8; 32])> {
+    let status = shim.status()?;
+    let mut spec = status.spec.ok_or_else(|| Error::new(Kind::Bug, "The shim has no workload"))?;
+    if let Some(clone) = &request.clone {
+        clone.apply(&mut spec)?;
+    }
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|e| Error::new(Kind::Unable, e.to_string()))?;
+    let begin = control::Message::Begin {
+        secret,
+        streams: request.streams.clamp(1, super::STREAMS_MAX),
+        method: request.method,
+        plan: plan.clone(),
+        spec: minicbor::to_vec(&spec).unwrap_or_default().into(),
+        clone: request.clone.is_some(),
+        clocks: status.init.filter(|_| request.method != Method::Cold).and_then(clocks_of),
+    };
+    link.send(&begin).map_err(|e| link_error(&e))?;
+    Ok((spec, secret))
 }
 
 /// A plan with blockers is not executed.

@@ -6,7 +6,7 @@ use super::node::Node;
 use super::recorder::Recorder;
 use super::request::Request;
 use super::target::PageDoor;
-use super::{planning, source, target};
+use super::{planning, source, target, warm};
 use crate::journal::Shared;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::What;
@@ -80,7 +80,7 @@ struct Kept {
 /// All moves of a node.
 #[derive(Clone)]
 pub struct Movements {
-    node: Arc<dyn Node>,
+    pub(super) node: Arc<dyn Node>,
     moves: Arc<Mutex<BTreeMap<MoveId, Kept>>>,
 }
 
@@ -110,11 +110,7 @@ impl Movements {
     pub fn begin(&self, request: Request) -> Result<MoveId> {
         let id = request.id;
         let (workload, clone) = (request.workload, request.clone.is_some());
-        let busy = |kept: &Kept| kept.entry.workload == workload && kept.entry.standing == Standing::Running;
-        if let Some(kept) = self.lock().values().find(|kept| busy(kept)) {
-            let text = format!("{workload} is already in move {}", kept.entry.id);
-            return Err(Error::new(Kind::Refused, text).hint("ferry moves ls"));
-        }
+        self.refuse_busy(workload)?;
         reserve(&self.node.journal(workload)?)?;
         let purpose = Purpose::Control { workload: self.key_id(&request), mv: id };
         let connected = self.node.connect(&request.to, purpose).and_then(Link::new);
@@ -140,7 +136,10 @@ impl Movements {
         );
         let this = self.clone();
         spawn(move || {
-            let ended = source::run(&this.node, &recorder, link, &request);
+            let ended = match request.method {
+                Method::Warm => warm::run(&this.node, &recorder, link, &request),
+                Method::Cold | Method::StopAndCopy => source::run(&this.node, &recorder, link, &request),
+            };
             this.end(id, ended);
         })?;
         Ok(id)
@@ -185,7 +184,7 @@ impl Movements {
         let (this, peer, sender) = (self.clone(), peer.clone(), link.sender());
         spawn(move || {
             let recorder = Arc::new(Recorder::default());
-            let named = |spec: &crate::shim::Spec| {
+            let named = |spec: &crate::shim::Spec, method| {
                 let entry = Move {
                     id,
                     workload,
@@ -193,7 +192,7 @@ impl Movements {
                     peer: peer.clone(),
                     role: Role::Target,
                     clone: false,
-                    method: Method::default(),
+                    method,
                     began_unix: now_unix(),
                     standing: Standing::Running,
                     recorder: recorder.clone(),
@@ -221,6 +220,8 @@ impl Movements {
         let running = {
             let moves = self.lock();
             let kept = moves.get(&id).filter(|kept| kept.entry.standing == Standing::Running);
+            // What a warm move's target has done is in its journal at every moment.
+            let kept = kept.filter(|kept| kept.entry.method != Method::Warm);
             kept.filter(|kept| kept.entry.peer == *peer).map(|kept| kept.link.clone())
         };
         if let Some(link) = running {
@@ -261,7 +262,12 @@ impl Movements {
     pub fn recover(&self, workload: WorkloadId) -> Result<Option<MoveId>> {
         let Some(journal) = self.node.find_journal(workload) else { return Ok(None) };
         let entries = entries_of(&journal);
-        let Some(key) = last_key(&entries) else { return Ok(None) };
+        if let Some(warm) = warm::unfinished(&self.node, workload, &entries) {
+            return self.recover_warm(workload, warm).map(Some);
+        }
+        let Some(key) = last_key(&entries) else {
+            return self.sweep(workload);
+        };
         let steps: Vec<&Step> = entries
             .iter()
             .filter_map(|entry| match entry {
@@ -270,7 +276,10 @@ impl Movements {
             })
             .collect();
         if steps.iter().any(|step| matches!(step, Step::Done)) {
-            return Ok(None);
+            return self.sweep(workload);
+        }
+        if let Some(taken_up) = self.recover_alone(key, &steps) {
+            return taken_up;
         }
         let (role, peer) = match steps.first() {
             Some(Step::Offered { to, .. }) => (Role::Source, to.clone()),
@@ -302,6 +311,18 @@ impl Movements {
             this.end(key.mv, ended.and_then(|outcome| outcome.map_or(aborted, Ok)));
         })?;
         Ok(Some(key.mv))
+    }
+
+    /// One thing at a time happens to a workload.
+    pub(super) fn refuse_busy(&self, workload: WorkloadId) -> Result<()> {
+        let busy = |kept: &Kept| kept.entry.workload == workload && kept.entry.standing == Standing::Running;
+        match self.lock().values().find(|kept| busy(kept)) {
+            Some(kept) => {
+                let text = format!("{workload} is already in move {}", kept.entry.id);
+                Err(Error::new(Kind::Refused, text).hint("ferry moves ls"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Gives a move up, if that is still allowed; the move says in its events when it is not.
@@ -344,7 +365,7 @@ impl Movements {
         }
     }
 
-    fn keep(&self, entry: Move, link: SyncSender<Heard>, door: Option<PageDoor>) {
+    pub(super) fn keep(&self, entry: Move, link: SyncSender<Heard>, door: Option<PageDoor>) {
         let mut moves = self.lock();
         if moves.len() >= ENDED_MAX {
             let ended = moves.values().filter(|kept| kept.entry.standing != Standing::Running);
@@ -357,7 +378,7 @@ impl Movements {
         moves.insert(entry.id, Kept { entry, link, door });
     }
 
-    fn end(&self, id: MoveId, ended: Result<Outcome>) {
+    pub(super) fn end(&self, id: MoveId, ended: Result<Outcome>) {
         let (standing, error) = match ended {
             Ok(outcome) => (Standing::Ended(outcome), None),
             Err(error) => (Standing::Failed(error.clone()), Some(error)),
@@ -383,7 +404,7 @@ fn entries_of(journal: &Shared) -> Vec<Entry> {
     journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec()
 }
 
-fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
+pub(super) fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
     std::thread::Builder::new()
         .name("ferry-move".into())
         .spawn(work)
@@ -404,6 +425,6 @@ fn unreachable(host: &HostName, error: &std::io::Error) -> Error {
     said.hint("`ferry host ls` lists the hosts and whether they answer")
 }
 
-fn now_unix() -> u64 {
+pub(super) fn now_unix() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

@@ -86,7 +86,11 @@ pub(super) fn run(
 }
 
 /// The epoch under which this host owns the workload.
-fn own_epoch(node: &Arc<dyn Node>, journal: &crate::journal::Shared, id: WorkloadId) -> Result<Epoch> {
+pub(super) fn own_epoch(
+    node: &Arc<dyn Node>,
+    journal: &crate::journal::Shared,
+    id: WorkloadId,
+) -> Result<Epoch> {
     let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
     match last_record(journal.entries()) {
         Some(record) if record.id == id && record.owner == node.host() => Ok(record.epoch),
@@ -95,19 +99,16 @@ fn own_epoch(node: &Arc<dyn Node>, journal: &crate::journal::Shared, id: Workloa
     }
 }
 
-/// What the clocks show to the workload whose capsule has this init. Without them the target makes its capsule when it has the state.
-fn clocks_of(init: i32) -> Option<(u64, u64)> {
-    let clocks = ferry_sys::timens::Clocks::now_in(&PathBuf::from(format!("/proc/{init}"))).ok()?;
-    Some((u64::try_from(clocks.monotonic_ns).ok()?, u64::try_from(clocks.boottime_ns).ok()?))
-}
-
 impl SourceRole {
     fn run(&mut self, request: &Request) -> Result<Outcome> {
         self.ground.recorder.phase(Phase::Plan);
-        let plan = self.plan(request)?;
+        let node = self.ground.node.clone();
+        let shim = self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
+        let plan = planning::agree(&node, shim, &mut self.ground.link, request)?;
 
         self.ground.recorder.phase(Phase::Prepare);
-        let (spec, secret) = self.begin(request, &plan)?;
+        let shim = self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
+        let (spec, secret) = planning::announce(shim, &mut self.ground.link, request, &plan)?;
         let terms = Terms {
             purpose: if self.clone { Purpose::Clone } else { Purpose::Migrate },
             post_copy: false,
@@ -163,50 +164,6 @@ impl SourceRole {
                     .hint("ferry recover shows what both sides know"))
             }
         }
-    }
-
-    /// Inventory, the target's answer, the decision.
-    fn plan(&mut self, request: &Request) -> Result<Plan> {
-        let node = self.ground.node.clone();
-        let link = &mut self.ground.link;
-        let shim = self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
-        let mut plan = planning::make(&node, shim, request, |ask| {
-            link.send(&ask).and_then(|()| link.expect(STEP_MAX)).map_err(|e| planning::link_error(&e))
-        })?;
-        if let Some(given) = &request.plan {
-            if given.facts != plan.facts {
-                return Err(Error::new(
-                    Kind::Refused,
-                    "The plan no longer fits: facts of one side have changed",
-                )
-                .hint("make it again with ferry plan"));
-            }
-            plan = given.clone();
-        }
-        planning::refuse_blockers(&plan)?;
-        Ok(plan)
-    }
-
-    /// Tells the target what the move is.
-    fn begin(&mut self, request: &Request, plan: &Plan) -> Result<(Spec, [u8; 32])> {
-        let status = self.shim()?.status()?;
-        let mut spec = status.spec.ok_or_else(|| Error::new(Kind::Bug, "The shim has no workload"))?;
-        if let Some(clone) = &request.clone {
-            clone.apply(&mut spec)?;
-        }
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|e| Error::new(Kind::Unable, e.to_string()))?;
-        let begin = control::Message::Begin {
-            secret,
-            streams: request.streams.clamp(1, super::STREAMS_MAX),
-            method: request.method,
-            plan: plan.clone(),
-            spec: minicbor::to_vec(&spec).unwrap_or_default().into(),
-            clone: self.clone,
-            clocks: status.init.filter(|_| !self.cold).and_then(clocks_of),
-        };
-        self.ground.link.send(&begin).map_err(|e| planning::link_error(&e))?;
-        Ok((spec, secret))
     }
 
     /// Everything between RESERVED and the receipt.

@@ -92,12 +92,12 @@ pub(super) fn run(
     peer: &HostName,
     (workload, mv): (WorkloadId, MoveId),
     (door, pages): (PageDoor, Receiver<Box<dyn Stream>>),
-    named: impl FnOnce(&Spec),
+    named: impl FnOnce(&Spec, Method),
 ) -> Result<Option<Outcome>> {
     let Some((begin, key, terms)) = introduction(node, &mut link, peer, (workload, mv), &door)? else {
         return Ok(None);
     };
-    named(&begin.spec);
+    named(&begin.spec, begin.method);
     let directory = node.directory(workload);
     let room = files::clear(&directory)
         .map_err(|e| Error::from_source(Kind::Unable, &e).context("There is no room for the workload"))
@@ -110,6 +110,10 @@ pub(super) fn run(
             return Err(error);
         }
     };
+    if begin.method == Method::Warm {
+        let arrival = super::arrive::Arrival { node, recorder, peer, key, spec: begin.spec };
+        return arrival.run(&mut link, &pages).map(Some);
+    }
     let ground =
         Ground { node: node.clone(), recorder: recorder.clone(), link, journal, key, peer: peer.clone() };
     let mut role = TargetRole {

@@ -4,6 +4,7 @@
 use ferry_process::records::State;
 use ferry_process::records::file::Kind;
 use ferry_process::records::socket::{Detail, TcpSocket};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `TCP_SYN_SENT`, `TCP_CLOSE` and `TCP_LISTEN`, as in `tcp_info`.
@@ -14,14 +15,16 @@ const LISTEN: u8 = 10;
 const ECONNRESET: i32 = 104;
 
 /// Resets established connections: two programs must not speak on one connection, so what waits in them is dropped too. Those
-/// within the workload (over its loopback or its own address) are copied with it, both ends. `own`: the original's addresses;
-/// `given`: the clone's.
-pub(super) fn part(state: &mut State, own: &[IpAddr], given: &[IpAddr]) {
+/// within the workload (over its loopback or its own address, both ends its own) are copied with it. `own`: the original's
+/// addresses; `given`: the clone's. Without a network of its own there are none, and the loopback is shared with others.
+pub(crate) fn part(state: &mut State, own: &[IpAddr], given: &[IpAddr]) {
+    let ends = connected(state);
     for description in &mut state.files.descriptions {
         let Kind::Socket(socket) = &mut description.kind else { continue };
         match &mut socket.detail {
             Detail::Tcp(tcp) => {
-                let within = tcp.remote.as_deref().and_then(ip_of).is_some_and(|ip| is_own(ip, own));
+                let within = tcp.remote.as_deref().and_then(ip_of).is_some_and(|ip| is_own(ip, own))
+                    && both(tcp).is_some_and(|(local, remote)| ends.contains(&(remote, local)));
                 if !matches!(tcp.state, SYN_SENT | CLOSE | LISTEN) && !within {
                     let local = tcp.local.take();
                     **tcp = TcpSocket {
@@ -45,6 +48,28 @@ pub(super) fn part(state: &mut State, own: &[IpAddr], given: &[IpAddr]) {
             _ => {}
         }
     }
+}
+
+/// An address and its port.
+type End = (IpAddr, [u8; 2]);
+
+/// Both ends of a connection. The port stands at the same place in every `sockaddr`.
+fn both(tcp: &TcpSocket) -> Option<(End, End)> {
+    let end = |address: &[u8]| Some((ip_of(address)?, address.get(2..4)?.try_into().ok()?));
+    Some((end(tcp.local.as_deref()?)?, end(tcp.remote.as_deref()?)?))
+}
+
+/// Every connection of which the workload has an end, seen from that end.
+fn connected(state: &State) -> HashSet<(End, End)> {
+    let sockets = state.files.descriptions.iter().filter_map(|description| match &description.kind {
+        Kind::Socket(socket) => Some(socket),
+        _ => None,
+    });
+    let ends = sockets.filter_map(|socket| match &socket.detail {
+        Detail::Tcp(tcp) => both(tcp),
+        _ => None,
+    });
+    ends.collect()
 }
 
 fn is_own(ip: IpAddr, own: &[IpAddr]) -> bool {

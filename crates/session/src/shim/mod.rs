@@ -7,7 +7,7 @@
 mod adopt;
 mod capture;
 pub mod client;
-mod clone;
+pub(crate) mod clone;
 mod connection;
 pub mod envelope;
 mod exec;

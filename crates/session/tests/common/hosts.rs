@@ -150,6 +150,10 @@ impl Node for TestNode {
         facts::answer(questions, &place)
     }
 
+    fn state(&self) -> PathBuf {
+        self.root.clone()
+    }
+
     fn directory(&self, id: WorkloadId) -> PathBuf {
         self.root.join("workloads").join(id.to_string())
     }
@@ -201,6 +205,8 @@ impl Node for TestNode {
     fn arrived(&self, _: WorkloadId) {}
 
     fn departed(&self, _: WorkloadId, _: Option<&HostName>) {}
+
+    fn suspended(&self, _: WorkloadId, _: &std::path::Path) {}
 }
 
 impl Journals for TestNode {
