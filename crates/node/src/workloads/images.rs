@@ -4,6 +4,7 @@ use super::Workloads;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::handover::entry::last_record;
 use ferry_model::ids::{HostName, WorkloadId};
+use ferry_session::decider::Journals;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
@@ -30,8 +31,16 @@ impl Workloads {
         }
     }
 
+    /// Removes the directory of a workload of which nothing was ever written down here: it was to come, and did not.
+    pub(super) fn forget_untouched(&self, id: WorkloadId) {
+        let Some(journal) = self.journals.find(id) else { return };
+        if journal.lock().unwrap_or_else(PoisonError::into_inner).entries().is_empty() {
+            self.journals.close(id);
+            let _ = std::fs::remove_dir_all(self.directory(id));
+        }
+    }
+
     fn owner(&self, id: WorkloadId) -> Option<HostName> {
-        use ferry_session::decider::Journals;
         let journal = self.journals.find(id)?;
         let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
         last_record(journal.entries()).map(|record| record.owner.clone())

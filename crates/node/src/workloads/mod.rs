@@ -340,8 +340,12 @@ impl Workloads {
                 record.suspended = None;
                 record.save(&self.directory(id))
             }
+            // One that is an image here stays what it is.
+            (Some(record), None) if record.suspended.is_some() => Ok(()),
             (_, None) => {
                 records.remove(&id);
+                drop(records);
+                self.forget_untouched(id);
                 Ok(())
             }
             (None, _) => Ok(()),

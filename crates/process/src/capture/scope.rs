@@ -2,6 +2,8 @@
 
 use super::Error;
 use ferry_sys::proc::{self, stat};
+use rustix::process::Pid;
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// Which processes belong to the tree.
@@ -9,7 +11,7 @@ use std::path::PathBuf;
 pub enum Scope {
     /// Those in this cgroup's directory (not in those beneath it).
     Cgroup(PathBuf),
-    /// This process and all its descendants.
+    /// This process, all its descendants, and orphans that are in a session of one of them.
     Tree(i32),
 }
 
@@ -53,14 +55,41 @@ pub(super) fn scan(scope: &Scope) -> Result<Vec<Member>, Error> {
         Scope::Tree(root) => {
             let mut all = vec![Member::look(*root)];
             let mut at = 0;
-            while at < all.len() {
-                let children: Vec<_> = all[at].children.iter().map(|pid| Member::look(*pid)).collect();
-                all.extend(children);
-                at += 1;
-            }
+            descend(&mut all, &mut at);
+            all.extend(orphans(*root, &all));
+            descend(&mut all, &mut at);
             Ok(all)
         }
     }
+}
+
+fn descend(all: &mut Vec<Member>, at: &mut usize) {
+    while *at < all.len() {
+        let children: Vec<_> = all[*at].children.iter().map(|pid| Member::look(*pid)).collect();
+        all.extend(children);
+        *at += 1;
+    }
+}
+
+/// Processes whose parents have ended: whoever collects orphans is above the root. Of its children those belong to the tree that
+/// are in a session that a process of the tree leads.
+fn orphans(root: i32, all: &[Member]) -> Vec<Member> {
+    let known: HashSet<i32> = all.iter().map(|member| member.pid).collect();
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let session = |pid: i32| rustix::process::getsid(Pid::from_raw(pid)).map_or(0, Pid::as_raw_pid);
+    let mut found = Vec::new();
+    let mut ancestor = parent(root);
+    while let Some(above) = ancestor {
+        let children = Member::look(above).children.into_iter();
+        let belongs = |pid: &i32| *pid != own && !known.contains(pid) && known.contains(&session(*pid));
+        found.extend(children.filter(belongs).map(Member::look));
+        ancestor = parent(above).filter(|_| above != 1);
+    }
+    found
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    stat::read(pid).ok().map(|stat| stat.parent).filter(|parent| *parent > 0)
 }
 
 /// A cgroup does not list its zombies; their parents do.

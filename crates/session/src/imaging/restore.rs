@@ -137,8 +137,6 @@ pub fn restore(request: &Request) -> Result<Running> {
     }
     let home = Home { init: nursery.pid(), cgroup: None };
     let puppets = Puppets::build(&state, &home).map_err(|e| failed(&e))?;
-    let bound = Bound::new(request.detach)?;
-    let descriptors = descriptors(&state, &puppets, &nursery, &bound)?;
     let build_us = micros(since);
 
     let since = Instant::now();
@@ -149,6 +147,9 @@ pub fn restore(request: &Request) -> Result<Running> {
     let memory_us = micros(since);
 
     let since = Instant::now();
+    // After the memory: a memfd is sealed when its descriptors are made, and takes nothing more.
+    let bound = Bound::new(request.detach)?;
+    let descriptors = descriptors(&state, &puppets, &nursery, &bound)?;
     let pid = host_pid(&puppets.tasks(), root)?;
     if let Some(path) = &request.pidfile {
         std::fs::write(path, format!("{pid}\n"))

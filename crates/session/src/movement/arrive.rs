@@ -59,6 +59,7 @@ impl Arrival<'_> {
             }
             Err(error) => {
                 let _ = link.send(&control::Message::Failed { error: error.clone() });
+                self.node.departed(self.key.id, None);
                 Err(error)
             }
         }

@@ -293,6 +293,7 @@ impl World for ReviveRole {
 pub(super) fn recover(node: &Arc<dyn Node>, key: Key) -> Result<Option<Outcome>> {
     let alone = Alone::new(node, key, &Arc::default())?;
     let (entries, copy) = (alone.entries(), alone.alive());
+    let _ = fs::remove_dir_all(node.directory(key.id).join(super::ARRIVING));
     let Some(recovered) = Restore::recover(&entries, key, &alone.parties(&node.host()), copy) else { return Ok(None) };
     let mut role = ReviveRole { alone, failure: None };
     let ended = Driver::start(recovered, &mut role).and_then(|mut driver| alone::settle(&mut driver, &mut role));
@@ -301,11 +302,18 @@ pub(super) fn recover(node: &Arc<dyn Node>, key: Key) -> Result<Option<Outcome>>
 
 /// What a restore that never asked the decider left when its node died: nothing was promised, so it goes.
 pub(super) fn sweep(node: &Arc<dyn Node>, id: WorkloadId) -> Result<bool> {
+    let arriving = node.directory(id).join(super::ARRIVING);
+    if arriving.exists() {
+        fs::remove_dir_all(&arriving).map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        node.departed(id, None);
+    }
     let status = Client::connect(&node.directory(id)).ok().and_then(|mut shim| shim.status().ok());
     if !status.is_some_and(|status| matches!(status.phase, Phase::Building | Phase::Prepared)) {
         return Ok(false);
     }
-    files::destroy(node, id).map(|()| true)
+    files::destroy(node, id)?;
+    node.departed(id, None);
+    Ok(true)
 }
 
 /// What the workload in the image at `dir` was asked to be. `None`: the image is of a process tree that lived in no capsule.
