@@ -84,12 +84,12 @@ impl Checker {
             }
             Event::Reboot(h) => {
                 world.left.reboots -= 1;
-                world.reboot(h);
+                world.reboot(config, h);
                 true
             }
             Event::KillCopy(h) => {
                 world.left.kills -= 1;
-                world.kill_copy(h);
+                world.kill_copy(config, h);
                 true
             }
             Event::Restart(h) => world.restart(config, h, cut),
@@ -118,7 +118,9 @@ impl Checker {
                 world.left.cannot_starts -= 1;
                 // What cannot be started is no copy.
                 world.hosts[h].copy = Copy::None;
-                world.note_gone();
+                if !config.clone {
+                    world.note_gone();
+                }
                 Input::NotReady("cannot start".into())
             }
             (Waiting::Read, Fate::Good) => Input::Decider(world.read(config, h)),
@@ -173,10 +175,14 @@ impl Checker {
                     world.net.remove(&sent);
                 }
             }
-            if world.broken.is_some() || two_run(&world) {
+            if world.broken.is_some() || self.two_run(&world) {
                 return false;
             }
             if world.hosts.iter().all(|host| host.up && host.is_idle() && host.waiting.is_empty()) {
+                if config.clone {
+                    let left_over = matches!(world.hosts[1].copy, Copy::Built(_) | Copy::Frozen(_));
+                    return !left_over && (world.hosts[0].runs() || world.gone);
+                }
                 let runs = world.hosts.iter().filter(|host| host.runs()).count();
                 // Nothing is left over on the host that does not run it.
                 let tidy =
@@ -187,6 +193,11 @@ impl Checker {
         false
     }
 
+    /// A clone and its original are two.
+    fn two_run(&self, world: &World) -> bool {
+        !self.0.clone && world.hosts.iter().all(|host| host.runs())
+    }
+
     /// Post-copy: the page server has the pages and the target wants them.
     fn pages_flow(&self, world: &World, h: usize) -> bool {
         let (host, other) = (&world.hosts[h], &world.hosts[1 - h]);
@@ -195,10 +206,6 @@ impl Checker {
             matches!(&other.role, Some(role @ Role::Source(_)) if role.seen().stage() == "serving pages");
         wants && serves && host.missing && host.runs() && matches!(other.copy, Copy::Frozen(_))
     }
-}
-
-fn two_run(world: &World) -> bool {
-    world.hosts.iter().all(|host| host.runs())
 }
 
 impl Model for Checker {
@@ -290,10 +297,23 @@ impl Model for Checker {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let stage = |world: &World, h: usize, stage: &str| matches!(&world.hosts[h].role, Some(role) if role.seen().stage() == stage);
-        let _ = stage;
+        if self.0.clone {
+            return vec![
+                Property::always("no rule broken on the way", |_, world: &World| world.broken.is_none()),
+                Property::always("every cloning ends, and the original runs", Self::settles),
+                Property::sometimes("both run", |_, world: &World| {
+                    world.hosts.iter().all(|host| host.runs() && host.is_idle())
+                }),
+                Property::sometimes("a clone was given up", |_, world: &World| {
+                    let [original, clone] = &world.hosts;
+                    original.runs() && world.moves > 0 && original.is_idle() && clone.copy == Copy::None
+                }),
+            ];
+        }
         vec![
-            Property::always("never two runnable copies", |_, world: &World| !two_run(world)),
+            Property::always("never two runnable copies", |checker: &Self, world: &World| {
+                !checker.two_run(world)
+            }),
             Property::always("no rule broken on the way", |_, world: &World| world.broken.is_none()),
             Property::always("every move ends, with one copy that runs", |checker: &Self, world: &World| {
                 checker.settles(world)

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use super::mutation::Mutation;
 
 pub const ID: WorkloadId = WorkloadId([1; 16]);
+const CLONE: WorkloadId = WorkloadId([2; 16]);
 
 /// What is checked, and how much may go wrong.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Config {
     /// The record is in the owner's journal; else it is a service of its own that may lose answers.
     pub embedded: bool,
     pub post_copy: bool,
+    /// A new workload begins at the target; the original, at the source, goes on.
+    pub clone: bool,
     pub faults: Faults,
     pub mutation: Mutation,
 }
@@ -200,10 +203,11 @@ impl World {
         self.moves += 1;
         let host = &self.hosts[h];
         let Some(record) = last_record(&host.journal) else { return false };
-        let key = Key { id: ID, epoch: record.epoch, mv: MoveId([self.moves; 16]) };
+        let (id, epoch) = if config.clone { (CLONE, Epoch(0)) } else { (ID, record.epoch) };
+        let key = Key { id, epoch, mv: MoveId([self.moves; 16]) };
         let parties = Parties { me: name(h), peer: name(1 - h), boot_id: host.boot_id() };
         let terms = Terms {
-            purpose: Purpose::Migrate,
+            purpose: if config.clone { Purpose::Clone } else { Purpose::Migrate },
             post_copy: config.post_copy,
             plan: Hash([0; 32]),
             source_boot_id: host.boot_id(),
@@ -270,7 +274,7 @@ impl World {
                 host.missing = config.post_copy;
                 host.wait(Waiting::For(Input::Restored(receipt)));
             }
-            Effect::Thaw => self.thaw(h),
+            Effect::Thaw => self.thaw(config, h),
             Effect::Destroy => {
                 if self.hosts[h].runs() {
                     self.broken = Some("a running copy was destroyed");
@@ -312,13 +316,13 @@ impl World {
         host.journal.push(entry);
     }
 
-    fn thaw(&mut self, h: usize) {
+    fn thaw(&mut self, config: &Config, h: usize) {
         match self.hosts[h].copy {
             Copy::None => self.hosts[h].wait(Waiting::For(Input::CopyGone)),
             Copy::Built(_) => self.broken = Some("a copy ran that was never PREPARED"),
             Copy::Runs(_) => self.hosts[h].wait(Waiting::For(Input::Thawed)),
             Copy::Frozen(version) => {
-                if version != self.latest {
+                if version != self.latest && !config.clone {
                     self.broken = Some("an old copy was resumed");
                 }
                 self.latest += 1;
@@ -369,21 +373,27 @@ impl World {
     }
 
     /// The whole host restarts.
-    pub fn reboot(&mut self, h: usize) {
+    pub fn reboot(&mut self, config: &Config, h: usize) {
         self.crash(h);
         self.hosts[h].boot += 1;
-        self.lose_copy(h);
+        self.lose_copy(config, h);
     }
 
     /// The copy of `h` is killed (out of memory, a person, its own end).
-    pub fn kill_copy(&mut self, h: usize) {
-        self.lose_copy(h);
+    pub fn kill_copy(&mut self, config: &Config, h: usize) {
+        self.lose_copy(config, h);
         if self.hosts[h].up && self.hosts[h].role.is_some() {
             self.hosts[h].wait(Waiting::For(Input::CopyGone));
         }
     }
 
-    fn lose_copy(&mut self, h: usize) {
+    fn lose_copy(&mut self, config: &Config, h: usize) {
+        if config.clone {
+            // Each is a program of its own. Only the original is promised.
+            self.gone |= h == 0;
+            self.hosts[h].copy = Copy::None;
+            return;
+        }
         // Taken back by a fence or a hand-back and not yet journalled: the decider says that it may run here.
         let host = &self.hosts[h];
         let last = last_key(&host.journal);
