@@ -3,7 +3,7 @@
 use super::world::{ID, name};
 use ferry_model::handover::{
     Answer, Cas, Effect, Entry, Input, Key, Machine, Outcome, Parties, Receipt, Record, Restore, Standing,
-    Step, Suspend,
+    Suspend,
 };
 use ferry_model::ids::{BootId, Epoch, Hash, MoveId};
 

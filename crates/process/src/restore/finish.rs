@@ -83,7 +83,9 @@ fn seal(puppets: &Puppets) -> Result<(), Error> {
         rustix::fs::fchmod(fd, Mode::from_raw_mode(object.mode)).map_err(failed)?;
         let (uid, gid) = (Uid::from_raw(object.uid), Gid::from_raw(object.gid));
         rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(failed)?;
-        if object.seals != 0 {
+        // Whoever made its descriptors may have sealed it already, against further seals too.
+        let now = rustix::fs::fcntl_get_seals(fd).map_or(0, |seals| seals.bits());
+        if object.seals != 0 && now != object.seals {
             rustix::fs::fcntl_add_seals(fd, SealFlags::from_bits_retain(object.seals)).map_err(failed)?;
         }
     }
