@@ -48,7 +48,10 @@ fn a_suspended_workload_is_its_image_and_comes_back_once() {
     assert!(report["memory_bytes"].as_u64().unwrap() > 0, "{report}");
     let stood = numbers(alpha, "count").len();
     let shown = workload(alpha, "count");
-    assert_eq!((&shown["state"], &shown["image"], &shown["epoch"]), (&"suspended".into(), &image.as_str().into(), &2.into()));
+    assert_eq!(
+        (&shown["state"], &shown["image"], &shown["epoch"]),
+        (&"suspended".into(), &image.as_str().into(), &2.into())
+    );
     assert!(alpha.ok(&["ps"]).contains(&format!("suspended to {image}")));
     assert!(alpha.ok(&["show", "count"]).contains(&image));
     assert!(alpha.fails(&["exec", "count", "--", "/bin/true"], 2).contains("is suspended"));
@@ -89,7 +92,9 @@ fn what_was_left_running_can_only_be_cloned() {
     assert_eq!((state_of(alpha, "count"), &workload(alpha, "count")["epoch"]), ("running".into(), &1.into()));
     let said = alpha.fails(&["restore", "--detach", &image], 3);
     assert!(said.contains("went on after") && said.contains("--as-clone"), "{said}");
-    assert!(alpha.fails(&["restore", "--detach", "--as-clone", "--name", "count", &image], 3).contains("already"));
+    assert!(
+        alpha.fails(&["restore", "--detach", "--as-clone", "--name", "count", &image], 3).contains("already")
+    );
     alpha.ok(&["restore", "--detach", "--as-clone", "--name", "twin", &image]);
     counts_on(alpha, "twin", 3);
     assert!(alpha.fails(&["checkpoint", "count", &image], 2).contains("exists"));

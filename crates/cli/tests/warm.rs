@@ -161,7 +161,8 @@ fn images_outlive_a_restart_of_their_host() {
         let alpha = &fleet.nodes[0];
         begin(alpha, &[])?;
         let script = format!("cd /root; setsid perl -e '{PROGRAM}' > log 2>&1 < /dev/null & echo $!");
-        let pid = alpha.sh(&script.replace("'%32N*'", "\"%32N*\"").replace("'N*'", "\"N*\"")).map_err(words)?;
+        let pid =
+            alpha.sh(&script.replace("'%32N*'", "\"%32N*\"").replace("'N*'", "\"N*\"")).map_err(words)?;
         let tree = || counted(&alpha.sh("cat /root/log").map_err(words)?);
         until("the tree counts", || Ok(tree()?.0 > 3))?;
         ferry(alpha, &["checkpoint", NAME, "/var/lib/ferry/one"])?;

@@ -39,8 +39,11 @@ impl Node {
                 Some(CloneSpec { id, name, address: request.net.clone() })
             }
             false if request.name.is_some() || request.net.is_some() => {
-                return Err(Error::new(Kind::Usage, "A workload that is taken back keeps its name and address")
-                    .hint("--as-clone makes a new one"));
+                return Err(Error::new(
+                    Kind::Usage,
+                    "A workload that is taken back keeps its name and address",
+                )
+                .hint("--as-clone makes a new one"));
             }
             false => None,
         };

@@ -155,7 +155,9 @@ fn peer(entries: &[Entry]) -> Option<HostName> {
     entries.iter().rev().find_map(|entry| match entry {
         Entry::Step { step: Step::Offered { to, .. }, .. } => Some(to.clone()),
         Entry::Step { step: Step::Reserved { from, .. }, .. } => Some(from.clone()),
-        Entry::Step { step: Step::Checkpointing { to, .. } | Step::Taking { from: to, .. }, .. } => to.clone(),
+        Entry::Step { step: Step::Checkpointing { to, .. } | Step::Taking { from: to, .. }, .. } => {
+            to.clone()
+        }
         _ => None,
     })
 }

@@ -71,8 +71,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
 /// Through the node, whose registry says from then on that the workload is an image.
 fn of_workload(context: &Context, args: Args) -> Result<ExitCode> {
     let dir = absolute(&args.dir)?;
-    let request =
-        CheckpointRequest { dir, leave_running: args.leave_running, threads: args.threads };
+    let request = CheckpointRequest { dir, leave_running: args.leave_running, threads: args.threads };
     let report: CheckpointReport =
         context.client()?.post(&workload_path(&args.what, "/checkpoint"), &request)?;
     context.show(&report, |report, out| {

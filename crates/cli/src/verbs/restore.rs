@@ -127,8 +127,11 @@ fn of_workload(context: &Context, args: Args) -> Result<ExitCode> {
     let report: RestoreReport = client.post("/v1/restore", &request)?;
     if let (Some(path), Some(pid)) = (&args.pidfile, report.workload.pid) {
         std::fs::write(path, format!("{pid}\n")).map_err(|cause| {
-            Error::from_source(Kind::Remainder, &cause)
-                .context(format!("{} runs, but {} cannot be written", report.workload.name, path.display()))
+            Error::from_source(Kind::Remainder, &cause).context(format!(
+                "{} runs, but {} cannot be written",
+                report.workload.name,
+                path.display()
+            ))
         })?;
     }
     context.show(&report, |report, out| {

@@ -63,7 +63,10 @@ fn a_checkpoint_destroys_its_copy_only_when_it_is_suspended() {
     let asks = suspend.on(sent());
     assert_eq!(steps(&asks), ["SUSPENDING", "ask"]);
     let cas = asked(&asks);
-    assert_eq!((cas.epoch, cas.new.epoch, cas.new.standing), (Epoch(4), Epoch(5), Standing::Suspended(IMAGE)));
+    assert_eq!(
+        (cas.epoch, cas.new.epoch, cas.new.standing),
+        (Epoch(4), Epoch(5), Standing::Suspended(IMAGE))
+    );
     assert!(!suspend.can_cancel());
     assert_eq!(suspend.on(Input::Cancel("late".into())), []);
     assert_eq!(suspend.on(Input::Decider(Answer::Unknown)), []);

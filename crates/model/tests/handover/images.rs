@@ -263,8 +263,10 @@ impl Images {
             (Broken::RestoreStartsUnasked, Role::Restore(_)) if stage == "taking" && unknown => {
                 vec![Effect::Thaw]
             }
-            (Broken::NotPutBack, Role::Restore(_)) if matches!(input, Input::NotReady(_)) => {
-                vec![Effect::Destroy]
+            (Broken::NotPutBack, Role::Restore(_)) => {
+                let puts_back = |effect: &Effect| matches!(effect, Effect::Cas(cas) if matches!(cas.new.standing, Standing::Suspended(_)));
+                effects.retain(|effect| !puts_back(effect));
+                effects
             }
             _ => effects,
         }
@@ -338,7 +340,9 @@ impl Images {
             }
             Effect::Check => wait(world, Waiting::Check),
             Effect::Cas(cas) => wait(world, Waiting::Cas(cas)),
-            other => world.broken = Some(Box::leak(format!("{other:?} is no effect of these").into_boxed_str())),
+            other => {
+                world.broken = Some(Box::leak(format!("{other:?} is no effect of these").into_boxed_str()))
+            }
         }
     }
 
@@ -376,7 +380,9 @@ impl Images {
         let waiting = world.hosts[h].waiting.remove(0);
         let input = match (waiting, fate) {
             (Waiting::For(input), Fate::Good) => input,
-            (Waiting::Check, Fate::Good) if world.hosts[h].copy == Copy::None => Input::NotReady("gone".into()),
+            (Waiting::Check, Fate::Good) if world.hosts[h].copy == Copy::None => {
+                Input::NotReady("gone".into())
+            }
             (Waiting::Check, Fate::Good) => Input::Ready,
             (Waiting::Check, Fate::Bad) => {
                 world.left.cannot_starts -= 1;

@@ -67,7 +67,11 @@ impl Workloads {
             if net.is_some() && other.net.as_ref() == net && other.suspended.is_none() {
                 return Err(Error::new(
                     Kind::Refused,
-                    format!("{} has the address {} already", other.name, other.net.as_deref().unwrap_or_default()),
+                    format!(
+                        "{} has the address {} already",
+                        other.name,
+                        other.net.as_deref().unwrap_or_default()
+                    ),
                 )
                 .hint("end it first; with --as-clone, another address (--net)"));
             }

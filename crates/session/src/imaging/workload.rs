@@ -9,7 +9,9 @@ use super::records;
 use crate::shim::envelope::Envelope;
 use crate::shim::protocol::Exit;
 use crate::shim::{Client, Spec};
-use ferry_image::{Header, HostKey, Manifest, MemoryReport, Reader, StreamReader, Trust, Verified, Workload, Writer};
+use ferry_image::{
+    Header, HostKey, Manifest, MemoryReport, Reader, StreamReader, Trust, Verified, Workload, Writer,
+};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::{Epoch, Hash, HostName};
 use ferry_model::plan::Resource;
@@ -84,7 +86,8 @@ impl Making {
     fn stream(&mut self, name: &str, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         let mut stream = self.writer.stream(name)?;
         fill(&mut stream).map_err(|e| {
-            Error::from_source(Kind::Unable, &e).context("The workload's files cannot be written into the image")
+            Error::from_source(Kind::Unable, &e)
+                .context("The workload's files cannot be written into the image")
         })?;
         Ok(self.writer.end_stream(stream)?)
     }
@@ -140,7 +143,10 @@ impl Image {
             Error::new(Kind::Refused, format!("The record {ABOUT} of the image cannot be read: {e}"))
         })?;
         if about.spec.id != image.manifest().workload.id {
-            return Err(Error::new(Kind::Refused, "The image's manifest and records are of different workloads"));
+            return Err(Error::new(
+                Kind::Refused,
+                "The image's manifest and records are of different workloads",
+            ));
         }
         facts::check(&image.manifest().host)?;
         let (state, _) = records::read(&image)?;
@@ -166,7 +172,8 @@ impl Image {
             let mut stream =
                 stream.ok_or_else(|| Error::new(Kind::Refused, format!("The image has no stream {name}")))?;
             take(&mut stream).map_err(|e| {
-                Error::from_source(Kind::Unable, &e).context("Files of the image could not be put in their places")
+                Error::from_source(Kind::Unable, &e)
+                    .context("Files of the image could not be put in their places")
             })?;
         }
         Ok(())

@@ -105,7 +105,9 @@ pub(super) fn patiently<T: Send + 'static>(
         match told.recv_timeout(TICK) {
             Ok(result) => return result,
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::new(Kind::Bug, "The work ended by a panic").hint(format!("ferry recover {id}")));
+                return Err(
+                    Error::new(Kind::Bug, "The work ended by a panic").hint(format!("ferry recover {id}"))
+                );
             }
             Err(RecvTimeoutError::Timeout) if !doubt.load(Ordering::Relaxed) => sure_at = Instant::now(),
             Err(RecvTimeoutError::Timeout) if sure_at.elapsed() > DOUBT_MAX => {

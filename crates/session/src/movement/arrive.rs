@@ -75,9 +75,8 @@ impl Arrival<'_> {
     }
 
     fn take(&self, link: &mut Link, pages: &Receiver<Box<dyn Stream>>, directory: &Path) -> Result<()> {
-        let unable = |e: io::Error| {
-            Error::from_source(Kind::Unable, &e).context("There is no room for the image")
-        };
+        let unable =
+            |e: io::Error| Error::from_source(Kind::Unable, &e).context("There is no room for the image");
         match fs::remove_dir_all(directory) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(unable(e)),
             _ => {}

@@ -25,9 +25,9 @@ mod warm;
 pub use node::{Node, Offer};
 pub use recorder::Recorder;
 pub use registry::{Move, Movements, Role, Standing};
+pub use request::{CloneSpec, Request, own_mac};
 pub use revive::{Restoration, Restored, workload_in};
 pub use suspend::Checkpoint;
-pub use request::{CloneSpec, Request, own_mac};
 
 use ferry_model::ids::Hash;
 

@@ -4,8 +4,8 @@
 use super::link::Link;
 use super::node::{Node, Offer};
 use super::request::Request;
-use crate::shim::{Client, Spec};
 use crate::shim::protocol::Phase;
+use crate::shim::{Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::facts::Answer;
 use ferry_model::ids::WorkloadId;
@@ -90,11 +90,8 @@ pub(super) fn agree(
     })?;
     if let Some(given) = &request.plan {
         if given.facts != plan.facts {
-            return Err(Error::new(
-                Kind::Refused,
-                "The plan no longer fits: facts of one side have changed",
-            )
-            .hint("make it again with ferry plan"));
+            return Err(Error::new(Kind::Refused, "The plan no longer fits: facts of one side have changed")
+                .hint("make it again with ferry plan"));
         }
         plan = given.clone();
     }

@@ -96,8 +96,11 @@ fn suspended_to(node: &Arc<dyn Node>, image: &Image) -> Result<Record> {
     let as_clone = "--as-clone makes a new workload of it, with an identity of its own";
     let (id, maker) = (image.about.spec.id, &image.about.host);
     if !image.manifest().ends {
-        return Err(Error::new(Kind::Refused, "The workload went on after this image was made (--leave-running)")
-            .hint(as_clone));
+        return Err(Error::new(
+            Kind::Refused,
+            "The workload went on after this image was made (--leave-running)",
+        )
+        .hint(as_clone));
     }
     let answer = match *maker == node.host() {
         true => node.registry().read(id),
@@ -118,7 +121,10 @@ fn suspended_to(node: &Arc<dyn Node>, image: &Image) -> Result<Record> {
         }
         Standing::Running => Err(Error::new(
             Kind::Refused,
-            format!("The image was restored before: the workload belongs to {} and may run there", record.owner),
+            format!(
+                "The image was restored before: the workload belongs to {} and may run there",
+                record.owner
+            ),
         )
         .hint(as_clone)),
         Standing::Ended => {
@@ -138,10 +144,8 @@ fn fits(node: &Arc<dyn Node>, image: &Image, spec: &Spec, clone: bool) -> Result
     let holdings = node.holdings(&resources);
     let answer = facts::Answer { facts: node.facts(), holdings, refusals: Vec::new() };
     let memory_bytes = image.manifest().memory_bytes();
-    let inventory =
-        Inventory { workload: spec.id, facts: about.facts.clone(), resources, memory_bytes };
-    let options =
-        Options { target: node.host(), method: Method::Warm, clone, bindings: Vec::new() };
+    let inventory = Inventory { workload: spec.id, facts: about.facts.clone(), resources, memory_bytes };
+    let options = Options { target: node.host(), method: Method::Warm, clone, bindings: Vec::new() };
     let plan = planning::make_here(&inventory, &answer, &options);
     super::planning::refuse_blockers(&plan)?;
     let brought = plan.items.iter().filter(|item| matches!(item.action, Action::Move | Action::Copy));
@@ -181,7 +185,8 @@ impl Job {
             true => Restore::clone_of(self.key, parties, image.hash()),
             false => Restore::take(self.key, parties, image.hash()),
         };
-        let ended = Driver::start(taken, &mut role).and_then(|mut driver| alone::settle(&mut driver, &mut role));
+        let ended =
+            Driver::start(taken, &mut role).and_then(|mut driver| alone::settle(&mut driver, &mut role));
         let outcome = ended.map_err(|e| super::ground::stopped(&e))?;
         role.verdict(outcome).map(|()| memory_bytes)
     }
@@ -207,9 +212,8 @@ impl Job {
         let reserved = journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner).reserve();
         reserved.map_err(|e| Error::from_source(Kind::Unable, &e))?;
         let shim = Client::spawn(&node.program(), &directory, false);
-        let mut shim = shim.map_err(|e| {
-            Error::from_source(Kind::Unable, &e).context("No shim could be started")
-        })?;
+        let mut shim =
+            shim.map_err(|e| Error::from_source(Kind::Unable, &e).context("No shim could be started"))?;
         image.build(&mut shim, self.spec.clone(), self.as_clone, self.threads)
     }
 }
@@ -234,7 +238,10 @@ impl ReviveRole {
                 Error::new(Kind::Refused, "The image was restored elsewhere in the same moment")
                     .hint("--as-clone makes a new workload of it, with an identity of its own")
             })),
-            _ => Err(Error::new(Kind::Unable, "The workload was started and has ended, as its host or its end came")),
+            _ => Err(Error::new(
+                Kind::Unable,
+                "The workload was started and has ended, as its host or its end came",
+            )),
         }
     }
 }
@@ -294,9 +301,12 @@ pub(super) fn recover(node: &Arc<dyn Node>, key: Key) -> Result<Option<Outcome>>
     let alone = Alone::new(node, key, &Arc::default())?;
     let (entries, copy) = (alone.entries(), alone.alive());
     let _ = fs::remove_dir_all(node.directory(key.id).join(super::ARRIVING));
-    let Some(recovered) = Restore::recover(&entries, key, &alone.parties(&node.host()), copy) else { return Ok(None) };
+    let Some(recovered) = Restore::recover(&entries, key, &alone.parties(&node.host()), copy) else {
+        return Ok(None);
+    };
     let mut role = ReviveRole { alone, failure: None };
-    let ended = Driver::start(recovered, &mut role).and_then(|mut driver| alone::settle(&mut driver, &mut role));
+    let ended =
+        Driver::start(recovered, &mut role).and_then(|mut driver| alone::settle(&mut driver, &mut role));
     ended.map(Some).map_err(|e| super::ground::stopped(&e))
 }
 

@@ -17,9 +17,7 @@ use ferry_model::api::CheckpointReport;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::Phase;
 use ferry_model::handover::entry::checkpoint_of;
-use ferry_model::handover::{
-    Answer, Cas, Entry, Input, Key, Message, Outcome, Receipt, Suspend,
-};
+use ferry_model::handover::{Answer, Cas, Entry, Input, Key, Message, Outcome, Receipt, Suspend};
 use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
 use ferry_model::plan::{Plan, Resource};
 use std::path::PathBuf;
@@ -86,9 +84,16 @@ pub(super) fn run(
     let began = Instant::now();
     let place = request.dir.to_str().filter(|place| place.len() <= PLACE_BYTES_MAX && place.starts_with('/'));
     let place = place.ok_or_else(|| {
-        Error::new(Kind::Usage, "The image's directory must be an absolute path of at most 2048 bytes, in UTF-8")
+        Error::new(
+            Kind::Usage,
+            "The image's directory must be an absolute path of at most 2048 bytes, in UTF-8",
+        )
     })?;
-    let key = Key { id: request.workload, epoch: super::source::own_epoch(node, &node.journal(request.workload)?, request.workload)?, mv: purpose.mv };
+    let key = Key {
+        id: request.workload,
+        epoch: super::source::own_epoch(node, &node.journal(request.workload)?, request.workload)?,
+        mv: purpose.mv,
+    };
     let mut role = prepare(node, request, purpose, key, doubt)?;
     {
         let mut journal = role.alone.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -109,7 +114,8 @@ pub(super) fn run(
         }
         (Outcome::Aborted, failure) => {
             role.leave_no_image();
-            let mut error = failure.unwrap_or_else(|| Error::new(Kind::RolledBack, "The checkpoint was given up"));
+            let mut error =
+                failure.unwrap_or_else(|| Error::new(Kind::RolledBack, "The checkpoint was given up"));
             if error.kind == Kind::Unable {
                 error.kind = Kind::RolledBack;
             }
@@ -181,8 +187,7 @@ impl SuspendRole {
         let (state, spaces) = self.alone.ask(Client::capture)?;
         self.phase(Phase::State);
         let bug = || Error::new(Kind::Bug, "It was captured twice");
-        let (making, stage) =
-            (self.making.as_mut().ok_or_else(bug)?, self.stage.as_mut().ok_or_else(bug)?);
+        let (making, stage) = (self.making.as_mut().ok_or_else(bug)?, self.stage.as_mut().ok_or_else(bug)?);
         let node = &self.alone.node;
         let (spec, resources, report) = (&self.spec, &self.resources, &mut self.report);
         let about = |envelope: &crate::shim::envelope::Envelope| {
@@ -308,7 +313,8 @@ pub(super) fn recover(node: &Arc<dyn Node>, key: Key) -> Result<Option<Outcome>>
         recorder: None,
         report,
     };
-    let ended = Driver::start(recovered, &mut role).and_then(|mut driver| alone::settle(&mut driver, &mut role));
+    let ended =
+        Driver::start(recovered, &mut role).and_then(|mut driver| alone::settle(&mut driver, &mut role));
     let outcome = ended.map_err(|e| super::ground::stopped(&e))?;
     if outcome == Outcome::Aborted {
         role.leave_no_image();

@@ -73,21 +73,15 @@ pub(super) fn run(
     let epoch = source::own_epoch(node, &node.journal(request.workload)?, request.workload)?;
     let key = Key { id: request.workload, epoch, mv: request.id };
     let (to, id, mv) = (request.to.clone(), request.workload, request.id);
-    let mut warm = Warm {
-        node: node.clone(),
-        recorder: recorder.clone(),
-        link,
-        id,
-        mv,
-        to: to.clone(),
-    };
+    let mut warm = Warm { node: node.clone(), recorder: recorder.clone(), link, id, mv, to: to.clone() };
     warm.offer(key, &plan)?;
     let place = warm_place(node, id);
     let _ = std::fs::remove_dir_all(&place);
     let checkpoint = Checkpoint { workload: id, dir: place, leave_running: false, threads: THREADS };
     let purpose = For { mv, to: Some(to), plan: &plan, recorder: Some(recorder.clone()) };
     let suspended = suspend::run(node, &checkpoint, &purpose, &Arc::default());
-    let suspended = suspended.inspect_err(|error| drop(warm.link.send(&control::Message::Failed { error: error.clone() })))?;
+    let suspended = suspended
+        .inspect_err(|error| drop(warm.link.send(&control::Message::Failed { error: error.clone() })))?;
     let copied = warm.copy(Key { epoch: epoch.next(), ..key }, suspended.image, secret);
     warm.end(copied)
 }
@@ -148,9 +142,7 @@ impl Warm {
         let receipt = Receipt { hash: image, missing_pages: 0, missing: None };
         self.say(Message { key, body: Body::State { receipt } })?;
         self.wait(key, |body| match body {
-            Body::Running => {
-                Some(Body::Running)
-            }
+            Body::Running => Some(Body::Running),
             Body::Died => Some(Body::Died),
             _ => None,
         })
@@ -162,7 +154,8 @@ impl Warm {
             Ok(body) => return self.gone(&body),
             Err(failure) => failure,
         };
-        self.recorder.say(format!("{failure}; it is taken back from its image, if {} has not won it", self.to));
+        self.recorder
+            .say(format!("{failure}; it is taken back from its image, if {} has not won it", self.to));
         let mut told = false;
         loop {
             match self.record() {
@@ -173,7 +166,8 @@ impl Warm {
                         Some(body @ (Body::Running | Body::Died)) => return self.gone(&body),
                         _ if !told => {
                             told = true;
-                            self.recorder.say(format!("{} has won it, and does not say yet whether it runs", self.to));
+                            self.recorder
+                                .say(format!("{} has won it, and does not say yet whether it runs", self.to));
                         }
                         _ => {}
                     }
@@ -186,7 +180,10 @@ impl Warm {
                 Some(record) if record.owner == self.node.host() => return Err(self.rolled_back(failure)),
                 Some(record) => {
                     self.remove_image();
-                    return Err(Error::new(Kind::Remainder, format!("It belongs to {} meanwhile", record.owner)));
+                    return Err(Error::new(
+                        Kind::Remainder,
+                        format!("It belongs to {} meanwhile", record.owner),
+                    ));
                 }
                 None => {}
             }
@@ -202,7 +199,9 @@ impl Warm {
         self.remove_image();
         let _ = self.link.send(&control::Message::Bye);
         match body {
-            Body::Died => Err(Error::new(Kind::Unable, format!("It was started on {} and has ended", self.to))),
+            Body::Died => {
+                Err(Error::new(Kind::Unable, format!("It was started on {} and has ended", self.to)))
+            }
             _ => Ok(Outcome::Moved),
         }
     }
@@ -219,7 +218,10 @@ impl Warm {
         let still = |error: Error| {
             let hint = format!("ferry restore {}", place.display());
             Error { kind: Kind::NotFinal, ..error }
-                .context(format!("It is suspended on {}, and its image could not be restored", self.node.host()))
+                .context(format!(
+                    "It is suspended on {}, and its image could not be restored",
+                    self.node.host()
+                ))
                 .hint(hint)
         };
         let trust = Trust { any: true, ..Trust::default() };
@@ -248,7 +250,8 @@ impl Warm {
         self.remove_image();
         let kind = if failure.kind == Kind::Refused { Kind::Refused } else { Kind::RolledBack };
         let host = self.node.host();
-        Error { kind, ..failure }.context(format!("{} did not take it; it runs on {host}, from its image", self.to))
+        Error { kind, ..failure }
+            .context(format!("{} did not take it; it runs on {host}, from its image", self.to))
     }
 
     /// Who has it: this host's own journal, and whoever that names.
@@ -300,7 +303,10 @@ pub(super) fn recover(
 ) -> Result<Outcome> {
     if suspend::recover(node, key)?.is_some_and(|outcome| outcome != Outcome::Suspended) {
         let _ = std::fs::remove_dir_all(warm_place(node, key.id));
-        return Err(Error::new(Kind::RolledBack, "The node restarted before the image was whole; it runs on"));
+        return Err(Error::new(
+            Kind::RolledBack,
+            "The node restarted before the image was whole; it runs on",
+        ));
     }
     let journal = node.journal(key.id)?;
     let entries = journal.lock().unwrap_or_else(PoisonError::into_inner).entries().to_vec();
@@ -310,13 +316,6 @@ pub(super) fn recover(
             revive::recover(node, Key { epoch, ..key })?;
         }
     }
-    let mut warm = Warm {
-        node: node.clone(),
-        recorder: recorder.clone(),
-        link,
-        id: key.id,
-        mv: key.mv,
-        to,
-    };
+    let mut warm = Warm { node: node.clone(), recorder: recorder.clone(), link, id: key.id, mv: key.mv, to };
     warm.end(Err(Error::new(Kind::RolledBack, "The source's node restarted")))
 }

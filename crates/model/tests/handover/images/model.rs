@@ -1,8 +1,8 @@
 //! The world of images as a transition system: what can happen next, what must hold in each state, and how it ends once nothing
 //! fails any more.
 
-use super::{Copy, Event, Fate, Host, Images, Role, Waiting, World};
 use super::{CUTS, ROUNDS_MAX};
+use super::{Copy, Event, Fate, Host, Images, Role, Waiting, World};
 use crate::world::{ID, name};
 use ferry_model::handover::{Entry, Input, Record, Standing};
 use ferry_model::ids::{BootId, Epoch};
