@@ -31,3 +31,30 @@ pub fn set_up(name: &str) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// The number of the device `name` in the calling thread's network namespace.
+///
+/// # Errors
+/// ENODEV when there is none.
+pub fn index_of(name: &str) -> io::Result<u32> {
+    let name = std::ffi::CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `name` is a string with its closing zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+/// The name of the device with this number in the calling thread's network namespace.
+///
+/// # Errors
+/// ENXIO when there is none.
+pub fn name_of(index: u32) -> io::Result<String> {
+    let mut name: [libc::c_char; libc::IF_NAMESIZE] = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has IF_NAMESIZE bytes, which is what the call may fill.
+    if unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = name.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned());
+    String::from_utf8(bytes.collect()).map_err(|_| io::ErrorKind::InvalidData.into())
+}

@@ -189,6 +189,24 @@ pub struct Connection {
     pub window: [u32; 5],
 }
 
+/// A multicast group that a socket has joined on a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Membership {
+    /// The device's name inside of the capsule.
+    #[n(0)]
+    pub device: String,
+    /// The group (`sockaddr`).
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub group: Vec<u8>,
+    /// `MCAST_EXCLUDE` 0: from all but the sources; `MCAST_INCLUDE` 1: from them only.
+    #[n(2)]
+    pub mode: u32,
+    /// Sources (`sockaddr`).
+    #[n(3)]
+    pub sources: Vec<minicbor::bytes::ByteVec>,
+}
+
 /// A UDP socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct UdpSocket {
@@ -206,6 +224,13 @@ pub struct UdpSocket {
     /// `RCV_SHUTDOWN` 1, `SEND_SHUTDOWN` 2.
     #[n(3)]
     pub shutdown: u32,
+    /// Multicast groups that it has joined.
+    #[n(4)]
+    #[cbor(default)]
+    pub memberships: Vec<Membership>,
+    /// The device by which it sends to IPv6 multicast groups, where it chose one.
+    #[n(5)]
+    pub multicast_device: Option<String>,
 }
 
 /// A netlink socket.

@@ -11,6 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const SYN_SENT: u8 = 2;
 const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
+/// `IPPROTO_IP` and `IP_MULTICAST_IF`: a device named by its address.
+const MULTICAST_IF: (i32, i32) = (0, 32);
 /// The error by which a reset connection reads.
 const ECONNRESET: i32 = 104;
 
@@ -21,6 +23,8 @@ pub(crate) fn part(state: &mut State, own: &[IpAddr], given: &[IpAddr]) {
     let ends = connected(state);
     for description in &mut state.files.descriptions {
         let Kind::Socket(socket) = &mut description.kind else { continue };
+        let device = socket.options.iter_mut().filter(|option| (option.level, option.name) == MULTICAST_IF);
+        device.for_each(|option| rebind(&mut option.value, own, given));
         match &mut socket.detail {
             Detail::Tcp(tcp) => {
                 let within = tcp.remote.as_deref().and_then(ip_of).is_some_and(|ip| is_own(ip, own))

@@ -11,6 +11,7 @@ mod event;
 mod find;
 pub(crate) mod inotify;
 mod locks;
+mod multicast;
 mod nameless;
 mod options;
 mod owner;

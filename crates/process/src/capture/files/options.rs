@@ -84,7 +84,8 @@ const IP6: &[i32] = &[
 ];
 
 /// Streams do not take these.
-const MULTICAST4: &[i32] = &[libc::IP_MULTICAST_TTL, libc::IP_MULTICAST_LOOP, libc::IP_MULTICAST_ALL];
+const MULTICAST4: &[i32] =
+    &[libc::IP_MULTICAST_TTL, libc::IP_MULTICAST_LOOP, libc::IP_MULTICAST_ALL, libc::IP_MULTICAST_IF];
 const MULTICAST6: &[i32] = &[libc::IPV6_MULTICAST_HOPS, libc::IPV6_MULTICAST_LOOP];
 
 /// Captures the socket behind `look`.

@@ -339,18 +339,26 @@ fn all_ids(tasks: &[TaskRef]) -> HashMap<i32, i32> {
     let mut ids = HashMap::new();
     for task in tasks {
         ids.insert(task.host_pid, task.ns_pid);
-        let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", task.host_pid)) else { continue };
-        for line in status.lines() {
-            let Some((key, values)) = line.split_once(':') else { continue };
-            if matches!(key, "NStgid" | "NSpid" | "NSpgid" | "NSsid") {
-                let numbers: Vec<i32> =
-                    values.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-                if let (Some(&host), Some(&inner)) = (numbers.first(), numbers.last()) {
-                    ids.insert(host, inner);
-                }
-            }
+        let threads = format!("/proc/{}/task", task.host_pid);
+        for tid in ferry_sys::proc::numbers(&threads).unwrap_or_default() {
+            ids.extend(ids_of(&format!("{threads}/{tid}/status")));
         }
     }
     ids.remove(&0);
     ids
+}
+
+/// The ids in a `status` file: on this host, and inside.
+fn ids_of(path: &str) -> Vec<(i32, i32)> {
+    let status = std::fs::read_to_string(path).unwrap_or_default();
+    let ids = status.lines().filter_map(|line| {
+        let (key, values) = line.split_once(':')?;
+        if !matches!(key, "NStgid" | "NSpid" | "NSpgid" | "NSsid") {
+            return None;
+        }
+        let mut numbers = values.split_whitespace().filter_map(|word| word.parse().ok());
+        let host = numbers.next()?;
+        Some((host, numbers.next_back().unwrap_or(host)))
+    });
+    ids.collect()
 }

@@ -1,12 +1,13 @@
-//! UDP sockets: addresses, and the datagrams that wait.
+//! UDP sockets: addresses, multicast groups, and the datagrams that wait.
 
 use super::survey::Look;
-use super::{Capture, Error};
+use super::{Capture, Error, multicast};
 use crate::records::socket::{Message, UdpSocket};
+use ferry_sys::enter::{Place, within};
 use ferry_sys::sockaddr::{self, peek};
 use ferry_sys::sockopt;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 
 /// Captures the socket behind `look`.
 pub(super) fn capture(
@@ -25,7 +26,23 @@ pub(super) fn capture(
         remote: sockaddr::remote(fd).ok(),
         queue,
         shutdown: shutdown(fd).map_err(Error::kernel(what()))?,
+        memberships: multicast::memberships(look, fd, domain).map_err(Error::kernel(what()))?,
+        multicast_device: multicast_device(capture, fd, domain)?,
     })
+}
+
+/// The device that it sends to IPv6 groups by: its number may be another at the target.
+fn multicast_device(capture: &Capture<'_>, fd: &OwnedFd, domain: i32) -> Result<Option<String>, Error> {
+    let what = "name the device of a multicast socket";
+    let chosen = match domain {
+        libc::AF_INET6 => sockopt::get_int(fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF).unwrap_or(0),
+        _ => 0,
+    };
+    let Some(index) = u32::try_from(chosen).ok().filter(|index| *index != 0) else { return Ok(None) };
+    let net = capture.survey.namespace("net")?;
+    let place = Place { mount: None, net: Some(net.as_fd()) };
+    let name = within(place, || ferry_sys::netdevice::name_of(index)).map_err(Error::kernel(what))?;
+    name.map(Some).map_err(Error::kernel(what))
 }
 
 /// The port of an internet address.

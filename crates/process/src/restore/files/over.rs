@@ -8,6 +8,7 @@
 use super::inject::{self, FIN, RST, Segment};
 use super::socket::widen;
 use super::{Error, tcp};
+use crate::capture::files::tcp_state as state;
 use ferry_sys::sockaddr;
 use ferry_sys::sockopt;
 use ferry_sys::tcp_repair::{self, Queue};
@@ -75,9 +76,9 @@ impl Over<'_> {
             done => return done,
         }
         inject::wait_for(|| {
-            let mut state = [PollFd::new(fd, PollFlags::empty())];
-            rustix::event::poll(&mut state, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-            Ok(state[0].revents().contains(PollFlags::ERR))
+            let mut seen = [PollFd::new(fd, PollFlags::empty())];
+            rustix::event::poll(&mut seen, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+            Ok(seen[0].revents().contains(PollFlags::ERR))
         })
     }
 
@@ -121,14 +122,16 @@ impl Over<'_> {
             flags,
             window: 1 << 15,
         };
-        let play = |sequence, flags, state| {
-            inject::segment_until(&played(sequence, flags), || Ok(tcp_repair::info(fd)?.state == state))
+        // The acknowledgement of the FIN may reach the peer that is none: then this host's own reset is played too.
+        let play = |sequence, flags, states: &[u8]| {
+            let played = played(sequence, flags);
+            inject::segment_until(&played, || Ok(states.contains(&tcp_repair::info(fd)?.state)))
         };
         if self.error != libc::ECONNRESET {
-            play(sequence, FIN, crate::capture::files::tcp_state::CLOSE_WAIT)?;
+            play(sequence, FIN, &[state::CLOSE_WAIT, state::CLOSE])?;
             sequence = sequence.wrapping_add(1);
         }
-        play(sequence, RST, crate::capture::files::tcp_state::CLOSE)?;
+        play(sequence, RST, &[state::CLOSE])?;
         tcp_repair::end_silently(fd)?;
         if self.error == 0 {
             // Reading the error takes it away.
