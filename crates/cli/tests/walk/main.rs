@@ -4,11 +4,12 @@
 //! Hosts of the lab, nodes and shims of the real binary. At the step (when its entry is on disk: `ferry_node`'s faults on
 //! order) a node stops; then nodes or shims are killed, a cable is pulled, a host is rebooted, the decider is away or its answer lost,
 //! the target's disk is full, or the kernel kills for want of memory. What failed comes back, and the walk looks at what is left. CI
-//! walks a sample (`FERRY_SEED` chooses it), `FERRY_SOAK=1` all.
+//! walks a sample (`FERRY_SEED` chooses it), `FERRY_SOAK=1` all. Beside it, on the same two hosts: what a person may do meanwhile.
 
 mod counter;
 mod fault;
 mod memory;
+mod people;
 mod rest;
 mod world;
 
@@ -21,18 +22,15 @@ const SAMPLE: usize = 18;
 
 fn main() {
     let all = STEPS.iter().flat_map(|step| FAULTS.iter().map(move |fault| (*step, *fault)));
-    let trials: Vec<Trial> = all
-        .filter(|(step, fault)| chosen(*step, *fault))
-        .map(|(step, fault)| {
-            let name: String = format!("{}_{fault:?}", step.name)
-                .to_lowercase()
-                .chars()
-                .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' })
-                .collect();
-            Trial::test(name.trim_end_matches('_'), move || walk(step, fault))
-        })
-        .collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let faults = all.filter(|(step, fault)| chosen(*step, *fault)).map(|(step, fault)| {
+        let name: String = format!("{}_{fault:?}", step.name)
+            .to_lowercase()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' })
+            .collect();
+        Trial::test(name.trim_end_matches('_'), move || walk(step, fault))
+    });
+    libtest_mimic::run(&Arguments::from_args(), faults.chain(people::trials()).collect()).exit();
 }
 
 /// The sample of this run. By hash, so that listing and running agree on it.

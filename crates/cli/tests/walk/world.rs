@@ -15,8 +15,10 @@ pub const SOURCE: usize = 0;
 /// Number of the host that it goes to.
 pub const TARGET: usize = 1;
 
-const NAMES: [&str; 2] = ["alpha", "beta"];
-const WORKLOAD: &str = "walk";
+/// The hosts' names.
+pub const NAMES: [&str; 2] = ["alpha", "beta"];
+/// Its name.
+pub const WORKLOAD: &str = "walk";
 /// Size of a host's disk, bytes.
 const DISK_BYTES: u64 = 64 << 20;
 /// Where the hosts see the switches of `ferry_node`'s faults on order.
@@ -39,6 +41,15 @@ pub struct World {
 impl World {
     /// Makes the hosts and starts the workload on the first.
     pub fn new() -> Result<Self, String> {
+        Self::with(&[], &[])
+    }
+
+    /// As [`Self::new`], with an address of the workload's own, at which it listens.
+    pub fn listening(address: &str, port: &str) -> Result<Self, String> {
+        Self::with(&["--net", address], &[port])
+    }
+
+    fn with(options: &[&str], arguments: &[&str]) -> Result<Self, String> {
         let switches = tempfile::Builder::new().prefix("ferry-test-faults-").tempdir().map_err(words)?;
         let spec = |name: &str| {
             let mut spec = HostSpec::new(name);
@@ -54,7 +65,8 @@ impl World {
             PathBuf::from(format!("/proc/{agent}/root"))
         };
         let roots = [root(SOURCE), root(TARGET)];
-        let started = [FERRY, "run", "--name", WORKLOAD, "--", "/usr/bin/perl", "-e", counter::PROGRAM];
+        let program = ["--", "/usr/bin/perl", "-e", counter::PROGRAM];
+        let started = [&[FERRY, "run", "--name", WORKLOAD], options, &program, arguments].concat();
         fleet.nodes[SOURCE].ok(&started).map_err(words)?;
         let mut world = Self { fleet, switches, roots, id: String::new(), counted_before: 0 };
         let listed = world.ask(SOURCE, &["ps", "--all"])?;
@@ -65,10 +77,22 @@ impl World {
 
     /// Begins the move and waits until its node stands still at `step`.
     pub fn walk_to(&mut self, step: Step) -> Result<(), String> {
+        self.order(step)?;
+        self.ok(SOURCE, &["move", WORKLOAD, "--to", NAMES[TARGET], "--detach"])?;
+        self.arrive(step)
+    }
+
+    /// Has the next move stand still at `step`.
+    pub fn order(&mut self, step: Step) -> Result<(), String> {
         self.counted_before = self.counted(SOURCE)?;
-        std::fs::write(self.at(step, "stop"), step.name).map_err(words)?;
-        let begun = [FERRY, "move", WORKLOAD, "--to", NAMES[TARGET], "--detach"];
-        self.fleet.nodes[SOURCE].ok(&begun).map_err(words)?;
+        for old in ["at", "go"] {
+            let _ = std::fs::remove_file(self.at(step, old));
+        }
+        std::fs::write(self.at(step, "stop"), step.name).map_err(words)
+    }
+
+    /// Waits until the move stands still.
+    pub fn arrive(&self, step: Step) -> Result<(), String> {
         wait_until("the step", LONG, || Ok(self.at(step, "at").exists()))
     }
 
@@ -228,11 +252,42 @@ impl World {
         Ok(states)
     }
 
-    fn node(&self, host: usize) -> &Host {
+    /// One of the hosts.
+    pub fn node(&self, host: usize) -> &Host {
         &self.fleet.nodes[host]
     }
 
-    fn ask(&self, host: usize, question: &[&str]) -> Result<Value, String> {
+    /// A third host, without a node.
+    pub fn bystander(&mut self) -> Result<Host, String> {
+        self.fleet.lab.host("gamma").map_err(words)
+    }
+
+    /// Runs `ferry` on a host, which has to succeed.
+    pub fn ok(&self, host: usize, args: &[&str]) -> Result<String, String> {
+        self.node(host).ok(&[&[FERRY], args].concat()).map_err(words)
+    }
+
+    /// Runs `ferry recover` with these options on a host; fails unless it ends with this code and says this.
+    pub fn recover(&self, host: usize, options: &[&str], code: i32, says: &str) -> Result<(), String> {
+        let said = self.node(host).run(&[&[FERRY, "recover", WORKLOAD], options].concat()).map_err(words)?;
+        let text = said.stdout + &said.stderr;
+        match said.code == code && text.contains(says) {
+            true => Ok(()),
+            false => {
+                Err(format!("recover {options:?}: {} and not {code}, or not {says:?}: {text}", said.code))
+            }
+        }
+    }
+
+    /// The id of the newest move.
+    pub fn move_id(&self) -> Result<String, String> {
+        let listed = self.ask(SOURCE, &["moves", "ls"])?;
+        let last = listed.as_array().and_then(|moves| moves.last()).ok_or("no move is listed")?;
+        Ok(last["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Runs `ferry --json` on a host.
+    pub fn ask(&self, host: usize, question: &[&str]) -> Result<Value, String> {
         let said = self.node(host).ok(&[&[FERRY, "--json"], question].concat()).map_err(words)?;
         serde_json::from_str(&said).map_err(words)
     }

@@ -47,6 +47,8 @@ pub struct Recovery {
     pub decider: String,
     /// Epoch that the decider holds.
     pub epoch: Option<Epoch>,
+    /// Whether it stands still until the decider answers.
+    pub in_doubt: bool,
     /// Where that leaves the workload, in one sentence.
     pub conclusion: String,
     /// What can safely be done now.
@@ -56,8 +58,10 @@ pub struct Recovery {
 /// A safe action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RecoveryAction {
-    /// Its name, for `ferry recover W --do NAME`.
+    /// Its name.
     pub name: String,
+    /// The command that does it.
+    pub command: String,
     /// What it does.
     pub about: String,
 }
@@ -66,6 +70,9 @@ pub struct RecoveryAction {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecoveryChoice {
-    /// Name of the action.
+    /// Name of the action: `restart-shim`, `resume-move`, `fence`, `commit-to`, `give-up`.
     pub action: String,
+    /// With `commit-to`: the host that holds the whole copy.
+    #[serde(default)]
+    pub to: Option<HostName>,
 }

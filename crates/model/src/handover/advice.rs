@@ -44,6 +44,12 @@ pub enum Action {
         /// The source.
         host: HostName,
     },
+    /// The source's copy is gone, and this host's journal says that it holds a whole one: have the source ask the decider for it now
+    /// (`Input::Tick`).
+    CommitTo {
+        /// The target.
+        host: HostName,
+    },
     /// Post-copy: say that the source's host will never come back (`Input::SourceLost`). The workload stays frozen for good.
     GiveUpPages {
         /// The target.
@@ -132,6 +138,10 @@ fn describe(advice: &mut Advice, at: &At<'_>, sides: &[Side<'_>], record: Option
             (false, format!("a move to {to} began; nothing is decided, it runs here, and ends as not moved if the node restarts"))
         }
         Step::Frozen if side.copy == Some(false) => {
+            let whole = |other: &Side<'_>| other.copy != Some(false) && is_prepared(other, *key);
+            if let Some(other) = sides.iter().find(|other| other.host != host && whole(other)) {
+                advice.actions.push(Action::CommitTo { host: other.host.clone() });
+            }
             (false, "it was frozen for a move and the frozen copy is gone; only the target can still have a whole one".into())
         }
         Step::Frozen => (false, "it is frozen for a move that is not decided; any failure thaws it here".into()),
@@ -177,6 +187,12 @@ fn describe(advice: &mut Advice, at: &At<'_>, sides: &[Side<'_>], record: Option
     };
     advice.settled &= over;
     advice.words.push(format!("{host}: {} (move {}): {meaning}.", step.name(), key.mv));
+}
+
+/// Whether the last that a side has written of this move is that it holds a whole copy.
+fn is_prepared(side: &Side<'_>, key: Key) -> bool {
+    let last = side.journal.and_then(|journal| steps_of(journal, key).last());
+    matches!(last, Some((_, Step::Prepared { .. })))
 }
 
 fn is_post_copy(at: &At<'_>) -> bool {
@@ -279,6 +295,21 @@ mod tests {
         ];
         let advice = advise(ID, &two(&s, &t, None, Some(&target)), &Answer::Unknown);
         assert_eq!(advice.actions, [Action::BringBack { host: s }]);
+    }
+
+    #[test]
+    fn a_source_that_lost_its_copy_commits_only_to_a_whole_one() {
+        let (s, t) = (name("s"), name("t"));
+        let source = [step(Step::Offered { to: t.clone(), terms: terms(false) }), step(Step::Frozen)];
+        let mut target = vec![step(Step::Reserved { from: s.clone(), terms: terms(false) })];
+        let advised = |target: &[Entry]| {
+            let mut sides = two(&s, &t, Some(&source), Some(target));
+            sides[0].copy = Some(false);
+            advise(ID, &sides, &record(4, "s", Standing::Running)).actions
+        };
+        assert_eq!(advised(&target), []);
+        target.push(step(Step::Prepared { receipt: receipt() }));
+        assert_eq!(advised(&target), [Action::CommitTo { host: t.clone() }]);
     }
 
     #[test]

@@ -108,5 +108,5 @@ pub async fn recover(
     Path(name): Path<String>,
     Body(choice): Body<RecoveryChoice>,
 ) -> Answer<Recovery> {
-    json(move || node.recover(&name, &choice.action)).await
+    json(move || node.recover(&name, &choice)).await
 }

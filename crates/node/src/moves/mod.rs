@@ -17,13 +17,16 @@ use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
 use ferry_session::movement::{CloneSpec, Request};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Number of page streams of a move: on two busy cores more do not help (measured).
 const STREAMS: u32 = 2;
 
 /// How long one look at a move of another host may take.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long cancelling waits for the move to have ended before it answers with where it stands.
+const CANCEL_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How long the other host is waited for between two looks at its events.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -170,8 +173,26 @@ impl Node {
                 Error::new(Kind::Refused, "The move was begun at the other host").hint("cancel it there")
             );
         }
+        if self.movements()?.get(id).is_none() {
+            return Err(Error::new(Kind::Refused, format!("Move {id} is over"))
+                .hint(format!("ferry moves show {id}")));
+        }
         self.movements()?.cancel(id, "A person gave it up")?;
-        self.get_move(&id.to_string())
+        // Most moves give up at once; one in the middle of a capture hears of it at its end.
+        let end = Instant::now() + CANCEL_TIME_MAX;
+        loop {
+            let one = self.get_move(&id.to_string())?;
+            match one.state {
+                MoveState::Running if Instant::now() < end => std::thread::sleep(LOOK_EVERY / 4),
+                MoveState::Done => {
+                    return Err(Error::new(
+                        Kind::Refused,
+                        format!("It came too late: {} runs on {}", one.name, one.target),
+                    ));
+                }
+                _ => return Ok(one),
+            }
+        }
     }
 
     /// The move that a workload is in.

@@ -11,9 +11,13 @@ use ferry_sys::mountinfo;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Length of the period in which processor time is counted, µs.
 const CPU_PERIOD_US: u64 = 100_000;
+
+/// How long killed tasks may take to leave.
+const UNFINISHED_END_MAX: Duration = Duration::from_secs(5);
 
 /// The cgroups of one capsule.
 #[derive(Debug)]
@@ -82,6 +86,23 @@ pub(super) fn remove(whole: &Path, others: &[PathBuf]) -> io::Result<()> {
         ferry_sys::cgroup::remove_tree(other)?;
     }
     Ok(())
+}
+
+/// Removes what is left of a capsule whose maker was killed before it could write down what it had made: kills all that is in the
+/// cgroups of that name beneath this process' own.
+pub(super) fn remove_unfinished(name: &str) -> io::Result<()> {
+    let whole = Cgroup::own()?.path().join("ferry").join(name);
+    let others =
+        ["memory", "cpu"].into_iter().filter_map(version1).map(|own| own.join(format!("ferry-{name}")));
+    let others: Vec<PathBuf> = others.filter(|path| path.is_dir()).collect();
+    if !whole.is_dir() && others.is_empty() {
+        return Ok(());
+    }
+    if let Ok(cgroup) = Cgroup::open(&whole) {
+        cgroup.kill()?;
+        cgroup.wait_empty(UNFINISHED_END_MAX)?;
+    }
+    remove(&whole, &others)
 }
 
 /// Applies `limits` and moves init (with all its children to come) under them; the version 1 directories made for it.

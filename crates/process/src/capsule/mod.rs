@@ -58,6 +58,12 @@ pub struct Capsule {
     ended: VecDeque<Ended>,
 }
 
+/// Removes what a capsule named `name` has left whose maker was killed before it was made: its cgroups and all that is in them. Does
+/// nothing where there is nothing. A capsule that was made is ended by [`Capsule::destroy`].
+pub fn remove_unfinished(name: &str) -> Result<()> {
+    group::remove_unfinished(name).doing(|| format!("remove what is left of the capsule {name}"))
+}
+
 impl Capsule {
     /// Makes a capsule with nothing in it but its init. To be called by a process with one thread.
     ///

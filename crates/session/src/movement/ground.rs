@@ -6,7 +6,7 @@ use super::recorder::Recorder;
 use crate::handover::{Driver, Stopped, World};
 use crate::journal::Shared;
 use ferry_model::error::{Error, Kind};
-use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Machine, Message, Outcome, Parties};
+use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Machine, Message, Outcome, Parties, Step};
 use ferry_model::ids::{HostName, WorkloadId};
 use ferry_transfer::wire::control;
 use ferry_transfer::wire::greeting::Purpose;
@@ -35,6 +35,11 @@ impl Ground {
     }
 
     pub fn append(&self, entry: &Entry) -> Result<(), Stopped> {
+        if let Entry::Step { step, .. } = entry
+            && is_past_cancelling(step)
+        {
+            self.recorder.decide();
+        }
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         journal.append(entry).map_err(|e| Stopped(Box::new(e)))
     }
@@ -120,6 +125,7 @@ pub(super) fn settle<M: Machine, R: Role>(
                 let _ = role.ground().link.attach(stream);
                 driver.feed(Input::Tick, role)?;
             }
+            Heard::Order(input) => driver.feed(input, role)?,
             Heard::Cancel(why) if driver.machine().can_cancel() => driver.feed(Input::Cancel(why), role)?,
             Heard::Cancel(_) => {
                 role.ground().recorder.say("Too late to give up: the decision is being made, or was made");
@@ -143,6 +149,11 @@ pub(super) fn settle<M: Machine, R: Role>(
             }
         }
     }
+}
+
+/// Whether a side that has written this can no longer give up by itself.
+pub(super) fn is_past_cancelling(step: &Step) -> bool {
+    matches!(step, Step::Deciding { .. } | Step::Prepared { .. } | Step::Starting)
 }
 
 /// Holds space in the journal for a whole move, while being refused is still harmless.

@@ -2,6 +2,7 @@
 //!
 //! What comes is queued in order. A bounded queue keeps a fast sender from filling this node's memory.
 
+use ferry_model::handover::Input;
 use ferry_transfer::wire::control::{self, Message};
 use ferry_transfer::wire::{Stream, Writer};
 use std::io;
@@ -23,6 +24,8 @@ pub enum Heard {
     Attached(Box<dyn Stream>),
     /// The user gives up.
     Cancel(String),
+    /// A person says something else to the handover, which decides what to make of it.
+    Order(Input),
     /// Nothing happened for the time that was given.
     Nothing,
 }
@@ -117,6 +120,8 @@ impl Link {
     /// The next message; an error when the connection is gone, the other side failed, the user cancelled, or `time_max` is over.
     pub fn expect(&mut self, time_max: Duration) -> io::Result<Message> {
         match self.hear(time_max) {
+            // Only a handover in doubt has a use for it, and that one does not wait for a message.
+            Heard::Order(_) => self.expect(time_max),
             Heard::Message(Message::Failed { error }) => Err(io::Error::other(error)),
             Heard::Message(message) => Ok(message),
             Heard::Gone(e) => {

@@ -2,6 +2,7 @@
 
 use ferry_model::error::Error;
 use ferry_model::event::{Cause, Event, Phase, What};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ pub struct Recorder {
     began: Instant,
     state: Mutex<State>,
     changed: Condvar,
+    /// Set before the entry is on disk after which giving up is no longer this side's to say.
+    decided: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -25,7 +28,12 @@ struct State {
 
 impl Default for Recorder {
     fn default() -> Self {
-        Self { began: Instant::now(), state: Mutex::default(), changed: Condvar::new() }
+        Self {
+            began: Instant::now(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            decided: AtomicBool::new(false),
+        }
     }
 }
 
@@ -40,6 +48,17 @@ impl Recorder {
     pub fn note(&self, what: What) {
         let mut state = self.lock();
         self.push(&mut state, what);
+    }
+
+    /// From here on the move can no longer be given up.
+    pub fn decide(&self) {
+        self.decided.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it can no longer be given up.
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
+        self.decided.load(Ordering::SeqCst)
     }
 
     /// Notes a sentence.

@@ -1,6 +1,6 @@
 //! All moves of a node, under way and ended.
 
-use super::ground::reserve;
+use super::ground::{is_past_cancelling, reserve};
 use super::link::{Heard, Link};
 use super::node::Node;
 use super::recorder::Recorder;
@@ -11,7 +11,7 @@ use crate::journal::Shared;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::What;
 use ferry_model::handover::entry::last_key;
-use ferry_model::handover::{Entry, Outcome, Step};
+use ferry_model::handover::{Entry, Input, Outcome, Step};
 use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
@@ -288,6 +288,9 @@ impl Movements {
         };
         let (recorder, link) = (Arc::new(Recorder::default()), Link::unconnected());
         recorder.say("Taken up again from the journal");
+        if steps.iter().any(|step| is_past_cancelling(step)) {
+            recorder.decide();
+        }
         let entry = Move {
             id: key.mv,
             workload,
@@ -325,12 +328,38 @@ impl Movements {
         }
     }
 
-    /// Gives a move up, if that is still allowed; the move says in its events when it is not.
+    /// Gives a move up. Whether it was in time is known when the move has ended.
+    ///
+    /// # Errors
+    /// `Usage` if there is no such move; `Refused` if it is over, being decided, or decided.
     pub fn cancel(&self, id: MoveId, why: &str) -> Result<()> {
-        let link = self.lock().get(&id).map(|kept| kept.link.clone());
-        let link = link.ok_or_else(|| Error::new(Kind::Usage, format!("No move {id}")))?;
-        link.send(Heard::Cancel(why.to_owned()))
-            .map_err(|_| Error::new(Kind::Usage, format!("Move {id} is over")))
+        let (link, recorder) = self.under_way(id)?;
+        if recorder.is_decided() {
+            let text = format!("Move {id} is being decided, or was: it can no longer be cancelled");
+            return Err(
+                Error::new(Kind::Refused, text).hint("it ends by itself; `ferry moves follow` shows it")
+            );
+        }
+        link.send(Heard::Cancel(why.to_owned())).map_err(|_| over(id))?;
+        recorder.say(format!("Asked to give up: {why}"));
+        Ok(())
+    }
+
+    /// Tells the handover of a move under way what a person says: [`Input::Fence`], [`Input::SourceLost`], [`Input::Tick`].
+    ///
+    /// # Errors
+    /// `Usage` if there is no such move, `Refused` if it is over.
+    pub fn order(&self, id: MoveId, input: Input) -> Result<()> {
+        self.under_way(id)?.0.send(Heard::Order(input)).map_err(|_| over(id))
+    }
+
+    fn under_way(&self, id: MoveId) -> Result<(SyncSender<Heard>, Arc<Recorder>)> {
+        let moves = self.lock();
+        let kept = moves.get(&id).ok_or_else(|| Error::new(Kind::Usage, format!("No move {id}")))?;
+        match kept.entry.standing {
+            Standing::Running => Ok((kept.link.clone(), kept.entry.recorder.clone())),
+            _ => Err(over(id)),
+        }
     }
 
     /// All moves, the newest last.
@@ -398,6 +427,10 @@ impl Movements {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<MoveId, Kept>> {
         self.moves.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn over(id: MoveId) -> Error {
+    Error::new(Kind::Refused, format!("Move {id} is over")).hint(format!("ferry moves show {id}"))
 }
 
 fn entries_of(journal: &Shared) -> Vec<Entry> {

@@ -403,6 +403,9 @@ impl Workload {
             let _ = capsule.cgroup().kill();
             let _ = capsule.cgroup().thaw();
             capsule.destroy()?;
+        } else if let Some(record) = self.record.as_ref().filter(|record| !record.adopted) {
+            // A shim that was killed while it made the capsule has left what nobody wrote down.
+            capsule::remove_unfinished(&capsule_spec(&record.spec, &self.dir).name)?;
         }
         // Connections in repair mode end silently, now that nobody else holds them.
         self.held = None;
