@@ -26,6 +26,7 @@ pub mod leftovers;
 mod link;
 mod root;
 mod spec;
+pub mod sweep;
 mod wire;
 
 pub use error::{Error, Result};

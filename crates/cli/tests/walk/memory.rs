@@ -1,8 +1,9 @@
 //! Out of memory, truly: the kernel's own killer, in a memory cgroup that holds the victims and eight greedy processes. The victims are
 //! marked as the first to go, which counts as if they held all that the cgroup may; each of the greedy holds less.
 
+use ferry_lab::sweep;
 use rustix::process::{Pid, Signal, kill_process};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -75,11 +76,16 @@ impl Group {
     fn new() -> std::io::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let (own, limit) = place()?;
-        let dir = own.join(format!("ferry-test-memory-{}-{number}", std::process::id()));
+        // In the version 1 tree a process may be put into it without leaving the version 2 cgroup by which it is frozen.
+        let own = sweep::own_memory().ok_or_else(|| {
+            std::io::Error::other(
+                "the version 1 memory controller, by which this test starves, is not mounted",
+            )
+        })?;
+        let dir = own.join(format!("{}memory-{number}", sweep::own_prefix()));
         std::fs::create_dir(&dir)?;
         let group = Self { dir };
-        std::fs::write(group.dir.join(limit), LIMIT_BYTES.to_string())?;
+        std::fs::write(group.dir.join("memory.limit_in_bytes"), LIMIT_BYTES.to_string())?;
         Ok(group)
     }
 }
@@ -96,29 +102,4 @@ impl Drop for Group {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-/// This process' own memory cgroup, and the name of the limit in it. In the version 1 tree a process may be put into it without
-/// leaving the version 2 cgroup by which it is frozen.
-fn place() -> std::io::Result<(PathBuf, &'static str)> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let memory = mounts.lines().find_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut words = right.split(' ');
-        let is_memory =
-            words.next() == Some("cgroup") && words.nth(1)?.split(',').any(|word| word == "memory");
-        is_memory.then(|| left.split(' ').nth(4)).flatten()
-    });
-    let Some(mount) = memory else {
-        return Err(std::io::Error::other("the version 1 memory controller is not mounted"));
-    };
-    let groups = std::fs::read_to_string("/proc/self/cgroup")?;
-    let own = groups.lines().find_map(|line| {
-        let mut words = line.splitn(3, ':').skip(1);
-        words.next()?.split(',').any(|word| word == "memory").then(|| words.next()).flatten()
-    });
-    let own = Path::new(mount).join(own.unwrap_or("/").trim_start_matches('/'));
-    // In a container the path is the outer one's, and the mount shows only what is beneath it.
-    let own = if own.is_dir() { own } else { mount.into() };
-    Ok((own, "memory.limit_in_bytes"))
 }

@@ -16,13 +16,14 @@ const PORT: &str = "7000";
 /// How long a command may take on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
+type Make = fn() -> Result<World, String>;
 type Scenario = fn(&mut World) -> Result<(), String>;
 
 /// All of them; none is left to a sample.
 pub fn trials() -> Vec<Trial> {
-    let quiet: fn() -> Result<World, String> = World::new;
-    let listening: fn() -> Result<World, String> = || World::listening(&format!("{ADDRESS}/24"), PORT);
-    let all: [(&str, fn() -> Result<World, String>, Scenario); 6] = [
+    let quiet: Make = World::new;
+    let listening: Make = || World::listening(&format!("{ADDRESS}/24"), PORT);
+    let all: [(&str, Make, Scenario); 6] = [
         ("cancelled_at_each_step_nobody_notices", listening, cancelled),
         ("cancelled_too_late_says_so", quiet, cancelled_too_late),
         ("interrupted_client_harms_no_move", quiet, interrupted),
@@ -33,7 +34,7 @@ pub fn trials() -> Vec<Trial> {
     all.into_iter().map(|(name, make, scenario)| Trial::test(name, move || run(make, scenario))).collect()
 }
 
-fn run(make: fn() -> Result<World, String>, scenario: Scenario) -> Result<(), Failed> {
+fn run(make: Make, scenario: Scenario) -> Result<(), Failed> {
     let mut world = make()?;
     let done = scenario(&mut world);
     done.map_err(|e| format!("{e}\n{}", world.story()))?;

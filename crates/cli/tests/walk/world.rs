@@ -50,7 +50,9 @@ impl World {
     }
 
     fn with(options: &[&str], arguments: &[&str]) -> Result<Self, String> {
-        let switches = tempfile::Builder::new().prefix("ferry-test-faults-").tempdir().map_err(words)?;
+        ferry_lab::sweep::sweep_all();
+        let prefix = ferry_lab::sweep::own_prefix();
+        let switches = tempfile::Builder::new().prefix(&prefix).tempdir().map_err(words)?;
         let spec = |name: &str| {
             let mut spec = HostSpec::new(name);
             spec.shared = Some(Shared { from: switches.path().to_owned(), at: FAULTS_DIR.into() });

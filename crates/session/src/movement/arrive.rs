@@ -112,7 +112,7 @@ impl Arrival<'_> {
                 break stream;
             }
             match link.hear(Duration::ZERO) {
-                Heard::Nothing | Heard::Attached(_) => {}
+                Heard::Nothing | Heard::Attached(_) | Heard::Order(_) => {}
                 Heard::Message(control::Message::Failed { error }) => return Err(error),
                 Heard::Message(_) => {}
                 Heard::Gone(e) => return Err(planning::link_error(&e)),

@@ -43,7 +43,9 @@ fn own_cgroup(dir: &Path) {
 }
 
 fn cgroup_name(node: &Path) -> String {
-    format!("ferry-test{}", node.display().to_string().replace('/', "-"))
+    // The place's name, by which it is swept if this process is killed, and the node's.
+    let name = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().display().to_string();
+    format!("{}-{}", name(node.parent()), name(Some(node)))
 }
 
 /// Writes a number per line, each once, and keeps a checksum of all of them in memory. A full disk makes it wait.
@@ -112,7 +114,10 @@ pub struct Place(tempfile::TempDir);
 
 impl Place {
     pub fn new() -> Self {
-        Self(tempfile::Builder::new().prefix("ferry-test-").tempdir_in("/dev/shm").unwrap())
+        static SWEPT: std::sync::Once = std::sync::Once::new();
+        SWEPT.call_once(ferry_lab::sweep::sweep_all);
+        let prefix = ferry_lab::sweep::own_prefix();
+        Self(tempfile::Builder::new().prefix(&prefix).tempdir_in("/dev/shm").unwrap())
     }
 
     /// On the disk that the tests are built on.
