@@ -1,7 +1,8 @@
-//! The client of the local node's API: HTTP with JSON on a Unix socket. The CLI uses nothing else, so whatever it can
-//! do, `curl --unix-socket` can do too.
+//! The client of a node's API: HTTP with JSON on a Unix socket, or over TLS as an operator. The CLI uses nothing else, so
+//! whatever it can do, `curl` can do too.
 
 use ferry_model::error::{Error, Kind, Result};
+use ferry_node::remote::Remote;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
@@ -9,29 +10,50 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// Answers longer than this are not from a node, bytes.
 const ANSWER_MAX: usize = 256 << 20;
 
-/// A node that answers on its socket.
+/// Where the node is.
+enum Way {
+    /// On this host.
+    Socket(PathBuf),
+    /// Elsewhere.
+    Remote(Remote),
+}
+
+/// A node that answers.
 pub struct Client {
-    socket: PathBuf,
+    way: Way,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
     /// Looks whether a node listens at `socket`.
     pub fn connect(socket: &Path) -> Result<Self> {
-        std::os::unix::net::UnixStream::connect(socket).map_err(|cause| unreachable_node(socket, &cause))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|cause| Error::from_source(Kind::Unable, &cause))?;
-        Ok(Self { socket: socket.to_owned(), runtime })
+        UnixStream::connect(socket).map_err(|cause| unreachable_node(socket, &cause))?;
+        Self::new(Way::Socket(socket.to_owned()))
     }
 
-    /// Where the node listens.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// The node at `url`, for the operator whose files are in `identity`. It is reached with the first request.
+    pub fn remote(url: &str, identity: &Path) -> Result<Self> {
+        Self::new(Way::Remote(Remote::new(url, identity)?))
+    }
+
+    fn new(way: Way) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|cause| Error::from_source(Kind::Unable, &cause))?;
+        Ok(Self { way, runtime })
+    }
+
+    /// A new connection to the node.
+    pub fn open(&self) -> Result<UnixStream> {
+        match &self.way {
+            Way::Socket(path) => UnixStream::connect(path).map_err(|cause| unreachable_node(path, &cause)),
+            Way::Remote(remote) => remote.open(),
+        }
     }
 
     /// `GET path`.
@@ -52,14 +74,15 @@ impl Client {
 
     /// `GET path`, handing over the body piece by piece as it arrives.
     pub fn pieces(&self, path: &str, mut each: impl FnMut(&[u8]) -> Result<ControlFlow<()>>) -> Result<()> {
+        let stream = self.open()?;
         self.runtime.block_on(async {
-            let response = self.send(Method::GET, path, None).await?;
+            let response = self.send(stream, Method::GET, path, None).await?;
             if !response.status().is_success() {
                 return Err(refusal(response).await);
             }
             let mut body = response.into_body();
             while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|cause| broken(&cause))?;
+                let frame = frame.map_err(|cause| self.broken(&cause))?;
                 if let Some(data) = frame.data_ref()
                     && each(data)?.is_break()
                 {
@@ -76,8 +99,9 @@ impl Client {
         path: &str,
         mut each: impl FnMut(T) -> Result<ControlFlow<()>>,
     ) -> Result<bool> {
+        let stream = self.open()?;
         self.runtime.block_on(async {
-            let response = self.send(Method::GET, path, None).await?;
+            let response = self.send(stream, Method::GET, path, None).await?;
             if !response.status().is_success() {
                 return Err(refusal(response).await);
             }
@@ -91,7 +115,7 @@ impl Client {
                     _ = &mut interrupt => return Ok(false),
                 };
                 let Some(frame) = frame else { return Ok(true) };
-                let frame = frame.map_err(|cause| broken(&cause))?;
+                let frame = frame.map_err(|cause| self.broken(&cause))?;
                 buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data.as_ref()));
                 if buffer.len() > ANSWER_MAX {
                     return Err(Error::new(Kind::Bug, "The node sent an event without an end"));
@@ -109,8 +133,9 @@ impl Client {
     }
 
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T> {
+        let stream = self.open()?;
         self.runtime.block_on(async {
-            let response = self.send(method, path, body).await?;
+            let response = self.send(stream, method, path, body).await?;
             if !response.status().is_success() {
                 return Err(refusal(response).await);
             }
@@ -124,18 +149,35 @@ impl Client {
         })
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response<Incoming>> {
-        let stream = tokio::net::UnixStream::connect(&self.socket).await;
-        let stream = stream.map_err(|cause| unreachable_node(&self.socket, &cause))?;
+    /// Why the connection broke; of a node elsewhere, what was found out about it.
+    pub fn broken(&self, cause: &(dyn std::error::Error + 'static)) -> Error {
+        let known = match &self.way {
+            Way::Socket(_) => None,
+            Way::Remote(remote) => remote.why_broken(),
+        };
+        known.unwrap_or_else(|| {
+            Error::from_source(Kind::Unable, cause).context("The connection to the node broke")
+        })
+    }
+
+    async fn send(
+        &self,
+        stream: UnixStream,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Response<Incoming>> {
+        let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
+        let stream = stream.map_err(|cause| self.broken(&cause))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|cause| broken(&cause))?;
+        let (mut sender, connection) = handshake.map_err(|cause| self.broken(&cause))?;
         tokio::spawn(connection);
         let request = Request::builder().method(method).uri(path).header("host", "ferry");
         let request =
             if body.is_some() { request.header("content-type", "application/json") } else { request };
         let request = request.body(Full::new(Bytes::from(body.unwrap_or_default())));
         let request = request.map_err(|cause| crate::failure::bug(&cause))?;
-        sender.send_request(request).await.map_err(|cause| broken(&cause))
+        sender.send_request(request).await.map_err(|cause| self.broken(&cause))
     }
 }
 
@@ -194,10 +236,6 @@ pub fn unreachable_node(socket: &Path, cause: &(dyn std::error::Error + 'static)
         .context(format!("No node answers at {}", socket.display()))
         .hint("start one with `ferry node up` (once before: `ferry node init`)")
         .hint("or name its socket's directory with --run or FERRY_RUN")
-}
-
-fn broken(cause: &(dyn std::error::Error + 'static)) -> Error {
-    Error::from_source(Kind::Unable, cause).context("The connection to the node broke")
 }
 
 #[cfg(test)]

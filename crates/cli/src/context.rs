@@ -3,6 +3,7 @@
 
 use crate::cli::Common;
 use crate::client::Client;
+use crate::failure::usage;
 use crate::output::Output;
 use ferry_model::error::Result;
 use serde::Serialize;
@@ -43,9 +44,27 @@ impl Context {
         self.common.run.join("node.sock")
     }
 
-    /// The local node's API. An error with a hint if no node answers.
+    /// The API of the local node, or of the one that --api names. An error with a hint if no node answers.
     pub fn client(&self) -> Result<Client> {
-        Client::connect(&self.socket())
+        let Some(url) = &self.common.api else { return Client::connect(&self.socket()) };
+        let identity = self.common.identity.as_ref().ok_or_else(|| {
+            usage("--api needs the key and certificate of an operator")
+                .hint("say with --identity DIR or FERRY_IDENTITY where they are")
+                .hint("`ferry node operator NAME --out DIR` on the authority's node makes them")
+        })?;
+        Client::remote(url, identity)
+    }
+
+    /// For verbs that look at or change this host itself, without a node.
+    ///
+    /// # Errors
+    /// `Usage` if another host was named.
+    pub fn only_here(&self, verb: &str) -> Result<()> {
+        match &self.common.api {
+            None => Ok(()),
+            Some(url) => Err(usage(format!("`ferry {verb}` is about this host, and {url} was named"))
+                .hint("leave --api and FERRY_API away, or run it on that host")),
+        }
     }
 
     /// Prints a result: as one JSON document, or by `human` for people.

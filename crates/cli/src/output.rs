@@ -102,6 +102,19 @@ pub fn span_us(us: u64) -> String {
     }
 }
 
+/// A day in UTC, `2027-02-20`, from seconds since 1970.
+pub fn date(unix: u64) -> String {
+    // Days since the first of March of the year 0: leap days come last in such a year.
+    let days = unix / 86_400 + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let (month, next) = if shifted < 10 { (shifted + 3, 0) } else { (shifted - 9, 1) };
+    format!("{:04}-{month:02}-{day:02}", era * 400 + year_of_era + next)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,5 +131,17 @@ mod tests {
     fn sizes_and_spans_read_well() {
         assert_eq!([bytes(512), bytes(1536), bytes(1 << 30)], ["512 B", "1.5 KiB", "1.0 GiB"]);
         assert_eq!([span_us(12), span_us(1500), span_us(2_500_000)], ["12 µs", "1.5 ms", "2.50 s"]);
+    }
+
+    #[test]
+    fn days_are_dates() {
+        for (unix, day) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (1_798_761_600, "2027-01-01"),
+            (4_107_542_399, "2100-02-28"),
+        ] {
+            assert_eq!(date(unix), day);
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! the workload's shim as they are. Reading and writing are two threads on one socket; the terminal is raw meanwhile,
 //! and put back whatever happens.
 
-use crate::client::{error_of, unreachable_node};
+use crate::client::{Client, error_of};
 use crate::failure::{bug, usage};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_session::shim::protocol::Exit;
@@ -13,7 +13,6 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 /// Name of the protocol in the `Upgrade` header.
@@ -36,8 +35,8 @@ pub enum End {
 }
 
 /// Posts `body` to `path`, upgrades, and joins this process's standard streams to the program's until one ends.
-pub fn relay(socket: &Path, path: &str, body: &impl Serialize, terminal: bool, input: bool) -> Result<End> {
-    let (stream, early) = upgrade(socket, path, body)?;
+pub fn relay(client: &Client, path: &str, body: &impl Serialize, terminal: bool, input: bool) -> Result<End> {
+    let (stream, early) = upgrade(client, path, body)?;
     let raw = if terminal { RawTerminal::enter()? } else { None };
     let writer = stream.try_clone().map_err(|cause| broken(&cause))?;
     let detach_keys = raw.is_some();
@@ -61,9 +60,9 @@ pub fn relay(socket: &Path, path: &str, body: &impl Serialize, terminal: bool, i
 }
 
 /// Sends the request by hand: what follows the answer's head is no longer HTTP.
-fn upgrade(socket: &Path, path: &str, body: &impl Serialize) -> Result<(UnixStream, Vec<u8>)> {
+fn upgrade(client: &Client, path: &str, body: &impl Serialize) -> Result<(UnixStream, Vec<u8>)> {
     let body = serde_json::to_vec(body).map_err(|cause| bug(&cause))?;
-    let mut stream = UnixStream::connect(socket).map_err(|cause| unreachable_node(socket, &cause))?;
+    let mut stream = client.open()?;
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: ferry\r\nConnection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -78,7 +77,7 @@ fn upgrade(socket: &Path, path: &str, body: &impl Serialize) -> Result<(UnixStre
         }
         let count = stream.read(&mut piece).map_err(|cause| broken(&cause))?;
         if count == 0 || answer.len() > HEAD_MAX {
-            return Err(Error::new(Kind::Unable, "The node broke off its answer"));
+            return Err(client.broken(&std::io::Error::from(std::io::ErrorKind::UnexpectedEof)));
         }
         answer.extend_from_slice(&piece[..count]);
     };

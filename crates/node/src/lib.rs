@@ -1,4 +1,4 @@
-//! The daemon of a host: the local API, the peers, the trust between them, and the workloads and moves behind them.
+//! The daemon of a host: the API, the peers, the trust between them, and the workloads and moves behind them.
 //!
 //! The node decides nothing that must survive it by itself: workloads live in their shims, moves in their journals. Kill it
 //! at any time; the next one finds everything again.
@@ -19,6 +19,7 @@ mod passing;
 pub mod peers;
 mod policy;
 mod recovery;
+pub mod remote;
 pub mod trust;
 mod up;
 mod workloads;

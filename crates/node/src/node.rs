@@ -1,5 +1,6 @@
 //! The node itself: what the API and the peers ask of it.
 
+use crate::api::who::Who;
 use crate::audit::{Audit, Verdict};
 use crate::files;
 use crate::journals::OpenJournals;
@@ -9,8 +10,9 @@ use crate::peers::{Handler, Peers, push_members};
 use crate::policy::Policy;
 use crate::trust::identity::Identity;
 use crate::trust::join::{JoinAnswer, JoinRequest, admit};
-use crate::trust::members::Members;
+use crate::trust::members::{Members, Operator};
 use crate::trust::token::Token;
+use crate::trust::{now_unix, operator};
 use crate::up::{Config, set_address};
 use crate::workloads::Workloads;
 use ferry_model::api;
@@ -30,6 +32,15 @@ use std::time::{Duration, Instant};
 /// How long a host may take to say that it is there, for a list.
 const PING_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// Where a node is reached.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    /// By peers, as they are told.
+    pub peers: Option<String>,
+    /// By operators.
+    pub api: Option<String>,
+}
+
 /// A node.
 pub struct Node {
     config: Config,
@@ -47,18 +58,18 @@ pub struct Node {
     pub hashes: FileHashes,
     boot: BootId,
     began: Instant,
-    address: Option<String>,
+    addresses: Addresses,
     movements: OnceLock<Movements>,
     pulled: Mutex<HashMap<MoveId, HostName>>,
 }
 
 impl Node {
-    /// The node that is `identity`; reached by peers at `address`.
+    /// The node that is `identity`; reached at `addresses`.
     pub fn new(
         config: Config,
         identity: Identity,
         peers: Arc<Peers>,
-        address: Option<String>,
+        addresses: Addresses,
     ) -> Result<Arc<Self>> {
         let journals = Arc::new(OpenJournals::new(&config.state, identity.name()));
         let registry = Embedded::new(identity.name().clone(), journals.clone(), peers.clone());
@@ -77,7 +88,7 @@ impl Node {
             hashes: FileHashes::default(),
             boot,
             began,
-            address,
+            addresses,
             movements: OnceLock::new(),
             pulled: Mutex::default(),
         });
@@ -172,18 +183,23 @@ impl Node {
     /// What `GET /v1/node` says.
     #[must_use]
     pub fn status(&self) -> api::NodeStatus {
+        let members = self.peers.roster().now();
+        let operator =
+            |one: &Operator| api::Operator { name: one.name.clone(), expires_unix: one.expires_unix };
         api::NodeStatus {
             name: self.identity.name().clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             boot: self.boot,
-            listen: self.address.clone(),
+            listen: self.addresses.peers.clone(),
+            api: self.addresses.api.clone(),
             authority: api::AuthorityStatus {
                 node: self.identity.authority_node().clone(),
                 fingerprint: self.identity.fingerprint().to_string(),
                 here: self.identity.is_authority(),
-                members_version: self.peers.roster().now().version,
+                members_version: members.version,
             },
+            operators: members.present_operators(now_unix()).map(operator).collect(),
             workloads: self.workloads.count(),
             moves: self.moves_running(),
             uptime_seconds: self.began.elapsed().as_secs(),
@@ -191,16 +207,16 @@ impl Node {
     }
 
     /// Makes a join token; only on the authority's node.
-    pub fn token(&self, request: &api::TokenRequest) -> Result<api::Token> {
+    pub fn token(&self, who: &Who, request: &api::TokenRequest) -> Result<api::Token> {
         self.only_on_authority("gives out tokens")?;
-        if self.peers.roster().now().find(&request.name).is_some() {
+        if self.peers.roster().now().taken(&request.name, now_unix()) {
             return Err(Error::new(
                 Kind::Refused,
-                format!("There is a member named {} already", request.name),
+                format!("There is a host or an operator named {} already", request.name),
             )
             .hint(format!("put it out first: ferry node rm {}", request.name)));
         }
-        let address = self.address.clone();
+        let address = self.addresses.peers.clone();
         if address.is_none() {
             return Err(Error::new(Kind::Refused, "Nobody can join: this node listens to nobody")
                 .hint("start it with `ferry node up --listen ADDR`"));
@@ -209,32 +225,55 @@ impl Node {
         let token =
             Token::issue(&self.config.state, fingerprint, &request.name, request.valid_seconds, address)?;
         self.audit.note(
-            "local",
+            &who.to_string(),
             &format!("token for {}", request.name),
             Verdict::Allowed,
-            "asked on the local socket",
+            who.proof(),
         );
         Ok(api::Token { token: token.to_text()?, name: token.name.clone(), expires_unix: token.expires_unix })
     }
 
-    /// Puts a host out of the fleet, at once.
-    pub fn put_out(&self, name: &HostName) -> Result<api::Host> {
+    /// Makes an operator; only on the authority's node.
+    pub fn operator(&self, who: &Who, request: &api::OperatorRequest) -> Result<api::OperatorSigned> {
+        self.only_on_authority("makes operators")?;
+        let (name, seconds) = (&request.name, request.valid_seconds);
+        let signed =
+            operator::sign(&self.config.state, self.peers.roster(), name, &request.request, seconds)?;
+        self.audit.note(&who.to_string(), &format!("make {name} an operator"), Verdict::Allowed, who.proof());
+        self.tell_members(name);
+        Ok(api::OperatorSigned {
+            name: name.clone(),
+            certificate: signed.certificate,
+            authority: signed.authority,
+            expires_unix: signed.expires_unix,
+        })
+    }
+
+    /// Puts a host or an operator out of the fleet, at once.
+    pub fn put_out(&self, who: &Who, name: &HostName) -> Result<api::Host> {
         self.only_on_authority("puts members out")?;
         if name == self.identity.name() {
             return Err(Error::new(Kind::Refused, "The authority's own node cannot be put out"));
         }
         self.peers.roster().change(|members| {
-            let member = members.list.iter_mut().find(|member| !member.removed && member.name == *name);
-            let member = member.ok_or_else(|| no_such_host(name))?;
-            member.removed = true;
+            let hosts = members.list.iter_mut().filter(|one| one.name == *name).map(|one| &mut one.removed);
+            let operators =
+                members.operators.iter_mut().filter(|one| one.name == *name).map(|one| &mut one.removed);
+            let removed = hosts.chain(operators).find(|removed| !**removed);
+            *removed.ok_or_else(|| no_such_host(name))? = true;
             Ok(true)
         })?;
-        self.audit.note("local", &format!("remove {name}"), Verdict::Allowed, "asked on the local socket");
+        self.audit.note(&who.to_string(), &format!("remove {name}"), Verdict::Allowed, who.proof());
+        self.tell_members(name);
+        Ok(api::Host { name: name.clone(), here: false, address: None, reachable: None, removed: true })
+    }
+
+    /// Sends the list of members, in which `name` has changed, to everybody.
+    fn tell_members(&self, name: &HostName) {
         let untold = push_members(&self.peers);
         if !untold.is_empty() {
-            tracing::warn!(?untold, removed = %name, "not told yet; they learn it when they are back");
+            tracing::warn!(?untold, changed = %name, "not told yet; they learn it when they are back");
         }
-        Ok(api::Host { name: name.clone(), here: false, address: None, reachable: None, removed: true })
     }
 
     /// The hosts of the fleet, each asked whether it is there.
@@ -255,7 +294,7 @@ impl Node {
         api::Host {
             name: member.name.clone(),
             here,
-            address: if here { self.address.clone() } else { member.address.clone() },
+            address: if here { self.addresses.peers.clone() } else { member.address.clone() },
             reachable: Some(here || (member.address.is_some() && answers())),
             removed: false,
         }

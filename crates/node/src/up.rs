@@ -2,7 +2,7 @@
 
 use crate::api;
 use crate::files;
-use crate::node::Node;
+use crate::node::{Addresses, Node};
 use crate::peers::{self, Peers};
 use crate::trust::identity::Identity;
 use crate::trust::members::Members;
@@ -21,6 +21,8 @@ pub struct Config {
     pub run: PathBuf,
     /// Address on which peers reach it; none: it serves only this host.
     pub listen: Option<String>,
+    /// Address on which operators reach its API; none: only the local socket serves it.
+    pub api_listen: Option<String>,
     /// Address that peers are told, where it differs.
     pub advertise: Option<String>,
     /// Bridge that workloads with an address of their own are put on.
@@ -64,21 +66,25 @@ async fn serve(config: Config) -> Result<()> {
     let (listener, address) = match &config.listen {
         None => (None, None),
         Some(wanted) => {
-            let listener = tokio::net::TcpListener::bind(with_port(wanted)).await;
-            let listener = listener.map_err(|cause| {
-                Error::from_source(Kind::Unable, &cause)
-                    .context(format!("The node cannot listen on {wanted}"))
-            })?;
-            let bound = listener.local_addr().map_err(|cause| Error::from_source(Kind::Unable, &cause))?;
-            let told =
-                config.advertise.clone().map_or_else(|| bound.to_string(), |address| with_port(&address));
+            let (listener, bound) = bind(&with_port(wanted, PORT)).await?;
+            let told = config.advertise.clone().map_or_else(|| bound, |address| with_port(&address, PORT));
             (Some(listener), Some(told))
         }
     };
     if identity.is_authority() {
         roster.change(|members| Ok(set_address(members, identity.name(), address.as_ref())))?;
     }
-    let node = Node::new(config.clone(), identity, peers.clone(), address.clone())?;
+    let operators = match &config.api_listen {
+        None => None,
+        Some(wanted) => Some(bind(&with_port(wanted, crate::remote::PORT)).await?),
+    };
+    let api_address = operators.as_ref().map(|(_, bound)| bound.clone());
+    let node = Node::new(
+        config.clone(),
+        identity,
+        peers.clone(),
+        Addresses { peers: address.clone(), api: api_address.clone() },
+    )?;
     let socket = api::socket::bind(&config.socket())?;
 
     let begun = node.clone();
@@ -86,11 +92,16 @@ async fn serve(config: Config) -> Result<()> {
     if let Some(listener) = listener {
         tokio::spawn(peers::listen(listener, peers.clone(), node.clone()));
     }
+    if let Some((listener, _)) = operators {
+        let listener = api::remote::OperatorListener::new(listener, node.clone());
+        let listener = listener.map_err(|cause| Error::from_source(Kind::Unable, &cause))?;
+        tokio::spawn(api::serve_operators(listener, node.clone()));
+    }
     if !node.identity().is_authority() {
         let (peers, address) = (peers.clone(), address.clone());
         std::thread::spawn(move || peers::keep_members(peers, address));
     }
-    tracing::info!(name = %node.identity().name(), socket = %config.socket().display(), listen = ?address, "node is up");
+    tracing::info!(name = %node.identity().name(), socket = %config.socket().display(), listen = ?address, api = ?api_address, "node is up");
     let served = api::serve(socket, node.clone());
     let ended = tokio::select! {
         ended = served => ended.map_err(|cause| Error::from_source(Kind::Unable, &cause).context("The local API ended")),
@@ -120,16 +131,26 @@ pub fn set_address(
 /// The port of a node, where none is said.
 const PORT: u16 = 7311;
 
-fn with_port(address: &str) -> String {
+/// `address` with `port`, unless it has one.
+pub fn with_port(address: &str, port: u16) -> String {
     let has_port = match address.rsplit_once(':') {
-        Some((host, port)) => port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')),
+        Some((host, said)) => said.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')),
         None => false,
     };
     match (has_port, address.contains(':') && !address.starts_with('[')) {
         (true, _) => address.to_owned(),
-        (false, true) => format!("[{address}]:{PORT}"),
-        (false, false) => format!("{address}:{PORT}"),
+        (false, true) => format!("[{address}]:{port}"),
+        (false, false) => format!("{address}:{port}"),
     }
+}
+
+async fn bind(address: &str) -> Result<(tokio::net::TcpListener, String)> {
+    let unable = |cause: &std::io::Error| {
+        Error::from_source(Kind::Unable, cause).context(format!("The node cannot listen on {address}"))
+    };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|cause| unable(&cause))?;
+    let bound = listener.local_addr().map_err(|cause| unable(&cause))?;
+    Ok((listener, bound.to_string()))
 }
 
 async fn told_to_end() {
@@ -181,7 +202,7 @@ mod tests {
             ("[fd00::1]", "[fd00::1]:7311"),
         ];
         for (said, meant) in cases {
-            assert_eq!(with_port(said), meant);
+            assert_eq!(with_port(said, super::PORT), meant);
         }
     }
 }

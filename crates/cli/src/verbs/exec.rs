@@ -53,7 +53,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     };
     let path = workload_path(&args.workload, "/exec");
     let terminal = args.terminal && std::io::stdin().is_terminal();
-    match relay(client.socket(), &path, &request, terminal, args.interactive)? {
+    match relay(&client, &path, &request, terminal, args.interactive)? {
         End::Exit(code) => Ok(ExitCode::from(code)),
         End::Detached => Ok(ExitCode::SUCCESS),
         End::Closed => {

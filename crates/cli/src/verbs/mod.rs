@@ -38,6 +38,13 @@ use std::process::ExitCode;
 /// Runs the verb that was given.
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     let context = Context::new(cli.common);
+    match &cli.verb {
+        Verb::Check(_) => context.only_here("check")?,
+        Verb::Doctor(_) => context.only_here("doctor")?,
+        Verb::Checkpoint(_) => context.only_here("checkpoint")?,
+        Verb::Restore(_) => context.only_here("restore")?,
+        _ => {}
+    }
     match cli.verb {
         Verb::Check(args) => check::run(&context, args),
         Verb::Node(args) => node::run(&context, args),

@@ -3,15 +3,16 @@
 use crate::client::segment;
 use crate::context::Context;
 use crate::failure::usage;
+use crate::output::date;
 use crate::values;
 use clap::Subcommand;
-use ferry_model::api::{NodeStatus, Token, TokenRequest};
+use ferry_model::api::{NodeStatus, OperatorRequest, OperatorSigned, Token, TokenRequest};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::HostName;
 use ferry_node::{Config, trust};
 use serde::Serialize;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,6 +27,10 @@ Examples:
   ferry node up --listen 192.0.2.1:7311         the node, in the foreground
   ferry node token beta > token                 on alpha: a token for one host, good once, for an hour
   ferry node join --token-file token            on beta, which then does `ferry node up`
+  ferry node up --listen 192.0.2.1 --api-listen 192.0.2.1         operators may ask this node from elsewhere
+  ferry node operator alice --out ./alice                         on alpha: what alice needs for that
+  ferry --api https://alpha@192.0.2.1 --identity ./alice ps       as alice, anywhere
+  ferry node rm alice                                             on alpha: not any more
 
 Exit codes: 0 done; 1 cannot (no node answers, no authority here); 2 wrong command; 3 refused.")]
 pub struct Args {
@@ -46,6 +51,9 @@ enum Command {
         /// Address on which peers reach this node; without it, it serves only this host
         #[arg(long, value_name = "ADDR")]
         listen: Option<String>,
+        /// Address on which operators reach this node's API; without it, only the local socket serves it
+        #[arg(long, value_name = "ADDR")]
+        api_listen: Option<String>,
         /// Address that peers are told, where it differs from the one listened on
         #[arg(long, value_name = "ADDR", requires = "listen")]
         advertise: Option<String>,
@@ -70,9 +78,20 @@ enum Command {
         #[arg(long, value_name = "ADDR")]
         address: Option<String>,
     },
+    /// Make an operator, who may use the API of every node of the fleet from elsewhere, and do there what root may
+    Operator {
+        /// Name of the operator; no host has it
+        name: HostName,
+        /// New directory for the key, the certificate and the authority's certificate; for its owner only
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// For how long the certificate is good, at most two years
+        #[arg(long, value_name = "SPAN", value_parser = values::span, default_value = "90d")]
+        valid: Duration,
+    },
     /// Say how the node of this host stands
     Status,
-    /// Put a host out of the fleet, at once
+    /// Put a host or an operator out of the fleet, at once
     Rm {
         /// Its name
         name: HostName,
@@ -82,12 +101,17 @@ enum Command {
 /// Does what was asked.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     match args.command {
-        Command::Init { name } => init(context, name)?,
-        Command::Up { listen, advertise, bridge } => {
+        Command::Init { name } => {
+            context.only_here("node init")?;
+            init(context, name)?;
+        }
+        Command::Up { listen, api_listen, advertise, bridge } => {
+            context.only_here("node up")?;
             let config = Config {
                 state: context.state().to_owned(),
                 run: context.run_dir().to_owned(),
                 listen,
+                api_listen,
                 advertise,
                 bridge,
                 ferry: std::env::current_exe().map_err(|cause| Error::from_source(Kind::Unable, &cause))?,
@@ -100,7 +124,11 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
             let token: Token = context.client()?.post("/v1/tokens", &request)?;
             context.show(&token, |token, out| writeln!(out, "{}", token.token))?;
         }
-        Command::Join { token_file, address } => join(context, token_file, address)?,
+        Command::Join { token_file, address } => {
+            context.only_here("node join")?;
+            join(context, token_file, address)?;
+        }
+        Command::Operator { name, out, valid } => operator(context, name, &out, valid)?,
         Command::Status => {
             let status: NodeStatus = context.client()?.get("/v1/node")?;
             context.show(&status, print_status)?;
@@ -109,7 +137,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
             let path = format!("/v1/hosts/{}", segment(name.as_str()));
             let removed: ferry_model::api::Host = context.client()?.delete(&path)?;
             context.show(&removed, |host, out| {
-                writeln!(out, "{} is no longer a member; its connections were closed", host.name)
+                writeln!(out, "{} is out of the fleet; its connections were closed", host.name)
             })?;
         }
     }
@@ -166,6 +194,35 @@ fn join(context: &Context, token_file: Option<PathBuf>, address: Option<String>)
     })
 }
 
+#[derive(Serialize)]
+struct OperatorMade {
+    name: HostName,
+    directory: PathBuf,
+    expires_unix: u64,
+}
+
+/// The key is made here and stays here; the node sees its public half.
+fn operator(context: &Context, name: HostName, out: &Path, valid: Duration) -> Result<()> {
+    let client = context.client()?;
+    trust::operator::require_free(out)?;
+    let (key, request) = trust::operator::request()?;
+    let request = OperatorRequest { name, request, valid_seconds: valid.as_secs().max(1) };
+    let signed: OperatorSigned = client.post("/v1/operators", &request)?;
+    trust::operator::save(out, &key, &signed.certificate, &signed.authority)?;
+    let made =
+        OperatorMade { name: signed.name, directory: out.to_owned(), expires_unix: signed.expires_unix };
+    context.show(&made, |made, to| {
+        let (name, directory) = (&made.name, made.directory.display());
+        writeln!(
+            to,
+            "{name} may use the API of every node until {}, with what is in {directory}",
+            date(made.expires_unix)
+        )?;
+        writeln!(to, "Next: ferry --api https://HOST --identity {directory} ps")?;
+        writeln!(to, "(HOST: a node that was started with --api-listen)")
+    })
+}
+
 fn print_status(status: &NodeStatus, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(
         out,
@@ -175,6 +232,12 @@ fn print_status(status: &NodeStatus, out: &mut dyn Write) -> std::io::Result<()>
     match &status.listen {
         Some(listen) => writeln!(out, "listens on {listen}")?,
         None => writeln!(out, "listens to nobody: start it with --listen to have peers")?,
+    }
+    if let Some(api) = &status.api {
+        writeln!(out, "serves its API to operators on {api}")?;
+    }
+    for operator in &status.operators {
+        writeln!(out, "operator {}, until {}", operator.name, date(operator.expires_unix))?;
     }
     let here = if status.authority.here { " (here)" } else { "" };
     writeln!(out, "authority {}{here}, fingerprint {}", status.authority.node, status.authority.fingerprint)?;

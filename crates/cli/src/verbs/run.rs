@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::failure::usage;
 use crate::stream::{End, relay};
 use crate::values;
+use crate::verbs::attach::say_where;
 use crate::verbs::workload_path;
 use ferry_model::api::{RunRequest, With, Workload};
 use ferry_model::error::Result;
@@ -85,9 +86,13 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let path = workload_path(&workload.id.to_string(), "/attach");
-    match relay(client.socket(), &path, &serde_json::json!({}), true, true)? {
+    match relay(&client, &path, &serde_json::json!({}), true, true)? {
         End::Exit(code) => Ok(ExitCode::from(code)),
-        End::Detached | End::Closed => {
+        End::Closed => {
+            say_where(&client, &workload.id.to_string());
+            Ok(ExitCode::SUCCESS)
+        }
+        End::Detached => {
             eprintln!("\n{} goes on; come back with: ferry attach {}", workload.name, workload.name);
             Ok(ExitCode::SUCCESS)
         }

@@ -57,7 +57,9 @@ impl Node {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ferry"));
         command.arg("--state").arg(self.dir.join("state")).arg("--run").arg(self.run_dir()).args(args);
-        command.env_remove("FERRY_STATE").env_remove("FERRY_RUN");
+        for variable in ["FERRY_STATE", "FERRY_RUN", "FERRY_API", "FERRY_IDENTITY"] {
+            command.env_remove(variable);
+        }
         command
     }
 
@@ -81,7 +83,8 @@ impl Node {
         std::fs::create_dir_all(&self.dir).unwrap();
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("node.log")).unwrap();
-        let mut command = self.command(&["node", "up", "--listen", "127.0.0.1:0"]);
+        let mut command =
+            self.command(&["node", "up", "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.up = Some(child);
         until("the node answers", || std::os::unix::net::UnixStream::connect(self.socket()).is_ok());

@@ -14,7 +14,7 @@ mod workload;
 pub use host::{Host, HostDetail};
 pub use image::{CheckpointReport, CheckpointRequest, RestoreReport, RestoreRequest};
 pub use moves::{Move, MoveRequest, MoveRole, MoveState, PlanRequest, TimedEvent};
-pub use node::{AuthorityStatus, NodeStatus, Token, TokenRequest};
+pub use node::{AuthorityStatus, NodeStatus, Operator, OperatorRequest, OperatorSigned, Token, TokenRequest};
 pub use trouble::{Doctor, Finding, Recovery, RecoveryAction, RecoveryChoice};
 pub use workload::{
     AdoptRequest, CloneRequest, ExecRequest, Exit, KillRequest, RunRequest, Segments, StopRequest, Waited,

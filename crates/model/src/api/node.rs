@@ -18,8 +18,14 @@ pub struct NodeStatus {
     /// Where peers reach it; none while it listens to nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// Where operators reach this API; none while only the local socket serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
     /// The authority of its fleet.
     pub authority: AuthorityStatus,
+    /// Operators whose certificates hold.
+    #[serde(default)]
+    pub operators: Vec<Operator>,
     /// Workloads registered here, running or not.
     pub workloads: usize,
     /// Moves under way.
@@ -61,6 +67,45 @@ pub struct Token {
     pub name: HostName,
     /// When it ends, seconds since 1970.
     pub expires_unix: u64,
+}
+
+/// Who may use the API from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Operator {
+    /// Its name.
+    pub name: HostName,
+    /// When its certificate ends, seconds since 1970.
+    pub expires_unix: u64,
+}
+
+/// Asks the authority to make an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorRequest {
+    /// Its name; no host has it.
+    pub name: HostName,
+    /// Request for a certificate (PKCS#10, PEM). Only its key counts.
+    pub request: String,
+    /// For how long the certificate is good.
+    #[serde(default = "ninety_days")]
+    pub valid_seconds: u64,
+}
+
+/// An operator's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OperatorSigned {
+    /// The operator's name.
+    pub name: HostName,
+    /// Its certificate, PEM.
+    pub certificate: String,
+    /// The certificate of the fleet's authority, by which nodes are recognised, PEM.
+    pub authority: String,
+    /// When the operator's certificate ends, seconds since 1970.
+    pub expires_unix: u64,
+}
+
+fn ninety_days() -> u64 {
+    90 * 86_400
 }
 
 fn an_hour() -> u64 {

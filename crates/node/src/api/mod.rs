@@ -1,5 +1,5 @@
-//! The local API: HTTP with JSON and server-sent events on a Unix socket that only the owner may use. The CLI uses nothing
-//! else; `curl --unix-socket` works; `GET /v1/openapi.json` describes it.
+//! The API: HTTP with JSON and server-sent events, on a Unix socket that only the owner may use, and for operators over TLS
+//! with a certificate. The CLI uses nothing else; `curl` works; `GET /v1/openapi.json` describes it.
 
 mod answer;
 mod hosts;
@@ -7,15 +7,18 @@ mod images;
 mod logs;
 mod moves;
 mod openapi;
+pub mod remote;
 pub mod socket;
 mod streams;
+pub mod who;
 mod workloads;
 
 use crate::node::Node;
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
+use axum::{Extension, Router};
 use std::sync::Arc;
+use who::Who;
 
 pub use openapi::document;
 
@@ -24,7 +27,16 @@ const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// Serves the API on `socket` until the process ends.
 pub async fn serve(socket: socket::OwnerSocket, node: Arc<Node>) -> std::io::Result<()> {
-    axum::serve(socket, router(node)).await
+    axum::serve(socket, router(node).layer(Extension(Who::Local))).await
+}
+
+/// Serves the API to operators until the process ends.
+pub async fn serve_operators(listener: remote::OperatorListener, node: Arc<Node>) {
+    let known = axum::middleware::from_fn_with_state(node.clone(), who::operator);
+    let service = router(node).layer(known).into_make_service_with_connect_info::<Who>();
+    if let Err(cause) = axum::serve(listener, service).await {
+        tracing::error!(%cause, "the API for operators ended");
+    }
 }
 
 fn router(node: Arc<Node>) -> Router {
@@ -32,6 +44,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/openapi.json", get(openapi::get))
         .route("/v1/node", get(hosts::node))
         .route("/v1/tokens", post(hosts::token))
+        .route("/v1/operators", post(hosts::operator))
         .route("/v1/hosts", get(hosts::list))
         .route("/v1/hosts/{host}", get(hosts::show))
         .route("/v1/hosts/{host}", delete(hosts::put_out))

@@ -6,14 +6,16 @@ use utoipa::OpenApi;
 #[derive(OpenApi)]
 #[openapi(
     info(
-        title = "Ferry's local API",
+        title = "Ferry's API",
         description = "Moves running work between machines. On a Unix socket that only its owner may use: \
-            curl --unix-socket /run/ferry/node.sock http://ferry/v1/node. Every error is the object `Error`.",
+            curl --unix-socket /run/ferry/node.sock http://ferry/v1/node. For operators the same over TLS, with a \
+            certificate. Every error is the object `Error`.",
         license(name = "MIT OR Apache-2.0")
     ),
     paths(
         super::hosts::node,
         super::hosts::token,
+        super::hosts::operator,
         super::hosts::list,
         super::hosts::show,
         super::hosts::put_out,

@@ -21,12 +21,24 @@ pub fn join(
     name: &HostName,
     serial: &[u8],
 ) -> io::Result<UnixStream> {
+    join_holding(tls, open, name, serial, ())
+}
+
+/// As [`join`], and keeps `held` until the connection has ended.
+pub fn join_holding(
+    tls: TlsStream<TcpStream>,
+    open: &Arc<Open>,
+    name: &HostName,
+    serial: &[u8],
+    held: impl Send + 'static,
+) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     theirs.set_nonblocking(true)?;
     let theirs = tokio::net::UnixStream::from_std(theirs)?;
     let (begin, begun) = tokio::sync::oneshot::channel::<u64>();
     let registry = open.clone();
     let task = tokio::spawn(async move {
+        let _held = held;
         let Ok(number) = begun.await else { return };
         let _leaves = Leaves { registry, number };
         let (tls_read, tls_write) = tokio::io::split(tls);

@@ -8,12 +8,14 @@ mod bridge;
 mod keep;
 mod listen;
 mod open;
+mod operators;
 mod serve;
 mod silence;
 pub mod wire;
 
 pub use keep::{keep_members, push_members};
 pub use listen::listen;
+pub use operators::Admitted;
 pub use serve::Handler;
 
 use crate::frame;

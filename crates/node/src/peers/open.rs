@@ -1,4 +1,4 @@
-//! Which connections are open, and to whom: so that a member that is put out loses them at once.
+//! Which connections are open, and to whom: so that a member or an operator that is put out loses them at once.
 
 use crate::trust::roster::Roster;
 use ferry_model::ids::HostName;
@@ -28,7 +28,9 @@ impl Open {
         tokio::spawn(async move {
             while changes.changed().await.is_ok() {
                 let Some(open) = watched.upgrade() else { return };
-                open.close_unless(|name, serial| roster.admits(name, serial));
+                open.close_unless(|name, serial| {
+                    roster.admits(name, serial) || roster.admits_operator(name, serial)
+                });
             }
         });
         open

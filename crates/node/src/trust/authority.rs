@@ -8,6 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The authority's key and certificate.
 pub struct Authority {
@@ -47,15 +48,35 @@ impl Authority {
         Ok(Some(Self { issuer, certificate }))
     }
 
-    /// Signs that the holder of `key` is `name`, for `usage`.
+    /// Signs that the holder of `key` is `name`, for `usage`, until it is revoked.
     pub fn sign(
         &self,
         key: &impl rcgen::PublicKeyData,
         name: &HostName,
         usage: Usage,
     ) -> Result<CertificateDer<'static>> {
-        let signed =
-            certificate::params(name, usage)?.signed_by(key, &self.issuer).map_err(|cause| unable(&cause))?;
+        self.sign_params(key, &certificate::params(name, usage)?)
+    }
+
+    /// As [`Self::sign`], and it ends by itself at `expires_unix`, seconds since 1970.
+    pub fn sign_until(
+        &self,
+        key: &impl rcgen::PublicKeyData,
+        name: &HostName,
+        usage: Usage,
+        expires_unix: u64,
+    ) -> Result<CertificateDer<'static>> {
+        let mut params = certificate::params(name, usage)?;
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(expires_unix);
+        self.sign_params(key, &params)
+    }
+
+    fn sign_params(
+        &self,
+        key: &impl rcgen::PublicKeyData,
+        params: &CertificateParams,
+    ) -> Result<CertificateDer<'static>> {
+        let signed = params.clone().signed_by(key, &self.issuer).map_err(|cause| unable(&cause))?;
         Ok(signed.der().clone())
     }
 

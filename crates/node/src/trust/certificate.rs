@@ -2,7 +2,7 @@
 //!
 //! A usage (an extended key usage of Ferry's own) stands in each: a certificate for an operator opens no door for a
 //! node, and only the authority's own node may be told a join token's secret. A node's name stands in it as
-//! `NAME.node.ferry`, so that no name can be taken for an address.
+//! `NAME.node.ferry`, an operator's as `NAME.operator.ferry`, so that no name can be taken for an address or for the other's.
 
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::HostName;
@@ -14,7 +14,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 const ARC: [u64; 3] = [2, 25, 4_093_571_886_207_311_549];
 
 /// What follows the name of a node in its certificate.
-const SUFFIX: &str = ".node.ferry";
+pub const NODE_SUFFIX: &str = ".node.ferry";
+
+/// What follows the name of an operator.
+const OPERATOR_SUFFIX: &str = ".operator.ferry";
 
 /// What a certificate is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,10 @@ impl Usage {
 
     fn oid(self) -> Vec<u64> {
         [&ARC[..], &[self.number()]].concat()
+    }
+
+    fn suffix(self) -> &'static str {
+        if self.is_node() { NODE_SUFFIX } else { OPERATOR_SUFFIX }
     }
 
     /// Whether the holder acts as a node.
@@ -69,7 +76,7 @@ pub fn params(name: &HostName, usage: Usage) -> Result<CertificateParams> {
     let bad = |cause: &(dyn std::error::Error + 'static)| {
         Error::from_source(Kind::Usage, cause).context(format!("'{name}' cannot stand in a certificate"))
     };
-    let full = format!("{name}{SUFFIX}");
+    let full = format!("{name}{}", usage.suffix());
     let san = full.try_into().map_err(|cause: rcgen::Error| bad(&cause))?;
     server_name(name)?;
     let mut params = CertificateParams::default();
@@ -92,7 +99,7 @@ pub fn params(name: &HostName, usage: Usage) -> Result<CertificateParams> {
 
 /// The name by which a node is verified.
 pub fn server_name(name: &HostName) -> Result<ServerName<'static>> {
-    ServerName::try_from(format!("{name}{SUFFIX}")).map_err(|cause| {
+    ServerName::try_from(format!("{name}{NODE_SUFFIX}")).map_err(|cause| {
         Error::from_source(Kind::Usage, &cause).context(format!("'{name}' cannot be the name of a node"))
     })
 }
@@ -108,11 +115,6 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Statement> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| not_ours("it cannot be parsed"))?;
     let names = parsed.subject_alternative_name().ok().flatten();
     let names = names.ok_or_else(|| not_ours("it names nobody"))?;
-    let name = match names.value.general_names.as_slice() {
-        [GeneralName::DNSName(full)] => full.strip_suffix(SUFFIX).and_then(|name| HostName::new(name).ok()),
-        _ => None,
-    };
-    let name = name.ok_or_else(|| not_ours("its name is not that of a node"))?;
     let usages = parsed.extended_key_usage().ok().flatten().ok_or_else(|| not_ours("it says no usage"))?;
     let held: Vec<Vec<u64>> =
         usages.value.other.iter().filter_map(|oid| oid.iter().map(Iterator::collect)).collect();
@@ -122,6 +124,12 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Statement> {
     let [usage] = usage.collect::<Vec<_>>()[..] else {
         return Err(not_ours("it has not exactly one usage of Ferry's"));
     };
+    let name = match names.value.general_names.as_slice() {
+        [GeneralName::DNSName(full)] => full.strip_suffix(usage.suffix()),
+        _ => None,
+    };
+    let name = name.and_then(|name| HostName::new(name).ok());
+    let name = name.ok_or_else(|| not_ours("its name is not one for its usage"))?;
     Ok(Statement { name, usage, serial: parsed.raw_serial().to_vec() })
 }
 

@@ -122,7 +122,8 @@ impl Identity {
     }
 }
 
-fn pem(certificate: &CertificateDer<'_>) -> String {
+/// A certificate as text.
+pub(super) fn pem(certificate: &CertificateDer<'_>) -> String {
     let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
     for line in base64(certificate).as_bytes().chunks(64) {
         text.push_str(&String::from_utf8_lossy(line));

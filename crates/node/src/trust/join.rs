@@ -136,7 +136,7 @@ pub fn admit(state: &Path, roster: &Roster, request: &JoinRequest) -> Result<Joi
     let authority = Authority::load(state)?;
     let authority =
         authority.ok_or_else(|| Error::new(Kind::Refused, "This node does not hold the authority's key"))?;
-    if roster.now().find(&request.name).is_some() {
+    if roster.now().taken(&request.name, now_unix()) {
         return Err(Error::new(Kind::Refused, format!("There is a member named {} already", request.name))
             .hint(format!("put it out first: ferry node rm {}", request.name)));
     }
@@ -149,7 +149,7 @@ pub fn admit(state: &Path, roster: &Roster, request: &JoinRequest) -> Result<Joi
     let signed = authority.sign(&wanted.public_key, &request.name, Usage::Node)?;
     let serial = certificate::read(&signed)?.serial;
     let members = roster.change(|members| {
-        if members.find(&request.name).is_some() {
+        if members.taken(&request.name, now_unix()) {
             return Err(Error::new(
                 Kind::Refused,
                 format!("There is a member named {} already", request.name),

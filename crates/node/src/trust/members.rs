@@ -1,4 +1,5 @@
-//! The list of members: who belongs to the fleet, where each is reached, and whose certificates were revoked.
+//! The list of members: who belongs to the fleet, where each is reached, which operators may ask its nodes, and whose
+//! certificates were revoked.
 //!
 //! The authority's node writes it; every other node takes a newer version from that node only. A certificate that is
 //! not in the list, or marked as removed there, opens nothing.
@@ -26,6 +27,19 @@ pub struct Member {
     pub removed: bool,
 }
 
+/// One operator, past or present: a person or a program that uses the API of the fleet's nodes from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operator {
+    /// Its name.
+    pub name: HostName,
+    /// Number of its certificate.
+    pub serial: Vec<u8>,
+    /// When the certificate ends, seconds since 1970.
+    pub expires_unix: u64,
+    /// Whether it was put out.
+    pub removed: bool,
+}
+
 /// The list, with a version that grows with every change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
@@ -35,6 +49,8 @@ pub struct Members {
     pub authority: HostName,
     /// Everybody who ever was a member. A name may stand there twice: removed, and let in again.
     pub list: Vec<Member>,
+    /// Everybody who ever was an operator, in the same way.
+    pub operators: Vec<Operator>,
 }
 
 /// As it stands on disk and on the wire.
@@ -46,6 +62,20 @@ pub struct MembersRecord {
     authority: HostName,
     #[n(2)]
     list: Vec<MemberRecord>,
+    #[n(3)]
+    operators: Option<Vec<OperatorRecord>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct OperatorRecord {
+    #[n(0)]
+    name: HostName,
+    #[n(1)]
+    serial: ByteVec,
+    #[n(2)]
+    expires_unix: u64,
+    #[n(3)]
+    removed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -67,10 +97,27 @@ impl Members {
         self.list.iter().any(|member| !member.removed && member.name == *name && member.serial == serial)
     }
 
+    /// Whether the certificate with this number is an operator's.
+    #[must_use]
+    pub fn admits_operator(&self, name: &HostName, serial: &[u8]) -> bool {
+        self.operators.iter().any(|one| !one.removed && one.name == *name && one.serial == serial)
+    }
+
+    /// Operators whose certificates still hold, at `now_unix` seconds since 1970.
+    pub fn present_operators(&self, now_unix: u64) -> impl Iterator<Item = &Operator> {
+        self.operators.iter().filter(move |one| !one.removed && one.expires_unix > now_unix)
+    }
+
     /// The present member of that name.
     #[must_use]
     pub fn find(&self, name: &HostName) -> Option<&Member> {
         self.list.iter().find(|member| !member.removed && member.name == *name)
+    }
+
+    /// Whether somebody has this name now, as a host or as an operator: the two are put out by the same word.
+    #[must_use]
+    pub fn taken(&self, name: &HostName, now_unix: u64) -> bool {
+        self.find(name).is_some() || self.present_operators(now_unix).any(|operator| operator.name == *name)
     }
 
     /// Everybody who is a member now, by name.
@@ -105,10 +152,17 @@ impl From<&Members> for MembersRecord {
             serial: member.serial.clone().into(),
             removed: member.removed,
         };
+        let operator = |one: &Operator| OperatorRecord {
+            name: one.name.clone(),
+            serial: one.serial.clone().into(),
+            expires_unix: one.expires_unix,
+            removed: one.removed,
+        };
         Self {
             version: members.version,
             authority: members.authority.clone(),
             list: members.list.iter().map(record).collect(),
+            operators: Some(members.operators.iter().map(operator).collect()),
         }
     }
 }
@@ -122,6 +176,14 @@ impl From<MembersRecord> for Members {
             removed: record.removed,
         };
         let list = record.list.into_iter().take(MEMBERS_MAX).map(member).collect();
-        Self { version: record.version, authority: record.authority, list }
+        let operator = |record: OperatorRecord| Operator {
+            name: record.name,
+            serial: record.serial.into(),
+            expires_unix: record.expires_unix,
+            removed: record.removed,
+        };
+        let operators = record.operators.unwrap_or_default();
+        let operators = operators.into_iter().take(MEMBERS_MAX).map(operator).collect();
+        Self { version: record.version, authority: record.authority, list, operators }
     }
 }

@@ -1,13 +1,14 @@
 //! Who is who in a fleet: its own authority, the certificates of nodes and operators, join tokens, revocation.
 //!
 //! Restoring a workload is running code as root, so nothing is believed that a certificate of this fleet's authority
-//! does not say. A certificate names a node and its usage; the list of members says which certificates still hold.
+//! does not say. A certificate names a node or an operator, and its usage; the list of members says which certificates still hold.
 
 pub mod authority;
 pub mod certificate;
 pub mod identity;
 pub mod join;
 pub mod members;
+pub mod operator;
 pub mod roster;
 pub mod tls;
 pub mod token;
@@ -40,7 +41,7 @@ pub fn init(state: &Path, name: &HostName) -> Result<Identity> {
         serial: certificate::read(&signed)?.serial,
         removed: false,
     };
-    Members { version: 1, authority: name.clone(), list: vec![member] }.save(state)?;
+    Members { version: 1, authority: name.clone(), list: vec![member], operators: Vec::new() }.save(state)?;
     Identity::create(state, &key.serialize_pem(), &signed, authority.certificate())
 }
 

@@ -41,6 +41,12 @@ impl Roster {
         self.list.borrow().admits(name, serial)
     }
 
+    /// Whether a certificate is a present operator's.
+    #[must_use]
+    pub fn admits_operator(&self, name: &HostName, serial: &[u8]) -> bool {
+        self.list.borrow().admits_operator(name, serial)
+    }
+
     /// Changes the list and raises its version; only on the authority's node. `change` says whether it changed anything.
     pub fn change(&self, change: impl FnOnce(&mut Members) -> Result<bool>) -> Result<Arc<Members>> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

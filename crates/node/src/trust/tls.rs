@@ -25,6 +25,9 @@ pub const PEER: &[u8] = b"ferry/1";
 /// Application protocol of a host that joins.
 pub const JOIN: &[u8] = b"ferry-join/1";
 
+/// Application protocol of the API.
+pub const HTTP: &[u8] = b"http/1.1";
+
 /// The configurations of a node.
 #[derive(Clone)]
 pub struct Tls {
@@ -34,6 +37,8 @@ pub struct Tls {
     pub server: Arc<ServerConfig>,
     /// For hosts that join; only of use on the authority's node.
     pub joining: Arc<ServerConfig>,
+    /// For operators, who speak HTTP.
+    pub api: Arc<ServerConfig>,
 }
 
 impl Tls {
@@ -59,7 +64,7 @@ impl Tls {
 
         let inner = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
         let inner = inner.build().map_err(|cause| unable(&cause))?;
-        let verifier = Arc::new(PeerAsClient { inner, roster: roster.clone() });
+        let verifier = |check| Arc::new(PeerAsClient { inner: inner.clone(), roster: roster.clone(), check });
         let server = || {
             let builder = ServerConfig::builder_with_provider(provider.clone());
             builder.with_protocol_versions(&[&rustls::version::TLS13]).map_err(|cause| unable(&cause))
@@ -75,8 +80,9 @@ impl Tls {
         };
         Ok(Self {
             client: Arc::new(client),
-            server: finish(server()?.with_client_cert_verifier(verifier), PEER)?,
+            server: finish(server()?.with_client_cert_verifier(verifier(present_node)), PEER)?,
             joining: finish(server()?.with_no_client_auth(), JOIN)?,
+            api: finish(server()?.with_client_cert_verifier(verifier(present_operator)), HTTP)?,
         })
     }
 }
@@ -109,6 +115,19 @@ fn present_node(certificate: &CertificateDer<'_>, roster: &Roster) -> Result<Sta
         return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
     }
     if !roster.admits(&said.name, &said.serial) {
+        return Err(Error::InvalidCertificate(CertificateError::Revoked));
+    }
+    Ok(said)
+}
+
+/// As [`present_node`], for an operator.
+fn present_operator(certificate: &CertificateDer<'_>, roster: &Roster) -> Result<Statement, Error> {
+    let said = certificate::read(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    if said.usage != Usage::Operator {
+        return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
+    }
+    if !roster.admits_operator(&said.name, &said.serial) {
         return Err(Error::InvalidCertificate(CertificateError::Revoked));
     }
     Ok(said)
@@ -167,6 +186,8 @@ impl ServerCertVerifier for PeerAsServer {
 struct PeerAsClient {
     inner: Arc<dyn ClientCertVerifier>,
     roster: Arc<Roster>,
+    /// Who may come in: the rest of the handshake is the same for nodes and operators.
+    check: fn(&CertificateDer<'_>, &Roster) -> Result<Statement, Error>,
 }
 
 impl ClientCertVerifier for PeerAsClient {
@@ -181,8 +202,64 @@ impl ClientCertVerifier for PeerAsClient {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(certificate, chain, now)?;
-        present_node(certificate, &self.roster)?;
+        (self.check)(certificate, &self.roster)?;
         Ok(verified)
+    }
+
+    signatures_as_inner!();
+}
+
+/// The configuration of an operator, who shows `chain` and believes nodes of the fleet of `authority`: the one that is named in
+/// the connection, or any of them.
+pub fn operator(
+    authority: &CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
+    key: rustls::pki_types::PrivateKeyDer<'static>,
+    any_node: bool,
+) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone()).map_err(|cause| unable(&cause))?;
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let inner = inner.build().map_err(|cause| unable(&cause))?;
+    let config =
+        ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+    let config = config
+        .map_err(|cause| unable(&cause))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(NodeOfFleet { inner, any_node }));
+    let mut config = config.with_client_auth_cert(chain, key).map_err(|cause| unable(&cause))?;
+    config.alpn_protocols = vec![HTTP.to_vec()];
+    config.enable_sni = false;
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+#[derive(Debug)]
+struct NodeOfFleet {
+    inner: Arc<WebPkiServerVerifier>,
+    any_node: bool,
+}
+
+impl ServerCertVerifier for NodeOfFleet {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let said = certificate::read(certificate)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        // An operator's certificate cannot play a node: it has another usage and another kind of name.
+        if !said.usage.is_node() {
+            return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
+        }
+        let own = certificate::server_name(&said.name);
+        let own = own.map_err(|_| Error::InvalidCertificate(CertificateError::NotValidForName))?;
+        let name = if self.any_node { &own } else { name };
+        self.inner.verify_server_cert(certificate, chain, name, ocsp, now)
     }
 
     signatures_as_inner!();

@@ -1,7 +1,10 @@
-//! Each attack on the trust between nodes, tried on real nodes over loopback.
+//! Each attack on the trust between nodes, and on what operators may do, tried on real nodes over loopback.
 
+mod operators;
+
+use crate::api::who::Who;
 use crate::audit;
-use crate::node::Node;
+use crate::node::{Addresses, Node};
 use crate::peers::wire::{Reply, Request};
 use crate::peers::{self, Peers};
 use crate::trust::authority::Authority;
@@ -29,6 +32,8 @@ struct TestNode {
     runtime: tokio::runtime::Runtime,
     node: Arc<Node>,
     address: String,
+    /// Where its API is for operators.
+    api: String,
 }
 
 impl TestNode {
@@ -55,10 +60,11 @@ impl TestNode {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let identity = Identity::require(dir.path()).unwrap();
         let roster = Roster::new(dir.path(), Members::load(dir.path()).unwrap().unwrap());
-        let (peers, listener) = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            (Peers::new(&identity, &roster).unwrap(), listener)
+        let (peers, listener, operators) = runtime.block_on(async {
+            let bind = || tokio::net::TcpListener::bind("127.0.0.1:0");
+            (Peers::new(&identity, &roster).unwrap(), bind().await.unwrap(), bind().await.unwrap())
         });
+        let api = operators.local_addr().unwrap().to_string();
         let address = listener.local_addr().unwrap().to_string();
         if identity.is_authority() {
             let name = identity.name().clone();
@@ -68,17 +74,29 @@ impl TestNode {
             state: dir.path().to_owned(),
             run: dir.path().join("run"),
             listen: Some(address.clone()),
+            api_listen: Some(api.clone()),
             advertise: None,
             bridge: "ferry0".to_owned(),
             ferry: "/nonexistent".into(),
         };
-        let node = Node::new(config, identity, peers.clone(), Some(address.clone())).unwrap();
+        let node = Node::new(
+            config,
+            identity,
+            peers.clone(),
+            Addresses { peers: Some(address.clone()), api: Some(api.clone()) },
+        )
+        .unwrap();
         runtime.spawn(peers::listen(listener, peers, node.clone()));
-        Self { dir, runtime, node, address }
+        {
+            let _inside = runtime.enter();
+            let operators = crate::api::remote::OperatorListener::new(operators, node.clone()).unwrap();
+            runtime.spawn(crate::api::serve_operators(operators, node.clone()));
+        }
+        Self { dir, runtime, node, address, api }
     }
 
     fn token(&self, name: &str) -> String {
-        self.node.token(&TokenRequest { name: host(name), valid_seconds: 60 }).unwrap().token
+        self.node.token(&Who::Local, &TokenRequest { name: host(name), valid_seconds: 60 }).unwrap().token
     }
 
     fn ping(&self, to: &str) -> Result<Reply, ferry_model::error::Error> {
@@ -306,7 +324,7 @@ fn who_is_put_out_loses_open_connections_at_once_and_gets_no_new_ones() {
     let mut from_alpha = alpha.node.peers().connect(&host("beta"), Purpose::Node).unwrap();
     open.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     from_alpha.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    alpha.node.put_out(&host("beta")).unwrap();
+    alpha.node.put_out(&Who::Local, &host("beta")).unwrap();
     let began = Instant::now();
     assert_eq!(open.read(&mut [0; 1]).unwrap_or(0), 0, "the connection from it is closed");
     assert_eq!(from_alpha.read(&mut [0; 1]).unwrap_or(0), 0, "and the one to it");
@@ -339,7 +357,7 @@ fn a_token_opens_once_and_only_in_time_and_only_under_its_name() {
     guessed.secret = [1; 32];
     assert!(attempt(&guessed.to_text().unwrap()).message.contains("not issued"));
     // Expired, as the authority's clock says, whatever the joiner's token claims.
-    let soon = alpha.node.token(&TokenRequest { name: host("late"), valid_seconds: 1 }).unwrap();
+    let soon = alpha.node.token(&Who::Local, &TokenRequest { name: host("late"), valid_seconds: 1 }).unwrap();
     std::thread::sleep(Duration::from_millis(2100));
     assert!(attempt(&soon.token).message.contains("expired"));
     let mut stretched = Token::parse(&soon.token).unwrap();
@@ -349,7 +367,7 @@ fn a_token_opens_once_and_only_in_time_and_only_under_its_name() {
     let dir = tempfile::tempdir().unwrap();
     trust::join(dir.path(), &token, None).unwrap();
     assert!(attempt(&token).message.contains("already"));
-    alpha.node.put_out(&host("beta")).unwrap();
+    alpha.node.put_out(&Who::Local, &host("beta")).unwrap();
     assert!(attempt(&token).message.contains("used before"));
     alpha.audited("used before");
 }
