@@ -10,7 +10,8 @@ use ferry_model::handover::Outcome;
 use ferry_model::ids::WorkloadId;
 use ferry_model::planning::Method;
 use ferry_session::movement::{CloneSpec, Node};
-use ferry_session::shim::Client;
+use ferry_session::shim::stream::Frame;
+use ferry_session::shim::{Client, Size};
 use ferry_session::shim::protocol::Exit;
 use libtest_mimic::{Arguments, Trial};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ fn main() {
             common::run(changing),
         ),
         Trial::test("a_big_file_that_was_written_long_before_is_not_in_the_pause", common::run(big)),
+        Trial::test("lines_that_were_typed_and_not_read_go_along", common::run(typed_lines)),
+        Trial::test("keys_that_were_typed_and_not_read_go_along", common::run(typed_keys)),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -191,6 +194,41 @@ fn big() {
     let stream = two.b.shim(id).exec(common::exec_spec(&["/bin/sh", "-c", "echo >/go"])).unwrap();
     assert_eq!(common::read_all(&mut { stream }).2, Exit::Code(0));
     two.wait_for_log(&two.b, id, &format!("ready\n{}  -\n", sum.split(' ').next().unwrap()));
+
+fn typed_lines() {
+    let read = r#"while (<STDIN>) { chomp; print "<$_>\n"; }"#;
+    typed_ahead(18, "stty -echo", read, b"one\rtwo\rpart", b"ial\r", "ready\r\n<one>\r\n<two>\r\n<partial>\r\n");
+}
+
+fn typed_keys() {
+    let read = r#"while (sysread STDIN, $key, 1) { printf "%d ", ord $key; }"#;
+    // Ctrl-C and Ctrl-D are keys as any other in this mode.
+    typed_ahead(19, "stty raw -echo", read, b"ab\x03\x04\r", b"q", "ready\n97 98 3 4 13 113 ");
+}
+
+/// A program on a terminal reads nothing until it is told to, which is at the target; `typed` at the source and `later` there.
+fn typed_ahead(number: u8, mode: &str, read: &str, typed: &[u8], later: &[u8], wanted: &str) {
+    let two = two();
+    let program = format!(
+        r#"$| = 1; system "{mode}"; print "ready\n"; select undef, undef, undef, 0.02 until -e "/go"; {read}"#
+    );
+    let mut what = spec(number, &["/usr/bin/perl", "-e", &program]);
+    what.terminal = Some(Size { rows: 24, columns: 80 });
+    let id = two.a.start(what);
+    let begin = wanted.split_once('<').map_or("ready\n", |(begin, _)| begin);
+    two.wait_for_log(&two.a, id, begin);
+    let mut stream = two.a.shim(id).attach(None).unwrap();
+    Frame::Input(typed.to_vec()).send(&mut stream).unwrap();
+    // It has typed what came before when it answers.
+    two.a.shim(id).status().unwrap();
+    let mv = two.a.movements().begin(two.a.request(id, &two.b)).unwrap();
+    let ended = two.a.movements().wait(mv);
+    assert_eq!(ended, Ok(Outcome::Moved), "{:#?}", two.a.movements().get(mv).unwrap().recorder.events());
+    let mut stream = two.b.shim(id).attach(None).unwrap();
+    Frame::Input(later.to_vec()).send(&mut stream).unwrap();
+    let go = two.b.shim(id).exec(common::exec_spec(&["/bin/sh", "-c", "echo >/go"])).unwrap();
+    assert_eq!(common::read_all(&mut { go }).2, Exit::Code(0));
+    two.wait_for_log(&two.b, id, wanted);
 }
 
 impl Two {

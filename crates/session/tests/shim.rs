@@ -22,6 +22,7 @@ fn main() {
         Trial::test("a_terminal_is_typed_on_and_read", common::run(terminal)),
         Trial::test("frozen_means_still_and_thawed_means_on", common::run(freeze)),
         Trial::test("a_killed_shim_is_replaced_and_its_workload_never_notices", common::run(replaced)),
+        Trial::test("a_terminal_outlives_the_shim_that_read_it", common::run(terminal_kept)),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -114,6 +115,52 @@ fn replaced() {
     assert_ne!(status.shim_pid, old.shim_pid);
     shim.signal(15).unwrap();
     assert_eq!(shim.wait().unwrap(), Exit::Signal(15));
+    shim.destroy().unwrap();
+    place.assert_empty("w");
+}
+
+fn terminal_kept() {
+    let place = Place::new();
+    let mut shim = place.shim("w");
+    let script = "stty -echo; i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; sleep 0.02; done; \
+                  while read line; do echo \"<$line>\"; done";
+    let mut what = spec(7, &["/bin/sh", "-c", script]);
+    what.terminal = Some(Size { rows: 33, columns: 99 });
+    shim.start(what).unwrap();
+    let log = std::path::PathBuf::from(shim.log());
+    let wait_for = |wanted: &str| {
+        let end = std::time::Instant::now() + common::LONG;
+        loop {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            if text.contains(wanted) {
+                return text;
+            }
+            assert!(std::time::Instant::now() < end, "waited for {wanted:?} in {text:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait_for("10\r\n");
+    let old = shim.status().unwrap();
+    common::kill(old.shim_pid);
+    // Nobody reads the terminal now; what the program writes waits in it.
+    std::thread::sleep(Duration::from_millis(300));
+    let mut shim = Client::spawn(&common::program(), &place.dir("w"), true).unwrap();
+    let status = shim.status().unwrap();
+    assert_eq!((status.phase, status.pid), (Phase::Running, old.pid), "no hang-up ended it");
+    let text = wait_for("100\r\n");
+    let counted: Vec<&str> = text.lines().collect();
+    let wanted: Vec<String> = (1..=100).map(|number| number.to_string()).collect();
+    assert_eq!(counted, wanted, "what was written meanwhile is all there");
+    let mut stream = place.shim("w").attach(None).unwrap();
+    Frame::Input(b"typed\r".to_vec()).send(&mut stream).unwrap();
+    wait_for("<typed>");
+    // And once more, to see that the copy was a copy.
+    common::kill(shim.status().unwrap().shim_pid);
+    let mut shim = Client::spawn(&common::program(), &place.dir("w"), true).unwrap();
+    let mut stream = place.shim("w").attach(None).unwrap();
+    Frame::Input(b"again\r\x04".to_vec()).send(&mut stream).unwrap();
+    wait_for("<again>");
+    assert_eq!(shim.wait().unwrap(), Exit::Code(0));
     shim.destroy().unwrap();
     place.assert_empty("w");
 }

@@ -1,15 +1,22 @@
 //! `ferry attach`: this terminal becomes the workload's.
 
+use crate::client::Client;
 use crate::context::Context;
 use crate::stream::{End, relay};
 use crate::verbs::workload_path;
+use ferry_model::api::{Workload, WorkloadState};
 use ferry_model::error::Result;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// How long a move may take to say where its workload is, after it has let go of the terminal.
+const MOVED_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Connect this terminal to a workload's
 ///
-/// Ctrl-P Ctrl-Q leaves it; the workload goes on. A workload without a terminal shows what it writes.
+/// Ctrl-P Ctrl-Q leaves it; the workload goes on. A workload without a terminal shows what it writes. When it moves to another
+/// host the connection ends, and you are told where to attach to it again: its terminal moves with it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Example:
@@ -26,8 +33,34 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let client = context.client()?;
     let path = workload_path(&args.workload, "/attach");
     let terminal = std::io::stdin().is_terminal();
-    match relay(client.socket(), &path, &serde_json::json!({}), terminal, true)? {
+    match relay(&client, &path, &serde_json::json!({}), terminal, true)? {
         End::Exit(code) => Ok(ExitCode::from(code)),
-        End::Detached | End::Closed => Ok(ExitCode::SUCCESS),
+        End::Detached => Ok(ExitCode::SUCCESS),
+        End::Closed => {
+            say_where(&client, &args.workload);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The connection ended, and not the program: says where it is now and how to come back to it.
+pub fn say_where(client: &Client, workload: &str) {
+    let end = Instant::now() + MOVED_TIME_MAX;
+    let found = loop {
+        let listed: Vec<Workload> = client.get("/v1/workloads").unwrap_or_default();
+        let is_it = |one: &Workload| one.name == workload || one.id.to_string().starts_with(workload);
+        let found = listed.into_iter().find(is_it);
+        let moving = found.as_ref().is_some_and(|one| one.state == WorkloadState::Moving);
+        if !moving || Instant::now() > end {
+            break found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    match found {
+        Some(one) if one.state == WorkloadState::Gone => {
+            eprintln!("\n{0} moved to {1} with its terminal; come back on {1} with: ferry attach {0}", one.name, one.host);
+        }
+        Some(one) => eprintln!("\n{0} goes on; come back with: ferry attach {0}", one.name),
+        None => eprintln!("\n{workload} is not here any more; `ferry ps --all` shows what is"),
     }
 }

@@ -3,10 +3,11 @@
 //! It is a fork of the shim without an exec, so it needs no file of its own in the capsule; it has one thread and
 //! nothing mapped that its children could not unmap. It is furniture: never captured and never moved. Restoring makes
 //! a workload's first tasks as its children, by remote calls in it; between two of its system calls it has no state
-//! that this could hurt. It does not end with the shim: the next shim connects anew.
+//! that this could hurt. It does not end with the shim: the next shim connects anew, and gets back the one descriptor that
+//! init holds for it, the master of the workload's terminal.
 
 use super::error::{Error, Result};
-use super::line::{Description, Event, START};
+use super::line::{Description, Event, GIVE, KEEP, START};
 use super::spec::Spec;
 use super::{furnish, mounts, root};
 use ferry_sys::fork::{self, Clone3, Forked};
@@ -118,6 +119,7 @@ fn keep_only(kept: &[i32]) -> io::Result<()> {
 fn serve(listening: &OwnedFd, signals: &OwnedFd, line: OwnedFd) -> ! {
     let mut line = Some(line);
     let mut ends: VecDeque<Event> = VecDeque::new();
+    let mut kept: Option<OwnedFd> = None;
     loop {
         let mut watched = vec![PollFd::new(listening, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         if let Some(line) = &line {
@@ -142,7 +144,7 @@ fn serve(listening: &OwnedFd, signals: &OwnedFd, line: OwnedFd) -> ! {
         }
         if ready.get(2) == Some(&true)
             && let Some(current) = line.take()
-            && answer(&current).is_ok()
+            && answer(&current, &mut kept).is_ok()
         {
             line = Some(current);
         }
@@ -162,11 +164,20 @@ pub(super) fn accept(listening: &OwnedFd) -> Option<OwnedFd> {
 }
 
 /// Serves one request.
-fn answer(line: &OwnedFd) -> io::Result<()> {
+fn answer(line: &OwnedFd, kept: &mut Option<OwnedFd>) -> io::Result<()> {
     let mut buffer = [0; 8];
-    let (length, descriptors) = scm::receive(line, &mut buffer, RecvFlags::DONTWAIT)?;
-    if buffer[..length] != [START] {
-        return Err(io::ErrorKind::InvalidData.into());
+    let (length, mut descriptors) = scm::receive(line, &mut buffer, RecvFlags::DONTWAIT)?;
+    match buffer[..length] {
+        [START] => {}
+        [KEEP] => {
+            *kept = descriptors.pop();
+            return scm::send(line, &Event::Kept.to_bytes(), &[]);
+        }
+        [GIVE] => {
+            let held: Vec<BorrowedFd<'_>> = kept.iter().map(AsFd::as_fd).collect();
+            return scm::send(line, &Event::Kept.to_bytes(), &held);
+        }
+        _ => return Err(io::ErrorKind::InvalidData.into()),
     }
     let mut descriptors = descriptors.into_iter();
     let (Some(description), Some(errors), Some(cgroup)) =

@@ -2,7 +2,8 @@
 //!
 //! The shim asks for a program to be started: one byte, with descriptors (the description as CBOR in a memory file, a
 //! pipe for errors, the cgroup to be born in, then up to three for standard input, output and error). Init tells what
-//! became of it, and the end of each of its children. Every connection begins with all ends that init knows, so that a
+//! became of it, and the end of each of its children. The shim may also give init one descriptor to hold, and ask for it
+//! again. Every connection begins with all ends that init knows, so that a
 //! shim that was replaced misses none.
 
 use super::error::{Doing, Error, Result};
@@ -19,8 +20,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The one request.
+/// Request: start a program.
 pub(super) const START: u8 = 1;
+/// Request: hold the descriptor that comes along.
+pub(super) const KEEP: u8 = 2;
+/// Request: give a copy of the descriptor that is held.
+pub(super) const GIVE: u8 = 3;
 /// Largest description of a program: twice the kernel's own default limit for arguments and environment.
 pub(super) const DESCRIPTION_BYTES_MAX: u64 = 4 << 20;
 const SOCKET: &str = "init.sock";
@@ -34,6 +39,8 @@ pub(super) enum Event {
     NotStarted(i32),
     /// A child has ended: process id inside, and raw wait status.
     Ended(i32, i32),
+    /// What is held, with its descriptor if it was asked for and there is one.
+    Kept,
 }
 
 impl Event {
@@ -44,6 +51,7 @@ impl Event {
             Self::Started(pid) => [1, pid, 0],
             Self::NotStarted(errno) => [2, errno, 0],
             Self::Ended(pid, status) => [3, pid, status],
+            Self::Kept => [4, 0, 0],
         };
         let mut bytes = [0; Self::BYTES];
         for (place, field) in bytes.chunks_exact_mut(4).zip(fields) {
@@ -59,6 +67,7 @@ impl Event {
             1 => Some(Self::Started(field(4))),
             2 => Some(Self::NotStarted(field(4))),
             3 => Some(Self::Ended(field(4), field(8))),
+            4 => Some(Self::Kept),
             _ => None,
         }
     }
@@ -180,7 +189,7 @@ mod tests {
 
     #[test]
     fn events_and_descriptions_read_back() {
-        for event in [Event::Started(2), Event::NotStarted(2), Event::Ended(2, 256)] {
+        for event in [Event::Started(2), Event::NotStarted(2), Event::Ended(2, 256), Event::Kept] {
             assert_eq!(Event::from_bytes(&event.to_bytes()), Some(event));
         }
         assert_eq!(Event::from_bytes(&[9; 12]), None);

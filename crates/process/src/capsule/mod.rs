@@ -12,6 +12,7 @@ mod furnish;
 mod group;
 mod init;
 mod ipc;
+mod keep;
 mod line;
 mod mapped;
 mod mounts;

@@ -114,7 +114,8 @@ fn stopped(request: &Request, writer: &mut Writer, begin: Instant) -> Result<Don
         seized.capture(&Context::default()).map_err(unable)?;
     let furniture = streams::outside(&tasks);
     let objects = state.objects.iter().map(|object| (object.device, object.inode)).collect();
-    let held = files::capture(&tasks, &FilesContext { furniture: &furniture, objects })?;
+    let ctx = FilesContext { furniture: &furniture, objects, ..FilesContext::default() };
+    let held = files::capture(&tasks, &ctx)?;
     state.files = held.files;
     let mut held = Connections(held.held);
     let state_us = micros(since);

@@ -50,7 +50,8 @@ impl Workload {
             None => None,
         };
         let record = self.record.as_ref().ok_or_else(no_capsule)?;
-        let envelope = Envelope { state, first: record.first, exit: record.exit, network };
+        let typed = self.terminal.as_ref().map(|terminal| terminal.typed().to_vec().into());
+        let envelope = Envelope { state, first: record.first, exit: record.exit, network, typed };
         Ok((envelope.to_bytes(), taken.spaces))
     }
 

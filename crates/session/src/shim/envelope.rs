@@ -4,6 +4,7 @@ use super::protocol::Exit;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_network::Identity;
 use ferry_process::records::State;
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
 /// The whole of it.
@@ -21,6 +22,9 @@ pub struct Envelope {
     /// Its network identity, where it has one: with routes and neighbours as they were.
     #[n(3)]
     pub network: Option<Identity>,
+    /// What was typed on its terminal, and did not fit into the terminal's own buffer.
+    #[n(4)]
+    pub typed: Option<ByteVec>,
 }
 
 impl Envelope {

@@ -35,7 +35,11 @@ impl Workload {
     pub(super) fn capture_files(&self, tasks: &[TaskRef], state: &mut State) -> Result<Held> {
         let objects = state.objects.iter().map(|object| (object.device, object.inode)).collect();
         let furniture = self.furniture();
-        let captured = files::capture(&refs(tasks), &FilesContext { furniture: &furniture, objects })?;
+        let terminal = self.terminal.as_ref();
+        let masters = terminal.and_then(|terminal| Some((terminal.number()?, terminal.master())));
+        let masters = masters.into_iter().collect();
+        let ctx = FilesContext { furniture: &furniture, masters, objects };
+        let captured = files::capture(&refs(tasks), &ctx)?;
         state.files = captured.files;
         Ok(captured.held)
     }
@@ -49,7 +53,25 @@ impl Workload {
         if wanted && self.terminal.is_none() {
             let size = super::Size { rows: 24, columns: 80 };
             let opened = Terminal::open(capsule.root_fd(), size);
-            self.terminal = Some(opened.map_err(|e| unable("The terminal could not be made", &e))?.0);
+            self.have_terminal(opened.map_err(|e| unable("The terminal could not be made", &e))?.0)?;
+        }
+        Ok(())
+    }
+
+    /// The workload's terminal from now on; the capsule's init holds it too, for the next shim.
+    pub(super) fn have_terminal(&mut self, terminal: Terminal) -> Result<()> {
+        self.capsule.as_mut().ok_or_else(no_capsule)?.keep(terminal.master().as_fd())?;
+        self.terminal = Some(terminal);
+        Ok(())
+    }
+
+    /// The terminal of the workload whose shim has died, from the capsule's init.
+    pub(super) fn regain_terminal(&mut self) -> Result<()> {
+        let has_one = self.record.as_ref().is_some_and(|record| record.spec.terminal.is_some());
+        let Some(capsule) = self.capsule.as_mut().filter(|_| has_one) else { return Ok(()) };
+        if let Some(master) = capsule.kept()? {
+            let terminal = Terminal::from_master(master);
+            self.terminal = Some(terminal.map_err(|e| unable("The terminal could not be taken over", &e))?);
         }
         Ok(())
     }

@@ -22,6 +22,8 @@ pub(super) enum Building {
         puppets: Puppets,
         /// What they become.
         state: Box<State>,
+        /// What is typed on their terminal once it has what it had.
+        typed: Vec<u8>,
     },
     /// Whole and frozen; its connections are still in repair mode.
     Whole(Recreated),
@@ -54,7 +56,7 @@ impl Workload {
     }
 
     fn make_puppets(&mut self, spec: &Spec, envelope: Envelope, as_clone: bool) -> Result<Vec<SpaceAccess>> {
-        let Envelope { mut state, first, exit, network } = envelope;
+        let Envelope { mut state, first, exit, network, typed } = envelope;
         let Some(mut record) = state.capsule.clone() else {
             return Err(Error::new(Kind::Refused, "The state is of a tree that lived in no capsule"));
         };
@@ -99,7 +101,7 @@ impl Workload {
             (record.first, record.exit) = (first, exit);
         }
         self.save()?;
-        self.building = Some(Building::Puppets { puppets, state: Box::new(state) });
+        self.building = Some(Building::Puppets { puppets, state: Box::new(state), typed: typed.map(Into::into).unwrap_or_default() });
         Ok(spaces)
     }
 
@@ -107,7 +109,13 @@ impl Workload {
     pub(super) fn finish(&mut self) -> Result<()> {
         self.require(&[Phase::Building], "be finished")?;
         let finished = match self.building.take() {
-            Some(Building::Puppets { puppets, state }) => self.finish_puppets(puppets, &state),
+            Some(Building::Puppets { puppets, state, typed }) => {
+                self.finish_puppets(puppets, &state).map(|()| {
+                    if let Some(terminal) = &mut self.terminal {
+                        terminal.write(&typed);
+                    }
+                })
+            }
             Some(whole @ Building::Whole(_)) => {
                 self.building = Some(whole);
                 Ok(())

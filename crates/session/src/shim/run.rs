@@ -182,7 +182,7 @@ impl Server {
         match source {
             Source::Listener => self.accept(),
             Source::Init => {}
-            Source::Terminal => self.pump_terminal(),
+            Source::Terminal => drop(self.pump_terminal()),
             Source::Connection(at) => {
                 if self.serve_connection(at, events).is_err() {
                     self.close(at);
@@ -251,6 +251,10 @@ impl Server {
             self.connections[at].mode = Mode::Waiting;
             self.answer_waiting();
             return Ok(());
+        }
+        if matches!(request, Request::Capture) {
+            // What the terminal shows belongs to the log and to who looks on, here; what was typed goes along.
+            while self.pump_terminal() {}
         }
         let destroys = matches!(request, Request::Destroy);
         let answered = match request {
@@ -339,10 +343,11 @@ impl Server {
         }
     }
 
-    fn pump_terminal(&mut self) {
-        let Some(terminal) = &mut self.workload.terminal else { return };
+    /// Passes on what the terminal shows, a piece of it; whether there was one.
+    fn pump_terminal(&mut self) -> bool {
+        let Some(terminal) = &mut self.workload.terminal else { return false };
         terminal.write(&[]);
-        let Some(bytes) = terminal.read().filter(|bytes| !bytes.is_empty()) else { return };
+        let Some(bytes) = terminal.read().filter(|bytes| !bytes.is_empty()) else { return false };
         self.workload.append_to_log(&bytes);
         let frame = Frame::Output(bytes);
         for connection in &mut self.connections {
@@ -350,6 +355,7 @@ impl Server {
                 connection.ending = true;
             }
         }
+        true
     }
 
     fn connection_of(&self, number: u64) -> Option<usize> {
@@ -385,7 +391,7 @@ impl Server {
             }
         }
         if matches!(self.workload.phase(), Phase::Exited | Phase::Lost) {
-            self.pump_terminal();
+            while self.pump_terminal() {}
             self.answer_waiting();
             for at in 0..self.connections.len() {
                 if self.connections[at].mode == Mode::Attached {

@@ -1,5 +1,5 @@
 //! The workload's terminal: a pseudo-terminal of the capsule's own devpts, so that its programs find it by its name there. The
-//! shim holds the master.
+//! shim reads and writes the master; the capsule's init holds a copy of it, so that it outlives the shim.
 
 use super::spec::Size;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,13 +7,12 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 
 /// A terminal's master side.
 #[derive(Debug)]
 pub(super) struct Terminal {
-    master: File,
+    master: OwnedFd,
     /// Typed and not yet taken by the terminal, bytes.
     typed: Vec<u8>,
 }
@@ -39,11 +38,21 @@ impl Terminal {
     /// Takes over a master that somebody else made.
     pub(super) fn from_master(master: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&master, true)?;
-        Ok(Self { master: master.into(), typed: Vec::new() })
+        Ok(Self { master, typed: Vec::new() })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.master.as_fd()
+    }
+
+    /// The master side.
+    pub(super) fn master(&self) -> &OwnedFd {
+        &self.master
+    }
+
+    /// What was typed and the terminal has not taken yet: its buffer is small.
+    pub(super) fn typed(&self) -> &[u8] {
+        &self.typed
     }
 
     /// Whether something waits to be typed.
@@ -54,14 +63,12 @@ impl Terminal {
     /// What the terminal shows; `None`: no program has it open just now.
     pub(super) fn read(&mut self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 32 << 10];
-        match self.master.read(&mut buffer) {
+        match rustix::io::read(&self.master, &mut buffer) {
             Ok(count) => {
                 buffer.truncate(count);
                 Some(buffer)
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.kind() == io::ErrorKind::Interrupted => {
-                Some(Vec::new())
-            }
+            Err(Errno::AGAIN | Errno::INTR) => Some(Vec::new()),
             Err(_) => None,
         }
     }
@@ -72,11 +79,11 @@ impl Terminal {
             self.typed.extend_from_slice(bytes);
         }
         while !self.typed.is_empty() {
-            match self.master.write(&self.typed) {
+            match rustix::io::write(&self.master, &self.typed) {
                 Ok(count) => {
                     self.typed.drain(..count);
                 }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(Errno::INTR) => {}
                 Err(_) => return,
             }
         }

@@ -77,6 +77,11 @@ impl Workload {
         workload.capsule = opened;
         workload.record = Some(record);
         workload.save()?;
+        if let Err(error) = workload.regain_terminal() {
+            // An init of an older Ferry holds none and has closed the line: the workload is worth more than its terminal.
+            eprintln!("The workload's terminal is lost: {error}");
+            workload.capsule = Capsule::open(dir).ok();
+        }
         Ok(workload)
     }
 
@@ -188,7 +193,7 @@ impl Workload {
             Some(size) => {
                 let opened = Terminal::open(capsule.root_fd(), size);
                 let (terminal, slave) = opened.map_err(|e| unable("The terminal could not be made", &e))?;
-                self.terminal = Some(terminal);
+                self.have_terminal(terminal)?;
                 let copy = || slave.try_clone();
                 vec![copy(), copy(), copy()]
             }

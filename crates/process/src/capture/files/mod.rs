@@ -32,7 +32,7 @@ use crate::records::Files;
 use crate::records::file::{Description, Kind, Table};
 use class::Class;
 use rustix::fd::OwnedFd;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use survey::Survey;
 
 /// Bytes of queues and nameless files that are carried in the records at most, for one workload.
@@ -65,6 +65,8 @@ pub enum FurnitureKind {
 pub struct FilesContext<'a> {
     /// What Ferry holds the far end of.
     pub furniture: &'a [Furniture],
+    /// Master sides that Ferry holds, by the number of the terminal: with them it is seen what was typed and not read yet.
+    pub masters: BTreeMap<u32, &'a OwnedFd>,
     /// Memory objects that are captured with their content elsewhere, by device and inode (`st_dev`, `st_ino`).
     pub objects: BTreeSet<(u64, u64)>,
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::cell::OnceCell;
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 /// One open file description, as seen through one of its descriptors.
@@ -73,6 +73,7 @@ pub(crate) struct Survey<'a> {
     pub(crate) tables: Vec<TableLook>,
     pub(crate) looks: Vec<Look>,
     pub(crate) furniture: &'a [Furniture],
+    pub(crate) masters: &'a BTreeMap<u32, &'a OwnedFd>,
     pub(crate) objects: &'a BTreeSet<(u64, u64)>,
     pub(crate) tasks: Vec<TaskRef>,
     unix: OnceCell<HashMap<u32, UnixInfo>>,
@@ -88,6 +89,7 @@ impl<'a> Survey<'a> {
             tables: Vec::new(),
             looks: Vec::new(),
             furniture: ctx.furniture,
+            masters: &ctx.masters,
             objects: &ctx.objects,
             tasks: tasks.to_vec(),
             unix: OnceCell::new(),

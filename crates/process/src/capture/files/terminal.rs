@@ -46,7 +46,8 @@ pub(super) fn capture(capture: &mut Capture<'_>, look: &Look, index: u32) -> Res
     {
         (terminal.mode, terminal.uid, terminal.gid) = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid);
     }
-    if let (Some(master), Some(slave)) = (&master, &slave) {
+    let held = survey.masters.get(&index).copied();
+    if let (Some(master), Some(slave)) = (master.as_ref().or(held), &slave) {
         // Descriptions of our own, so that non-blocking reads need no change of the workload's flags.
         let master_only = crate::terminal::Quiet::new(master, slave).map_err(Error::kernel(what()))?;
         let waiting = master_only.take().map_err(Error::kernel(what()))?;
