@@ -118,3 +118,43 @@ pub enum Verb {
     #[command(hide = true)]
     KvClient(crate::demo::kv::client::Args),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::{CommandFactory, Parser};
+
+    /// The words of a line as a shell takes them: quotes, and nothing behind a pipe, a redirection or a wide gap.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.trim();
+        let line = ["   ", "  #", " | ", " > ", " < ", " && ", " &"]
+            .iter()
+            .fold(line, |line, end| line.split_once(end).map_or(line, |(command, _)| command));
+        let mut words = vec![String::new()];
+        let mut quoted = false;
+        for character in line.chars() {
+            match character {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                other => words.last_mut().unwrap().push(other),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn the_examples_of_every_verb_parse() {
+        let command = Cli::command();
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let help = verb.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  ferry ")).collect();
+            assert!(!examples.is_empty(), "ferry {} has no example", verb.get_name());
+            for example in examples {
+                if let Err(error) = Cli::try_parse_from(words(example)) {
+                    panic!("ferry {}: {example}: {error}", verb.get_name());
+                }
+            }
+        }
+    }
+}

@@ -21,13 +21,23 @@ pub struct Progress {
     terminal: bool,
     enabled: bool,
     phase: Option<(Phase, u64)>,
+    /// Lines of the first 250 ms: printed if it takes longer.
+    early: Vec<String>,
 }
 
 impl Progress {
     /// Shows `label`. Not `enabled` (`--json`): shows nothing.
     pub fn new(label: impl Into<String>, enabled: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self { began: Instant::now(), label: label.into(), bar: None, terminal, enabled, phase: None }
+        Self {
+            began: Instant::now(),
+            label: label.into(),
+            bar: None,
+            terminal,
+            enabled,
+            phase: None,
+            early: Vec::new(),
+        }
     }
 
     /// Takes an event of a move.
@@ -42,7 +52,7 @@ impl Progress {
                 self.message(phase_name(*phase));
                 self.position(*bytes, *bytes_total);
             }
-            What::Note { text } => self.line(text),
+            What::Note { text } => self.note(text),
             What::End { .. } => self.finish(),
             #[allow(unreachable_patterns, reason = "the stream may grow")]
             _ => {}
@@ -76,15 +86,24 @@ impl Progress {
     fn phase_ended(&mut self, phase: Phase, at_us: u64) {
         let began = self.phase.filter(|(open, _)| *open == phase).map_or(at_us, |(_, began)| began);
         if !self.terminal && self.enabled {
-            eprintln!("{}: {} {}", self.label, phase_name(phase), span_us(at_us.saturating_sub(began)));
+            let took = span_us(at_us.saturating_sub(began));
+            self.line(format!("{}: {} {took}", self.label, phase_name(phase)));
         }
     }
 
-    fn line(&self, text: &str) {
+    /// A note is no progress: it is shown whenever it comes.
+    fn note(&mut self, text: &str) {
         match &self.bar {
             _ if !self.enabled => {}
             Some(bar) => bar.println(format!("{}: {text}", self.label)),
             None => eprintln!("{}: {text}", self.label),
+        }
+    }
+
+    fn line(&mut self, text: String) {
+        self.early.push(text);
+        for line in due(&mut self.early, self.began.elapsed()) {
+            eprintln!("{line}");
         }
     }
 
@@ -101,6 +120,11 @@ impl Progress {
     }
 }
 
+/// The lines that are due: none before it has taken a while, then all.
+fn due(early: &mut Vec<String>, elapsed: Duration) -> Vec<String> {
+    if elapsed < QUIET { Vec::new() } else { std::mem::take(early) }
+}
+
 /// A phase in a word or two.
 pub fn phase_name(phase: Phase) -> &'static str {
     match phase {
@@ -114,5 +138,19 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::Resume => "resume",
         Phase::PostCopy => "post-copy",
         Phase::Finish => "finish",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quick_says_nothing_and_what_is_not_says_all() {
+        let mut early = vec!["plan".to_owned()];
+        assert_eq!(due(&mut early, Duration::from_millis(249)), Vec::<String>::new());
+        early.push("freeze".to_owned());
+        assert_eq!(due(&mut early, Duration::from_millis(250)), ["plan", "freeze"]);
+        assert_eq!(due(&mut early, Duration::from_millis(251)), Vec::<String>::new());
     }
 }

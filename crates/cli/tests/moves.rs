@@ -109,3 +109,35 @@ fn a_clone_has_a_name_of_its_own_and_the_original_goes_on() {
     let before = (lines(alpha, "count"), lines(beta, "twin"));
     until("both count on", || lines(alpha, "count") > before.0 && lines(beta, "twin") > before.1);
 }
+
+#[test]
+fn a_program_of_exec_stands_in_the_way_by_name_and_moves_along_once_its_client_has_left() {
+    let fleet = Fleet::of(&["alpha", "beta"]);
+    let [alpha, beta] = &fleet.nodes[..] else { unreachable!() };
+    counting(alpha, "count");
+    let alive = r#"$i = 0; while (1) { open F, ">/tmp/alive.new"; print F ++$i; close F; rename "/tmp/alive.new", "/tmp/alive"; select undef, undef, undef, 0.02 }"#;
+    let mut client = alpha.command(&["exec", "-i", "count", "--", "/usr/bin/perl", "-e", alive]);
+    let mut client =
+        client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let count_at = |node: &Node| -> u64 {
+        let read = node.run(&["exec", "count", "--", "/bin/cat", "/tmp/alive"]);
+        String::from_utf8_lossy(&read.stdout).trim().parse().unwrap_or(0)
+    };
+    until("it is alive", || count_at(alpha) > 3);
+    let plan = alpha.run(&["--json", "plan", "count", "--to", "beta"]);
+    assert_eq!(plan.status.code(), Some(3));
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    let blockers = plan["blockers"].as_array().unwrap();
+    assert_eq!(blockers.len(), 1, "{blockers:#?}");
+    let what = blockers[0]["what"].as_str().unwrap();
+    assert!(what.contains("(/usr/bin/perl) was started by `ferry exec`"), "{what}");
+    let said = alpha.fails(&["move", "count", "--to", "beta"], 3);
+    assert!(said.contains("ferry exec") && state_of(alpha, "count") == "running", "{said}");
+
+    client.kill().unwrap();
+    client.wait().unwrap();
+    until("it moves", || alpha.run(&["move", "count", "--to", "beta"]).status.success());
+    let there = count_at(beta);
+    assert!(there > 3);
+    until("it goes on there", || count_at(beta) > there + 5);
+}

@@ -26,7 +26,7 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes passed on at once.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A node that is reached over the network.
+/// A node that is reached over the network. Its connections end with it.
 pub struct Remote {
     url: String,
     address: String,

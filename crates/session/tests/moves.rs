@@ -10,9 +10,9 @@ use ferry_model::handover::Outcome;
 use ferry_model::ids::WorkloadId;
 use ferry_model::planning::Method;
 use ferry_session::movement::{CloneSpec, Node};
+use ferry_session::shim::protocol::Exit;
 use ferry_session::shim::stream::Frame;
 use ferry_session::shim::{Client, Size};
-use ferry_session::shim::protocol::Exit;
 use libtest_mimic::{Arguments, Trial};
 use std::sync::Arc;
 
@@ -194,10 +194,18 @@ fn big() {
     let stream = two.b.shim(id).exec(common::exec_spec(&["/bin/sh", "-c", "echo >/go"])).unwrap();
     assert_eq!(common::read_all(&mut { stream }).2, Exit::Code(0));
     two.wait_for_log(&two.b, id, &format!("ready\n{}  -\n", sum.split(' ').next().unwrap()));
+}
 
 fn typed_lines() {
     let read = r#"while (<STDIN>) { chomp; print "<$_>\n"; }"#;
-    typed_ahead(18, "stty -echo", read, b"one\rtwo\rpart", b"ial\r", "ready\r\n<one>\r\n<two>\r\n<partial>\r\n");
+    typed_ahead(
+        18,
+        "stty -echo",
+        read,
+        b"one\rtwo\rpart",
+        b"ial\r",
+        "ready\r\n<one>\r\n<two>\r\n<partial>\r\n",
+    );
 }
 
 fn typed_keys() {

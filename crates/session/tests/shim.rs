@@ -127,7 +127,7 @@ fn terminal_kept() {
     let mut what = spec(7, &["/bin/sh", "-c", script]);
     what.terminal = Some(Size { rows: 33, columns: 99 });
     shim.start(what).unwrap();
-    let log = std::path::PathBuf::from(shim.log());
+    let log = shim.log();
     let wait_for = |wanted: &str| {
         let end = std::time::Instant::now() + common::LONG;
         loop {

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How long a move may take to say where its workload is, after it has let go of the terminal.
 const MOVED_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// How long a record may lag behind what has become of its workload.
+const RECORD_TIME_MAX: Duration = Duration::from_secs(3);
+
 /// Connect this terminal to a workload's
 ///
 /// Ctrl-P Ctrl-Q leaves it; the workload goes on. A workload without a terminal shows what it writes. When it moves to another
@@ -45,20 +48,28 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
 
 /// The connection ended, and not the program: says where it is now and how to come back to it.
 pub fn say_where(client: &Client, workload: &str) {
-    let end = Instant::now() + MOVED_TIME_MAX;
+    let begin = Instant::now();
     let found = loop {
         let listed: Vec<Workload> = client.get("/v1/workloads").unwrap_or_default();
         let is_it = |one: &Workload| one.name == workload || one.id.to_string().starts_with(workload);
         let found = listed.into_iter().find(is_it);
-        let moving = found.as_ref().is_some_and(|one| one.state == WorkloadState::Moving);
-        if !moving || Instant::now() > end {
+        let patience = found.as_ref().map_or(Duration::ZERO, |one| match one.state {
+            WorkloadState::Moving | WorkloadState::InDoubt => MOVED_TIME_MAX,
+            // The record follows the terminal's end by a moment; only a shim that died leaves it so.
+            WorkloadState::Running | WorkloadState::Starting => RECORD_TIME_MAX,
+            _ => Duration::ZERO,
+        });
+        if begin.elapsed() >= patience {
             break found;
         }
         std::thread::sleep(Duration::from_millis(50));
     };
     match found {
         Some(one) if one.state == WorkloadState::Gone => {
-            eprintln!("\n{0} moved to {1} with its terminal; come back on {1} with: ferry attach {0}", one.name, one.host);
+            eprintln!(
+                "\n{0} moved to {1} with its terminal; come back on {1} with: ferry attach {0}",
+                one.name, one.host
+            );
         }
         Some(one) => eprintln!("\n{0} goes on; come back with: ferry attach {0}", one.name),
         None => eprintln!("\n{workload} is not here any more; `ferry ps --all` shows what is"),

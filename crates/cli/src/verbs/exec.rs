@@ -10,7 +10,8 @@ use std::process::ExitCode;
 
 /// Run another program inside of a workload's capsule
 ///
-/// It sees what the workload sees: processes, files, network. It does not move with the workload.
+/// It sees what the workload sees: processes, files, network. While it runs here the workload does not move: let it end, or end
+/// this command; its program then moves along, without its streams.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

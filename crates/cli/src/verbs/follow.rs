@@ -53,12 +53,20 @@ pub fn follow(client: &Client, id: MoveId, mut each: impl FnMut(TimedEvent) -> R
         over = matches!(event.event.what, What::End { .. });
         each(event)?;
         Ok(if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
-    if heard && !over {
-        return Err(Error::new(Kind::NotFinal, "The node stopped telling before the move had ended")
-            .hint(format!("ferry moves show {id}")));
+    });
+    let unheard = |error: Error| {
+        error
+            .context("The node stopped telling before the move had ended")
+            .hint(format!("it goes on, or is taken up again when the node is back: ferry moves show {id}"))
+    };
+    match heard {
+        Ok(true) if !over => Err(unheard(Error::new(Kind::NotFinal, "The connection was closed"))),
+        // Nobody knows how the move ends: that is not the same as a host that cannot.
+        Err(error) if error.kind == Kind::Unable && !over => {
+            Err(unheard(Error { kind: Kind::NotFinal, ..error }))
+        }
+        heard => heard,
     }
-    Ok(heard)
 }
 
 /// A move in one line.

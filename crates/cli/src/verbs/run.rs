@@ -20,7 +20,7 @@ use std::process::ExitCode;
 Examples:
   ferry run --name web --net 10.7.0.5/24 -- /usr/sbin/nginx -g 'daemon off;'
   ferry run -it -- bash                                   a shell on a terminal that can move
-  ferry run --memory 512M --cpu 0.5 --with /srv/data:value -- ./job
+  ferry run --memory 512M --cpu 0.5 --with /srv/data:value -- /srv/job
 
 The binding after --with says what the workload insists on: `identifier` (exactly this file, so it moves; the
 default), `value` (a copy will do), `type` (anything of the kind, found anew at the target).
@@ -66,6 +66,12 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     if args.interactive && !args.terminal {
         return Err(usage("-i needs -t: without a terminal a workload reads from /dev/null").hint("say -it"));
+    }
+    let program = args.command.first().map_or("", String::as_str);
+    if program.contains('/') && !program.starts_with('/') && args.cwd.is_none() {
+        let here = std::env::current_dir().unwrap_or_default().join(program.trim_start_matches("./"));
+        return Err(usage(format!("A workload begins in /, and '{program}' is not there"))
+            .hint(format!("give the whole path ({}), or say with --cwd where it begins", here.display())));
     }
     let request = RunRequest {
         command: args.command,

@@ -68,9 +68,9 @@ fn resources(list: &[Resource], out: &mut dyn Write) -> std::io::Result<()> {
             None => format!("  (pid {})", holder.pid),
         });
         let size = if resource.bytes > 0 { format!("  {}", bytes(resource.bytes)) } else { String::new() };
-        writeln!(out, "  {:<14} {}{size}{holder}", resource.sort, resource.name)?;
+        writeln!(out, "  {:<18} {}{size}{holder}", resource.sort, resource.name)?;
         if let Some(blocker) = &resource.unsupported {
-            writeln!(out, "  {:<14} cannot move: {}", "", blocker.what)?;
+            writeln!(out, "  {:<18} cannot move: {}", "", blocker.what)?;
         }
     }
     Ok(())

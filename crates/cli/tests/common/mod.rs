@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod person;
+
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -95,6 +97,13 @@ impl Node {
         let mut child = self.up.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Stops its process, or lets it go on: a host that hangs.
+    pub fn hang(&self, hangs: bool) {
+        let signal = if hangs { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        let pid = self.up.as_ref().and_then(|child| rustix::process::Pid::from_raw(child.id().cast_signed()));
+        rustix::process::kill_process(pid.unwrap(), signal).unwrap();
     }
 
     /// Runs a command.

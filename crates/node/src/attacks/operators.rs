@@ -41,7 +41,8 @@ fn made(node: &TestNode, name: &str, dir: &Path) {
 
 /// Asks as the operator in `dir`, by the client that the CLI uses.
 fn ask(url: &str, dir: &Path) -> Result<String> {
-    let mut stream = Remote::new(url, dir)?.open()?;
+    let remote = Remote::new(url, dir)?;
+    let mut stream = remote.open()?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let asked = stream.write_all(b"GET /v1/node HTTP/1.1\r\nHost: ferry\r\nConnection: close\r\n\r\n");
     let mut answer = String::new();

@@ -84,8 +84,8 @@ impl Node {
         let what = format!("send {} to {}", request.workload, request.to);
         let begun = self.movements()?.begin(request);
         match &begun {
-            Ok(_) => self.audit.note("local", &what, Verdict::Allowed, "asked on the local socket"),
-            Err(error) => self.audit.note("local", &what, Verdict::Refused, &error.message),
+            Ok(_) => self.audit.note("this node", &what, Verdict::Allowed, "asked through its API"),
+            Err(error) => self.audit.note("this node", &what, Verdict::Refused, &error.message),
         }
         self.get_move(&begun?.to_string())
     }

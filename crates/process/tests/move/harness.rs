@@ -175,7 +175,9 @@ fn move_over(
         .collect();
     let objects = captured.state.objects.iter().map(|object| (object.device, object.inode)).collect();
     captured.state.files =
-        files::capture(&refs, &FilesContext { furniture: &furniture, objects, ..FilesContext::default() }).unwrap().files;
+        files::capture(&refs, &FilesContext { furniture: &furniture, objects, ..FilesContext::default() })
+            .unwrap()
+            .files;
     group.freeze().unwrap();
     let captured_in = begin.elapsed();
     let bytes = captured.state.to_bytes();

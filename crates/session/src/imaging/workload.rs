@@ -55,6 +55,9 @@ pub struct About {
     /// What the workload held: code and files by content hash.
     #[n(6)]
     pub resources: Vec<Resource>,
+    /// What was typed on its terminal, and did not fit into the terminal's own buffer.
+    #[n(7)]
+    pub typed: Option<minicbor::bytes::ByteVec>,
 }
 
 /// An image of a workload that is being written.
@@ -181,8 +184,8 @@ impl Image {
 
     /// Has a shim build it as `spec`, whole and frozen. Files are in place. Returns the bytes of memory.
     pub fn build(&self, shim: &mut Client, spec: Spec, as_clone: bool, threads: usize) -> Result<u64> {
-        let About { first, exit, network, .. } = self.about.clone();
-        let envelope = Envelope { state: self.state.clone(), first, exit, network };
+        let About { first, exit, network, typed, .. } = self.about.clone();
+        let envelope = Envelope { state: self.state.clone(), first, exit, network, typed };
         let spaces = shim.prepare(spec, envelope.to_bytes(), as_clone)?;
         let sink = LinuxSink::open(spaces).map_err(|e| {
             Error::from_source(Kind::Unable, &e).context("The puppets' memory cannot be written")

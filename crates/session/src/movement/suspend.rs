@@ -198,6 +198,7 @@ impl SuspendRole {
                 first: envelope.first,
                 exit: envelope.exit,
                 network: envelope.network.clone(),
+                typed: envelope.typed.clone(),
                 host: node.host(),
                 facts: node.facts(),
                 resources: resources.clone(),

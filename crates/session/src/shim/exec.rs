@@ -1,4 +1,7 @@
 //! Another program in the capsule, whose standard streams are a client's connection.
+//!
+//! The client and the shim stay where they are, so a program whose streams they have stands in the way of a move, by name. Once its
+//! client has left it is a program like any other of the workload, with closed streams, and moves along.
 
 use super::protocol::Exit;
 use super::spec::ExecSpec;
@@ -6,6 +9,8 @@ use super::stream::Frame;
 use super::terminal::Terminal;
 use super::workload::{Workload, no_capsule, unable};
 use ferry_model::error::Result;
+use ferry_model::plan::{Blocker, Holder, Resource};
+use ferry_model::resource::{Attachment, Binding};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::fs::File;
@@ -19,6 +24,7 @@ pub(super) struct Exec {
     pub(super) number: u64,
     /// Inside.
     pub(super) pid: i32,
+    program: String,
     pub(super) exit: Option<Exit>,
     terminal: Option<Terminal>,
     input: Option<File>,
@@ -39,6 +45,7 @@ impl Exec {
         let mut exec = Self {
             number,
             pid: 0,
+            program: spec.command.first().cloned().unwrap_or_default(),
             exit: None,
             terminal: None,
             input: None,
@@ -66,6 +73,39 @@ impl Exec {
         };
         exec.pid = workload.spawn(spec, stdio)?.pid;
         Ok(exec)
+    }
+
+    /// Whether a client has its streams.
+    pub(super) fn has_client(&self) -> bool {
+        self.terminal.is_some() || self.output.is_some() || self.errors.is_some() || self.input.is_some()
+    }
+
+    /// Why a workload does not move while a client has the program's streams.
+    pub(super) fn blocker(&self) -> Blocker {
+        Blocker {
+            what: format!(
+                "process {} ({}) was started by `ferry exec`, and a client here has its standard streams",
+                self.pid, self.program
+            ),
+            lifted_by:
+                "Let it end. Or end that `ferry exec`: its program then moves along, without its streams"
+                    .into(),
+        }
+    }
+
+    /// The same, as one of the workload's resources.
+    pub(super) fn resource(&self) -> Resource {
+        Resource {
+            sort: "exec".into(),
+            name: format!("standard streams of {}", self.program),
+            holder: Some(Holder { pid: self.pid, fd: None }),
+            binding: Binding::Type,
+            attachment: Attachment::Fixed,
+            bytes: 0,
+            hash: None,
+            unsupported: Some(self.blocker()),
+            shared: None,
+        }
     }
 
     /// Descriptors to wait for; output only while its reader is not `behind`.

@@ -101,7 +101,11 @@ impl Workload {
             (record.first, record.exit) = (first, exit);
         }
         self.save()?;
-        self.building = Some(Building::Puppets { puppets, state: Box::new(state), typed: typed.map(Into::into).unwrap_or_default() });
+        self.building = Some(Building::Puppets {
+            puppets,
+            state: Box::new(state),
+            typed: typed.map(Into::into).unwrap_or_default(),
+        });
         Ok(spaces)
     }
 

@@ -10,6 +10,7 @@ use super::protocol::{Answer, Exit, Phase, Request};
 use super::stream::Frame;
 use super::workload::{Workload, unable};
 use ferry_model::error::{Error, Kind, Result};
+use ferry_model::plan::{Blocker, Resource};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::time::Timespec;
@@ -260,6 +261,8 @@ impl Server {
         let answered = match request {
             Request::Exec { spec } => self.exec(at, &spec),
             Request::Attach { size } => self.attach(at, size),
+            Request::Freeze => self.freeze(),
+            Request::Inspect => self.inspect(),
             other => self.answer(other),
         };
         let answer = answered.unwrap_or_else(|error| Answer::Failed { error });
@@ -287,8 +290,6 @@ impl Server {
                 Ok(Answer::Status { status: workload.status() })
             }
             Request::Signal { signal } => workload.signal(signal).map(|()| Answer::Done),
-            Request::Inspect => workload.inspect().map(|resources| Answer::Inventory { resources }),
-            Request::Freeze => workload.freeze().map(|()| Answer::Done),
             Request::Capture => {
                 let (state, spaces) = workload.capture()?;
                 Ok(Answer::Captured { state: state.into(), spaces })
@@ -307,10 +308,34 @@ impl Server {
                 terminal.resize(size).map_err(|e| unable("The terminal's size could not be set", &e))?;
                 Ok(Answer::Done)
             }
-            Request::Wait | Request::Exec { .. } | Request::Attach { .. } => {
-                Err(Error::new(Kind::Bug, "Served elsewhere"))
-            }
+            Request::Wait
+            | Request::Exec { .. }
+            | Request::Attach { .. }
+            | Request::Freeze
+            | Request::Inspect => Err(Error::new(Kind::Bug, "Served elsewhere")),
         }
+    }
+
+    /// The plan names what speaks against it; this is for what was started after it.
+    fn freeze(&mut self) -> Result<Answer> {
+        if let Some(exec) = self.execs.iter().find(|exec| exec.has_client()) {
+            let Blocker { what, lifted_by } = exec.blocker();
+            return Err(Error::new(Kind::Refused, what).hint(lifted_by));
+        }
+        self.workload.freeze().map(|()| Answer::Done)
+    }
+
+    fn inspect(&mut self) -> Result<Answer> {
+        let mut resources = self.workload.inspect()?;
+        for exec in self.execs.iter().filter(|exec| exec.has_client()) {
+            // One reason, not one for each of its streams.
+            let stream = |each: &Resource| {
+                each.unsupported.is_some() && each.holder.is_some_and(|holder| holder.pid == exec.pid)
+            };
+            resources.retain(|each| !stream(each));
+            resources.push(exec.resource());
+        }
+        Ok(Answer::Inventory { resources })
     }
 
     fn attach(&mut self, at: usize, size: Option<super::Size>) -> Result<Answer> {

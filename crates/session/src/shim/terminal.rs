@@ -26,10 +26,10 @@ impl Terminal {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let master = openat2(root, "dev/pts/ptmx", flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
         unlockpt(&master)?;
-        let slave = rustix::pty::ioctl_tiocgptpeer(
-            &master,
-            OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
-        )?;
+        // Not opened with O_CLOEXEC: this ioctl leaves it among the description's own flags for ever (Linux 6.18), so that fdinfo
+        // shows it for every copy, and what the workload inherits would be closed by its first exec after a move.
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        rustix::io::fcntl_setfd(&slave, rustix::io::FdFlags::CLOEXEC)?;
         let terminal = Self::from_master(master)?;
         terminal.resize(size)?;
         Ok((terminal, slave))
