@@ -328,7 +328,9 @@ impl World {
                 self.latest += 1;
                 self.hosts[h].copy = Copy::Runs(self.latest);
                 self.hosts[h].wait(Waiting::For(Input::Thawed));
-                self.gone = self.hosts[h].missing && !self.hosts[1 - h].has_copy();
+                if !config.clone {
+                    self.gone = self.hosts[h].missing && !self.hosts[1 - h].has_copy();
+                }
             }
         }
     }
