@@ -12,3 +12,4 @@ pub mod ids;
 pub mod plan;
 pub mod planning;
 pub mod resource;
+pub mod strategy;

@@ -33,3 +33,4 @@ pub mod tcp_repair;
 pub mod timens;
 pub mod unix_diag;
 pub mod unshare;
+pub mod userfaultfd;

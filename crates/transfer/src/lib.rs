@@ -3,6 +3,7 @@
 //! Nothing outside of `linux/` knows what a process is: guest RAM and Wasm memory use the same traits.
 
 pub mod access;
+pub mod engine;
 pub mod linux;
 pub mod space;
 pub mod wire;

@@ -1,13 +1,16 @@
 //! The spaces of processes, by pid and by descriptor: what [`crate::access`] describes, opened.
 //!
-//! Used by mover threads while the tasks stand still; nothing here stops or attaches to anything.
+//! Used by mover threads: source and sink while the tasks stand still, the tracker while they run. Nothing here stops or attaches to
+//! anything.
 
 mod opened;
 mod sink;
 mod source;
+mod tracker;
 
 pub use sink::LinuxSink;
 pub use source::LinuxSource;
+pub use tracker::{TaskTracker, TrackError};
 
 #[cfg(test)]
 mod tests {

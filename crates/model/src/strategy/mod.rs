@@ -1,0 +1,15 @@
+//! How memory is moved, decided as pure functions over what was measured: one file for each rule.
+//!
+//! Predictions ([`stop_and_copy`], [`pre_copy`], [`post_copy`], [`hybrid`]) share one idea of how a workload dirties its memory
+//! ([`measured`]). [`auto`] compares them and names its reason. While a pre-copy runs, [`convergence`] says after each round
+//! whether another is worth it, and [`remedy`] what is done when rounds do not help.
+
+pub mod auto;
+pub mod convergence;
+pub mod hybrid;
+pub mod measured;
+pub mod post_copy;
+pub mod pre_copy;
+pub mod prediction;
+pub mod remedy;
+pub mod stop_and_copy;

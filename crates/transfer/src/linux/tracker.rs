@@ -1,0 +1,217 @@
+//! The private memory of a task as a tracked space, from outside: a userfaultfd of its address space in asynchronous write-protect
+//! mode, and one PAGEMAP_SCAN over everything.
+//!
+//! The userfaultfd has to be opened by the task itself (one remote call, `ferry_sys::userfaultfd::SYSCALL`); whoever holds the ptrace
+//! does that, takes the descriptor, has it closed there, and hands it in. Everything else needs no stop and no attachment.
+//!
+//! A scan trusts nothing that it knew before. It reads the mappings anew and asks the kernel which pages with content lie in mappings
+//! that are not tracked: memory that is new, was mapped again at an old place, was moved by mremap or grew by brk. All of these lose
+//! their tracking without a word. Such mappings are tracked from then on, and all their content is dirty. Pages that were given back
+//! (`MADV_DONTNEED`, munmap) are simply not among the content any more. Nothing that is not there is ever protected, so page tables do not
+//! grow by it.
+//!
+//! Shared mappings are spaces of their own in a move (others write to them, too, past this task's tracking): they are named, and not
+//! part of this space. A range that has a userfaultfd of the workload's own is named and copied in the pause. What the tracking does
+//! not see: memory that a device writes to by itself, long after the kernel was asked to (direct I/O under way at a scan).
+
+use super::opened::Opened;
+use crate::access::Via;
+use crate::engine::{Found, RangeSet, TrackedSpace, Untracked};
+use crate::space::{Range, SpaceId};
+use ferry_sys::pagemap::{IS_PRESENT, IS_TRACKED, Pagemap, Query, Region};
+use ferry_sys::proc::{self, maps::Mapping};
+use ferry_sys::userfaultfd::WriteTracker;
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// First address that belongs to the kernel: what the mappings list there (`[vsyscall]`) is not memory of the task.
+const KERNEL: u64 = 1 << 63;
+
+/// Why a task cannot be tracked any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackError {
+    /// It has ended, or its address space is another one since an execve.
+    #[error(
+        "Task {pid} has ended or executes another program: track it anew, with a userfaultfd of the new one"
+    )]
+    Gone {
+        /// Its pid.
+        pid: i32,
+    },
+    /// Something is still tracked after it should not be.
+    #[error(
+        "Memory of task {pid} at {start:#x} is still tracked; it ends when the last copy of the userfaultfd is closed"
+    )]
+    StillTracked {
+        /// Its pid.
+        pid: i32,
+        /// Where.
+        start: u64,
+    },
+}
+
+impl From<TrackError> for io::Error {
+    fn from(error: TrackError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// The private memory of one address space. Dropping it ends the tracking, if the task itself holds no copy of the descriptor.
+pub struct TaskTracker {
+    space: SpaceId,
+    pid: i32,
+    tracker: WriteTracker,
+    memory: Opened,
+    /// The next scan reports all content: it is the first, or what the last one found is lost.
+    all: bool,
+}
+
+impl TaskTracker {
+    /// Takes a userfaultfd that task `pid` has opened and on which nothing was agreed yet. The caller sees to it that `pid` stays that
+    /// task's (it holds a pidfd, or is its parent).
+    ///
+    /// # Errors
+    /// EINVAL where the kernel has no asynchronous mode (before Linux 6.7); EPERM where this process may not read the task.
+    pub fn new(space: SpaceId, pid: i32, userfaultfd: OwnedFd) -> io::Result<Self> {
+        let tracker = WriteTracker::begin(userfaultfd)?;
+        let memory = Opened::open(&Via::Task { pid }, false)?;
+        Ok(Self { space, pid, tracker, memory, all: true })
+    }
+
+    /// All mappings of the task below the kernel.
+    fn mappings(&self) -> io::Result<Vec<Mapping>> {
+        let text = match proc::read(self.pid, "maps") {
+            Err(error) if gone(&error) => return Err(TrackError::Gone { pid: self.pid }.into()),
+            text => text?,
+        };
+        let mut all = proc::maps::parse(&text)?;
+        all.retain(|mapping| mapping.end < KERNEL);
+        // A task that has ended and was not waited for has a list, and nothing in it.
+        if all.is_empty() { Err(TrackError::Gone { pid: self.pid }.into()) } else { Ok(all) }
+    }
+
+    fn try_scan(&self) -> io::Result<Found> {
+        let mappings = self.mappings()?;
+        let end = mappings.last().map_or(0, |mapping| mapping.end);
+        let pagemap = Pagemap::open(self.pid)?;
+        let private: RangeSet = mappings.iter().filter(|mapping| !mapping.shared).map(whole).collect();
+
+        let regions = pagemap.scan(0, end, &Query::PRIVATE_CONTENT)?;
+        let content = set(&regions).intersection(&private);
+        // A private page of a file that was given back leaves a marker, which looks like a page that was swapped out and not written
+        // since. Reading it brings the file's page back, which the next scan does not find: it is gone then.
+        let files: RangeSet =
+            mappings.iter().filter(|mapping| !mapping.shared && mapping.inode != 0).map(whole).collect();
+        let absent = regions.iter().filter(|region| region.categories & IS_PRESENT == 0);
+        let unsure = absent.map(range).collect::<RangeSet>().intersection(&files);
+        let loose: Vec<Region> =
+            regions.into_iter().filter(|region| region.categories & IS_TRACKED == 0).collect();
+        let (fresh, mut untracked) = self.track(&mappings, &set(&loose))?;
+
+        let mut dirty = set(&pagemap.scan(0, end, &Query::WRITTEN_AND_PROTECT)?).union(&unsure);
+        if self.all || !fresh.is_empty() {
+            // Not only what is not protected: pages that mremap has brought along may still be, from where they were before.
+            let now = set(&pagemap.scan(0, end, &Query::PRIVATE_CONTENT)?).intersection(&private);
+            dirty = dirty.union(&if self.all { now } else { now.intersection(&fresh) });
+        }
+        dirty = dirty.difference(&untracked.iter().map(|each| each.range).collect());
+        untracked.extend(mappings.iter().filter(|mapping| mapping.shared).map(|mapping| Untracked {
+            range: whole(mapping),
+            why: format!("shared memory {}: others may write to it, it is a space of its own", name(mapping)),
+        }));
+        untracked.sort_by_key(|each| each.range.start);
+        Ok(Found { dirty, content, untracked })
+    }
+
+    /// Tracks every private mapping that has content in `loose`. What is tracked now, and what cannot be.
+    fn track(&self, mappings: &[Mapping], loose: &RangeSet) -> io::Result<(RangeSet, Vec<Untracked>)> {
+        let (mut fresh, mut untracked) = (Vec::new(), Vec::new());
+        let mut rest = loose.ranges();
+        for mapping in mappings.iter().filter(|mapping| !mapping.shared) {
+            rest = &rest[rest.partition_point(|range| range.end() <= mapping.start)..];
+            if rest.first().is_none_or(|range| range.start >= mapping.end) {
+                continue;
+            }
+            match self.tracker.track(mapping.start, mapping.end - mapping.start) {
+                Ok(()) => fresh.push(whole(mapping)),
+                Err(error) if gone(&error) => return Err(TrackError::Gone { pid: self.pid }.into()),
+                Err(error) => untracked.push(Untracked {
+                    range: whole(mapping),
+                    why: match error.kind() {
+                        io::ErrorKind::ResourceBusy => {
+                            format!("{}: the workload has a userfaultfd of its own on it", name(mapping))
+                        }
+                        _ => format!("{}: {error}", name(mapping)),
+                    },
+                }),
+            }
+        }
+        Ok((RangeSet::new(fresh), untracked))
+    }
+}
+
+impl TrackedSpace for TaskTracker {
+    fn id(&self) -> SpaceId {
+        self.space
+    }
+
+    fn arm(&mut self) -> io::Result<()> {
+        self.all = true;
+        self.mappings().map(drop)
+    }
+
+    fn scan(&mut self) -> io::Result<Found> {
+        let found = self.try_scan();
+        // Half of a scan may have protected pages that nobody was told of.
+        self.all = found.is_err();
+        found
+    }
+
+    fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
+        self.memory.read_ranges(ranges, buffer)
+    }
+
+    fn disarm(&mut self) -> io::Result<()> {
+        self.all = true;
+        let Ok(mappings) = self.mappings() else { return Ok(()) };
+        for mapping in mappings.iter().filter(|mapping| !mapping.shared) {
+            // One that is not tracked, or is gone by now, is refused: what counts is what is left, below.
+            let _ = self.tracker.untrack(mapping.start, mapping.end - mapping.start);
+        }
+        let end = mappings.last().map_or(0, |mapping| mapping.end);
+        let left = Pagemap::open(self.pid)?.scan(0, end, &Query::PRIVATE_CONTENT)?;
+        match left.iter().find(|region| region.categories & IS_TRACKED != 0) {
+            Some(region) => Err(TrackError::StillTracked { pid: self.pid, start: region.start }.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether an error says that the task or its address space is no more.
+fn gone(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::SRCH, Errno::NOENT, Errno::NOMEM]
+        .map(|errno| Some(errno.raw_os_error()))
+        .contains(&error.raw_os_error())
+}
+
+fn whole(mapping: &Mapping) -> Range {
+    Range { start: mapping.start, len: mapping.end - mapping.start }
+}
+
+fn set(regions: &[Region]) -> RangeSet {
+    regions.iter().map(range).collect()
+}
+
+fn range(region: &Region) -> Range {
+    Range { start: region.start, len: region.end - region.start }
+}
+
+fn name(mapping: &Mapping) -> String {
+    let (start, end) = (mapping.start, mapping.end);
+    if mapping.name.is_empty() {
+        format!("{start:#x}-{end:#x}")
+    } else {
+        format!("{} at {start:#x}-{end:#x}", String::from_utf8_lossy(&mapping.name))
+    }
+}
