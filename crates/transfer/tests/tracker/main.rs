@@ -191,6 +191,30 @@ fn private_pages_of_files_are_tracked_and_the_files_own_are_not_content() {
     assert_eq!(within(&scan(&mut tracker).dirty, at, 16), [8]);
 }
 
+/// A huge page is found as a whole: more than was written, never less, and nothing of the next one.
+#[test]
+fn huge_pages_lose_nothing() {
+    let (_file, mut child) = start();
+    let at = child.map(None, 4 * 512, PRIVATE);
+    // MADV_HUGEPAGE. Where the kernel has none to give, the pages are small, and all of this holds, too.
+    child.call(MADVISE, &[at as i64, 4 * 512 * PAGE as i64, 14]);
+    let first = at.next_multiple_of(512 * PAGE);
+    child.write(first, [0, 700, 1100], 1);
+    let mut tracker = child.tracker();
+    scan(&mut tracker);
+    assert_eq!(within(&scan(&mut tracker).dirty, first, 3 * 512), [0_u64; 0]);
+    child.write(first, [700], 2);
+    let dirty = within(&scan(&mut tracker).dirty, first, 3 * 512);
+    assert!(dirty.contains(&700) && dirty.iter().all(|page| (512..1024).contains(page)), "{dirty:?}");
+    // Given back in part: the rest of the huge page stays what it is, and is still tracked.
+    child.call(MADVISE, &[(first + 600 * PAGE) as i64, 50 * PAGE as i64, DONTNEED]);
+    child.write(first, [701], 3);
+    let found = scan(&mut tracker);
+    assert!(within(&found.dirty, first, 3 * 512).contains(&701));
+    let content = within(&found.content, first, 3 * 512);
+    assert!(content.contains(&700) && !content.iter().any(|page| (600..650).contains(page)), "{content:?}");
+}
+
 #[test]
 fn guards_are_no_content() {
     let (_file, mut child) = start();
