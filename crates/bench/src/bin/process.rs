@@ -137,8 +137,6 @@ fn bench(args: &Args) -> io::Result<()> {
     let machine = Machine::here();
     let scratch = Scratch::new(&args.tmpfs)?;
     let mut rows = Vec::new();
-    let largest = args.sizes.iter().max().copied().unwrap_or(0) << 20;
-    limit::warm(2 * largest + (1 << 30))?;
     for size in &args.sizes {
         let shape = Shape { bytes: size << 20, threads: 1, mappings: 1, huge: args.huge };
         let samples = measure(args, &scratch.0, shape, true)?;
@@ -195,11 +193,15 @@ fn measure(args: &Args, scratch: &Path, shape: Shape, limits: bool) -> io::Resul
     let mut samples = Samples::default();
     let source = limits.then(Source::new);
     let (file, image) = (scratch.join("limit"), scratch.join("image"));
+    // Directly before each measurement: a guest that reports free pages gives them back to its host within seconds.
+    let warm = || if limits { limit::warm(shape.bytes + (64 << 20)) } else { Ok(()) };
     for _ in 0..args.rounds {
         let mut subject = Subject::start(shape, &scratch.join("subject"))?;
         if let Some(source) = &source {
+            warm()?;
             samples.write_limit.push(millis(limit::write(source, &file, shape.bytes)?));
         }
+        warm()?;
         let told = again(
             &["--checkpoint", &subject.pid().to_string(), "--threads", &args.threads.to_string()],
             &image,
@@ -210,9 +212,11 @@ fn measure(args: &Args, scratch: &Path, shape: Shape, limits: bool) -> io::Resul
         samples.lone.push(number(&told, "lone_calls")?);
         subject.reap()?;
         if limits {
+            warm()?;
             samples.read_limit.push(millis(limit::read(&file, shape.huge)?));
             std::fs::remove_file(&file)?;
         }
+        warm()?;
         let told = again(&["--restore", "--threads", &args.threads.to_string()], &image)?;
         samples.restored.push(number(&told, "restored_us")? / 1e3);
         samples.restored_rest.push((number(&told, "restored_us")? - number(&told, "memory_us")?) / 1e3);
