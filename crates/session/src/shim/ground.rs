@@ -54,12 +54,14 @@ impl Workload {
     pub(super) fn fill_network(&self, spec: &Spec, identity: &Identity) -> Result<()> {
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         let Some(net) = &spec.network else { return Ok(()) };
-        let early = network::identity(net)?;
         // The workload may have made another device of it.
-        if (&early.device, early.mac) != (&identity.device, identity.mac) || identity.mtu != 0 {
-            network::attach(capsule, spec, net, identity)
-        } else {
+        let fits = |now: &Identity| {
+            (&now.device, now.mac) == (&identity.device, identity.mac) && [0, now.mtu].contains(&identity.mtu)
+        };
+        if network::capture(capsule).is_ok_and(|now| fits(&now)) {
             network::fill(capsule, identity)
+        } else {
+            network::attach(capsule, spec, net, identity)
         }
     }
 
