@@ -4,7 +4,7 @@ use crate::run::{program, works};
 use std::process::Command;
 
 /// Package, and why a test needs it.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 7] = [
     ("gcc", "builds the self-verifying programs"),
     ("libc6-dev", "headers for them"),
     (
@@ -13,6 +13,7 @@ const NEEDED: [(&str, &str); 6] = [
     ),
     ("python3", "a Python program, moved"),
     ("sqlite3", "a data base in the middle of a transaction, moved"),
+    ("nftables", "the lock of adopted trees"),
     ("curl", "drives a whole move through the API"),
 ];
 

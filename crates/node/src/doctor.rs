@@ -5,7 +5,10 @@ use crate::files;
 use ferry_model::api::{Doctor, Finding};
 use ferry_model::error::Result;
 use ferry_model::ids::WorkloadId;
+use ferry_network::nft;
+use ferry_process::adoption;
 use ferry_session::shim;
+use ferry_session::shim::protocol::Phase;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,6 +21,7 @@ pub fn examine(state: &Path, run: &Path, clean: bool) -> Result<Doctor> {
     check_permissions(state, run, &mut doctor);
     check_socket(run, clean, &mut doctor);
     check_workloads(state, clean, &mut doctor)?;
+    check_locks(state, clean, &mut doctor);
     check_processes(state, &mut doctor);
     Ok(doctor)
 }
@@ -80,7 +84,8 @@ fn check_workloads(state: &Path, clean: bool, doctor: &mut Doctor) -> Result<()>
             continue;
         }
         let gone_to = crate::workloads::gone_to(&path)?;
-        let capsule = path.join("capsule.cbor").exists();
+        let adopted = adoption::left_in(&path);
+        let capsule = adopted || path.join("capsule.cbor").exists();
         let recorded = path.join("node.cbor").exists() || path.join("shim.cbor").exists();
         let journalled = files::read_if_there(&path.join("journal"))?.is_some_and(|bytes| bytes.len() > 8);
         let mut found = match (&gone_to, recorded || journalled) {
@@ -102,13 +107,54 @@ fn check_workloads(state: &Path, clean: bool, doctor: &mut Doctor) -> Result<()>
         found.cleanable = true;
         if clean {
             // What a capsule has left goes first: processes, cgroups, and with them mounts and devices.
-            found.cleaned = ferry_process::capsule::sweep(&path, true).is_ok()
-                && (gone_to.is_some() || std::fs::remove_dir_all(&path).is_ok());
+            let ended = match adopted {
+                true => adoption::sweep(&path).is_ok(),
+                false => ferry_process::capsule::sweep(&path, true).is_ok(),
+            };
+            found.cleaned = ended && (gone_to.is_some() || std::fs::remove_dir_all(&path).is_ok());
         }
         doctor.findings.push(found);
     }
     doctor.checked.push(format!("{count} directories of workloads"));
     Ok(())
+}
+
+/// Locks of adopted trees in this host's network whose tree is gone, or runs. Those of another node's state directory have other names.
+fn check_locks(state: &Path, clean: bool, doctor: &mut Doctor) {
+    let Ok(dir) = state.join("workloads").canonicalize() else { return };
+    let tables = match nft::tables(None) {
+        Ok(tables) => tables,
+        Err(error) => return doctor.findings.push(finding("lock", &dir, "node", &error.to_string())),
+    };
+    let mut count = 0;
+    for table in tables {
+        let digits = table.split('_').find(|part| part.len() == 32);
+        let Some(id) = digits.and_then(|digits| format!("w-{digits}").parse::<WorkloadId>().ok()) else {
+            continue;
+        };
+        let path = dir.join(id.to_string());
+        if shim::lock_name(id, &path) != table {
+            continue;
+        }
+        count += 1;
+        let status = shim::Client::connect(&path).ok().and_then(|mut shim| shim.status().ok());
+        let detail = match status.map(|status| status.phase) {
+            Some(Phase::Frozen) => continue,
+            Some(_) => "it holds back connections of a workload that runs",
+            // Its tasks may be frozen still: a successor of its shim knows, and removes the lock with the thaw.
+            None if path.join("shim.cbor").exists() => {
+                let detail = "its shim is gone while it was frozen: `ferry recover` says what is left of it";
+                doctor.findings.push(finding("lock", Path::new(&table), &id.to_string(), detail));
+                continue;
+            }
+            None => "it holds back connections of a workload that is gone",
+        };
+        let mut found = finding("lock", Path::new(&table), &id.to_string(), detail);
+        found.cleanable = true;
+        found.cleaned = clean && nft::unlock(None, &table).is_ok();
+        doctor.findings.push(found);
+    }
+    doctor.checked.push(format!("{count} locks of adopted trees"));
 }
 
 /// Shims of this state directory whose workload's directory is gone: nobody can reach them any more.

@@ -4,6 +4,7 @@
 //! from it, and `inspect` looks without stopping anything. Memory's content never passes through the records: it
 //! is read and written by `PageSource` and `PageSink` of the transfer crate.
 
+pub mod adoption;
 pub mod capsule;
 pub mod capture;
 mod clock;

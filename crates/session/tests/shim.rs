@@ -23,6 +23,8 @@ fn main() {
         Trial::test("frozen_means_still_and_thawed_means_on", common::run(freeze)),
         Trial::test("a_killed_shim_is_replaced_and_its_workload_never_notices", common::run(replaced)),
         Trial::test("a_terminal_outlives_the_shim_that_read_it", common::run(terminal_kept)),
+        Trial::test("an_adopted_tree_outlives_its_shim_and_is_let_go", common::run(adopted)),
+        Trial::test("an_adopted_tree_that_ends_says_how", common::run(adopted_ends)),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -161,6 +163,74 @@ fn terminal_kept() {
     Frame::Input(b"again\r\x04".to_vec()).send(&mut stream).unwrap();
     wait_for("<again>");
     assert_eq!(shim.wait().unwrap(), Exit::Code(0));
+    shim.destroy().unwrap();
+    place.assert_empty("w");
+}
+
+/// The counting program, started by nobody of Ferry's. Its parent collects it when this drops.
+struct Stranger(std::process::Child, std::path::PathBuf);
+
+impl Stranger {
+    fn start(place: &Place) -> Self {
+        let dir = place.path().join("stranger");
+        std::fs::create_dir(&dir).unwrap();
+        let log = std::fs::File::create(dir.join("log")).unwrap();
+        let line = counter();
+        let child = std::process::Command::new(&line[0]).arg(&line[1]).stdout(log).spawn().unwrap();
+        common::wait_for_count_in(&dir, 3);
+        Self(child, dir)
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id().cast_signed()
+    }
+
+    fn cgroup(&self) -> std::path::PathBuf {
+        ferry_sys::cgroup::Cgroup::of(&self.pid().to_string()).unwrap().path().to_owned()
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn adopted() {
+    let place = Place::new();
+    let stranger = Stranger::start(&place);
+    let home = stranger.cgroup();
+    let mut shim = place.shim("w");
+    shim.adopt(spec(9, &counter()), stranger.pid()).unwrap();
+    let old = shim.status().unwrap();
+    assert_eq!((old.phase, old.pid, old.adopted), (Phase::Running, Some(stranger.pid()), true));
+    assert_ne!(stranger.cgroup(), home);
+    shim.freeze().unwrap();
+    common::kill(old.shim_pid);
+    let mut shim = Client::spawn(&common::program(), &place.dir("w"), true).unwrap();
+    assert_eq!(shim.status().unwrap().phase, Phase::Frozen);
+    let before = common::count_in(&stranger.1);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(common::count_in(&stranger.1), before);
+    shim.thaw().unwrap();
+    common::wait_for_count_in(&stranger.1, before + 3);
+    shim.release().unwrap();
+    assert_eq!(stranger.cgroup(), home);
+    place.assert_empty("w");
+    let before = common::count_in(&stranger.1);
+    common::wait_for_count_in(&stranger.1, before + 3);
+}
+
+fn adopted_ends() {
+    let place = Place::new();
+    let mut stranger = Stranger::start(&place);
+    let mut shim = place.shim("w");
+    shim.adopt(spec(10, &counter()), stranger.pid()).unwrap();
+    shim.signal(15).unwrap();
+    assert_eq!(shim.wait().unwrap(), Exit::Signal(15));
+    stranger.0.wait().unwrap();
+    assert_eq!(shim.status().unwrap().phase, Phase::Exited);
     shim.destroy().unwrap();
     place.assert_empty("w");
 }

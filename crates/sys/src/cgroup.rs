@@ -26,8 +26,16 @@ impl Cgroup {
     /// # Errors
     /// [`io::ErrorKind::Unsupported`] when no version 2 tree is mounted or this process' cgroup is not below a mount.
     pub fn own() -> io::Result<Self> {
+        Self::of("self")
+    }
+
+    /// The cgroup that a process is in: `self`, or its id.
+    ///
+    /// # Errors
+    /// As [`Self::own`]; ENOENT when there is no such process.
+    pub fn of(process: &str) -> io::Result<Self> {
         let missing = |what: &str| io::Error::new(io::ErrorKind::Unsupported, what.to_owned());
-        let groups = fs::read_to_string("/proc/self/cgroup")?;
+        let groups = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
         let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
         let own = Path::new(own.ok_or_else(|| missing("This kernel has no version 2 cgroups"))?);
         let mounts = mountinfo::read(Path::new("/proc/self"))?;

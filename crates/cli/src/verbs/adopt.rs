@@ -2,18 +2,25 @@
 
 use crate::context::Context;
 use ferry_model::api::{AdoptRequest, Workload};
-use ferry_model::error::Result;
+use ferry_model::error::{Error, Kind, Result};
 use std::process::ExitCode;
 
 /// Make a workload of a process tree that already runs
 ///
-/// Nothing in the tree is touched; only its cgroup changes. `ferry plan` then says what stands in the way of a move.
+/// Nothing in the tree is touched; only its cgroup changes, and `ferry rm` puts it back. It stays among the host's processes, and its
+/// output goes where it went, until its first move: at the target it lives in a capsule. `ferry plan` says what stands in the
+/// way of that.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Example:
+Examples:
   ferry adopt 4711 --name legacy
+  ferry plan legacy --to beta
+  ferry rm legacy              it runs on, without Ferry
 
-Exit codes: 0 done; 1 this host cannot; 2 no such process; 3 refused.")]
+Adopted are the process and all its descendants. Not adopted are: process 1, tasks of the kernel, Ferry's own processes, what
+belongs to a workload already, what a debugger traces, and the tree from which the command is given.
+
+Exit codes: 0 done; 1 this host cannot; 2 no such process; 3 refused, the tree is as it was.")]
 pub struct Args {
     /// Process id of the root of the tree
     pid: i32,
@@ -24,8 +31,29 @@ pub struct Args {
 
 /// Adopts it.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
+    refuse_own(args.pid)?;
     let request = AdoptRequest { pid: args.pid, name: args.name };
     let workload: Workload = context.client()?.post("/v1/workloads/adopt", &request)?;
     context.show(&workload, |workload, out| writeln!(out, "{}", workload.name))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A tree that this command is in would be frozen with whoever waits for it.
+fn refuse_own(root: i32) -> Result<()> {
+    let mut pid = std::process::id().cast_signed();
+    // The chain ends at a process without a parent here; a number that comes again would be a kernel's fault.
+    for _ in 0..4096 {
+        // Whoever names process 1 hears what is wrong with that.
+        if pid == root && root != 1 {
+            let what = format!("This very command is in the tree of process {root}");
+            return Err(
+                Error::new(Kind::Refused, what).hint("give it from another shell, outside of the tree")
+            );
+        }
+        match ferry_sys::proc::stat::read(pid) {
+            Ok(stat) if stat.parent > 0 => pid = stat.parent,
+            _ => break,
+        }
+    }
+    Ok(())
 }

@@ -39,6 +39,9 @@ pub struct Args {
     /// Do exactly what this file says (from `ferry plan -o`), or refuse
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+    /// End TCP connections of the host's own address, which cannot move: their peers get a reset
+    #[arg(long)]
+    end_connections: bool,
     /// Print the ids of the moves and do not wait
     #[arg(long)]
     detach: bool,
@@ -72,6 +75,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         from: args.from,
         method: args.method.into(),
         plan,
+        end_connections: args.end_connections,
     };
     let moves: Vec<Move> = client.post("/v1/moves", &request)?;
     follow::all(context, &client, &moves, args.detach)
@@ -92,7 +96,11 @@ fn read_plan(path: &PathBuf) -> Result<Plan> {
 
 fn show_plans(context: &Context, client: &Client, args: &Args) -> Result<()> {
     for workload in &args.workloads {
-        let request = PlanRequest { to: args.to.clone(), method: args.method.into() };
+        let request = PlanRequest {
+            to: args.to.clone(),
+            method: args.method.into(),
+            end_connections: args.end_connections,
+        };
         let plan: Plan = client.post(&workload_path(workload, "/plan"), &request)?;
         let mut text = Vec::new();
         plan::print(context, &plan, &mut text).map_err(|cause| crate::failure::bug(&cause))?;

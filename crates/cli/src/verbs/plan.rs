@@ -33,6 +33,9 @@ pub struct Args {
     /// How state would travel
     #[arg(long, value_enum, default_value = "stop-and-copy")]
     method: MethodArg,
+    /// As of `ferry move`
+    #[arg(long)]
+    end_connections: bool,
     /// Write the plan to this file, for `ferry move --plan`
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -63,7 +66,8 @@ impl From<MethodArg> for Method {
 
 /// Makes the plan and prints it.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
-    let request = PlanRequest { to: args.to, method: args.method.into() };
+    let request =
+        PlanRequest { to: args.to, method: args.method.into(), end_connections: args.end_connections };
     let plan: Plan = context.client()?.post(&workload_path(&args.workload, "/plan"), &request)?;
     if let Some(path) = &args.output {
         let text = serde_json::to_vec_pretty(&plan).map_err(|cause| crate::failure::bug(&cause))?;

@@ -41,6 +41,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         from: Some(args.from),
         method: args.method.into(),
         plan: None,
+        end_connections: false,
     };
     let moves: Vec<Move> = client.post("/v1/moves", &request)?;
     follow::all(context, &client, &moves, args.detach)

@@ -7,11 +7,14 @@ use ferry_model::error::Result;
 use std::process::ExitCode;
 
 /// Forget a workload that has ended, with its files
+///
+/// An adopted tree that still runs is let go of: it runs on where it was before, and is no workload any more.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   ferry rm job
   ferry rm --force web         kills it first
+  ferry rm legacy              adopted: it runs on, without Ferry
 
 Exit codes: 0 done; 1 no node answers; 2 no such workload; 3 it still runs, or is on a move.")]
 pub struct Args {

@@ -18,6 +18,9 @@ pub struct PlanRequest {
     /// How state would travel.
     #[serde(default)]
     pub method: Method,
+    /// Connections that cannot move would be ended.
+    #[serde(default)]
+    pub end_connections: bool,
 }
 
 /// Asks for moves. With `from` the receiver begins it; without, the sender.
@@ -37,6 +40,9 @@ pub struct MoveRequest {
     /// Exactly this plan, or refuse. Only with one workload.
     #[serde(default)]
     pub plan: Option<Plan>,
+    /// Connections that cannot move, since they are of the host's own address, are ended: their peers get a reset.
+    #[serde(default)]
+    pub end_connections: bool,
 }
 
 /// Which end of a move this host is.

@@ -17,6 +17,10 @@ pub(super) fn decide(resource: &Resource, answer: &Answer, options: &Options) ->
     if let Some(decision) = by_reference_that_exists(resource, answer) {
         return Ok(decision);
     }
+    if options.end_connections && ends(resource) {
+        let reason = "it is ended, as --end-connections says: its peer gets a reset".to_owned();
+        return Ok(Decision { action: Action::Rebind, reason, bytes: 0 });
+    }
     let mut refused = Vec::new();
     for &action in table::choices(resource.binding, resource.attachment) {
         match attempt(action, resource, answer, options) {
@@ -95,6 +99,11 @@ fn attempt(
     }
 }
 
+/// Whether a connection belongs to its host's address, so that it can be ended but not moved.
+fn ends(resource: &Resource) -> bool {
+    resource.sort == "tcp-connection" && resource.attachment == Attachment::Fixed
+}
+
 fn moves(resource: &Resource) -> Result<(), String> {
     match resource.attachment {
         Attachment::Fixed => Err("it is fixed to its host".into()),
@@ -121,7 +130,11 @@ fn described(resource: &Resource) -> String {
 
 fn lift(resource: &Resource) -> String {
     match resource.sort.as_str() {
-        "tcp-connection" | "listener" | "address" => {
+        "tcp-connection" => {
+            "end it (--end-connections: its peer gets a reset), or run the workload with an address of its own: ferry run --net ADDR/LEN"
+                .into()
+        }
+        "listener" | "udp-socket" | "address" => {
             "run the workload with an address of its own: ferry run --net ADDR/LEN".into()
         }
         _ if resource.name.starts_with('/') => {

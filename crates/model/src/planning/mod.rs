@@ -55,6 +55,11 @@ pub struct Options {
     /// Names of resources whose binding the user overrides (`--with PATH:binding`).
     #[n(3)]
     pub bindings: Vec<(String, Binding)>,
+    /// Connections that cannot move are ended: their peers get a reset.
+    #[n(4)]
+    #[serde(default)]
+    #[cbor(default)]
+    pub end_connections: bool,
 }
 
 /// Decides what a move would do. Blockers and exceptions included; nothing is touched.

@@ -50,6 +50,7 @@ fn options() -> Options {
         method: Method::StopAndCopy,
         clone: false,
         bindings: vec![],
+        end_connections: false,
     }
 }
 
@@ -114,6 +115,19 @@ fn a_device_is_bound_again_by_type_and_a_taken_one_blocks() {
     assert_eq!(ask(Found::Same).items[0].action, Action::Rebind);
     assert!(ask(Found::Absent).items.is_empty());
     assert_eq!(ask(Found::Absent).blockers.len(), 1);
+}
+
+#[test]
+fn a_connection_of_the_hosts_own_address_is_ended_only_if_the_user_says_so() {
+    let name = "10.0.0.1:80 - 10.0.0.9:5000";
+    let connection = resource("tcp-connection", name, Binding::Identifier, Attachment::Fixed);
+    let plan = make(&inventory(vec![connection.clone()]), &answer(vec![]), &options());
+    assert!(plan.blockers[0].lifted_by.contains("--end-connections"), "{:?}", plan.blockers);
+    let ending = Options { end_connections: true, ..options() };
+    let plan = make(&inventory(vec![connection]), &answer(vec![]), &ending);
+    assert!(plan.blockers.is_empty() && plan.items[0].reason.contains("reset"), "{plan:?}");
+    let listener = resource("listener", "10.0.0.1:80", Binding::Identifier, Attachment::Fixed);
+    assert_eq!(make(&inventory(vec![listener]), &answer(vec![]), &ending).blockers.len(), 1);
 }
 
 #[test]

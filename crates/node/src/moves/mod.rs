@@ -36,7 +36,8 @@ impl Node {
     pub fn plan(&self, workload: &str, asked: &PlanRequest) -> Result<Plan> {
         let id = self.workloads.find(workload)?;
         self.workloads.client(id)?;
-        self.movements()?.plan(&request(id, &asked.to, asked.method)?)
+        let end_connections = asked.end_connections;
+        self.movements()?.plan(&Request { end_connections, ..request(id, &asked.to, asked.method)? })
     }
 
     /// Begins moves. All of them are looked up first: a mistyped name begins none.
@@ -63,7 +64,12 @@ impl Node {
                 }
                 let begin = |id| {
                     let plan = asked.plan.clone();
-                    self.begin_move(Request { plan, ..request(id, &asked.to, asked.method)? })
+                    let end_connections = asked.end_connections;
+                    self.begin_move(Request {
+                        plan,
+                        end_connections,
+                        ..request(id, &asked.to, asked.method)?
+                    })
                 };
                 ids.into_iter().map(begin).collect()
             }
@@ -256,6 +262,7 @@ fn request(workload: WorkloadId, to: &HostName, method: Method) -> Result<Reques
         clone: None,
         plan: None,
         bindings: Vec::new(),
+        end_connections: false,
         streams: STREAMS,
     })
 }

@@ -23,7 +23,7 @@ use ferry_session::shim::{Client, ExecSpec, Size, Spec};
 use record::NodeRecord;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -158,7 +158,7 @@ impl Workloads {
             let mut client = client.map_err(|cause| {
                 Error::from_source(Kind::Unable, &cause).context("The workload's shim could not be started")
             })?;
-            begin(&mut client, spec).inspect_err(|_| drop(client.destroy()))
+            begin(&mut client, spec).inspect_err(|_| self.undo(&dir, client))
         });
         if let Err(error) = started {
             self.records().remove(&id);
@@ -167,6 +167,19 @@ impl Workloads {
             return Err(error);
         }
         Ok(self.look(id, &record))
+    }
+
+    /// Takes back what a start has left that failed. If its shim died of it, a successor does: what was adopted half way is put back.
+    fn undo(&self, dir: &Path, mut client: Client) {
+        let done = client.destroy().or_else(|_| match dir.join("shim.cbor").exists() {
+            true => Client::spawn(&self.ferry, dir, true)
+                .map_err(|cause| Error::from_source(Kind::Unable, &cause))
+                .and_then(|mut client| client.destroy()),
+            false => Ok(()),
+        });
+        if let Err(error) = done {
+            tracing::error!(directory = %dir.display(), %error, causes = ?error.causes, "what a failed start left could not be removed");
+        }
     }
 
     /// Writes down that a new workload is this host's.
@@ -219,15 +232,16 @@ impl Workloads {
         self.client(id)?.signal(signal)
     }
 
-    /// Forgets it, with its files. Killed first if `force`.
+    /// Forgets it, with its files. Killed first if `force`. An adopted tree that runs is let go of instead, and runs on.
     pub fn remove(&self, id: WorkloadId, force: bool) -> Result<Workload> {
         let workload = self.get(id)?;
+        let lets_go = workload.adopted && !force && workload.state == WorkloadState::Running;
         match workload.state {
             WorkloadState::Moving | WorkloadState::InDoubt => {
                 return Err(Error::new(Kind::Refused, format!("{} is on a move", workload.name))
                     .hint("`ferry moves ls` shows it, `ferry moves cancel` gives it up"));
             }
-            WorkloadState::Running | WorkloadState::Starting if !force => {
+            WorkloadState::Running | WorkloadState::Starting if !force && !lets_go => {
                 return Err(Error::new(Kind::Refused, format!("{} still runs", workload.name))
                     .hint("`ferry stop` ends it; `ferry rm --force` kills it"));
             }
@@ -238,7 +252,9 @@ impl Workloads {
             _ => {}
         }
         let dir = self.directory(id);
-        if workload.state != WorkloadState::Gone {
+        if lets_go {
+            self.client(id)?.release()?;
+        } else if workload.state != WorkloadState::Gone {
             if let Ok(mut client) = Client::connect(&dir) {
                 if force {
                     let _ = client.signal(SIGKILL);

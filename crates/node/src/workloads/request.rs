@@ -91,13 +91,19 @@ pub fn adopted(id: WorkloadId, name: &str, pid: i32) -> Result<Spec> {
     if command.is_empty() {
         return Err(Error::new(Kind::Refused, format!("Process {pid} is a task of the kernel or has ended")));
     }
+    // What a cold move starts anew.
+    let status = ferry_sys::proc::status::read(&pid.to_string()).map_err(|_| no_such())?;
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let env = environ.split(|&byte| byte == 0).map(|entry| String::from_utf8_lossy(entry).into_owned());
+    let cwd =
+        std::fs::read_link(format!("/proc/{pid}/cwd")).ok().and_then(|path| path.to_str().map(str::to_owned));
     Ok(Spec {
         id,
         name: name.to_owned(),
         command,
-        env: Vec::new(),
-        cwd: "/".to_owned(),
-        user: None,
+        env: env.filter(|entry| entry.find('=').is_some_and(|at| at > 0)).collect(),
+        cwd: cwd.unwrap_or_else(|| "/".to_owned()),
+        user: (status.uid[1] != 0).then(|| format!("{}:{}", status.uid[1], status.gid[1])),
         terminal: None,
         network: None,
         with: Vec::new(),

@@ -73,6 +73,23 @@ impl Capsule {
     }
 }
 
+/// Writes what a tree outside of any capsule uses of its host's memory file systems, in the form of [`Capsule::pack_contents`]: for
+/// each mount point the paths beneath it. `pid` is a process of the tree.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub fn pack_used(pid: i32, used: &[(String, tree::Parts)], out: &mut dyn Write) -> Result<tree::Totals> {
+    let mut totals = tree::Totals::default();
+    for (point, parts) in used {
+        let path = format!("/proc/{pid}/root{point}");
+        let opened = File::open(&path).doing(|| format!("open {path}"))?;
+        let more = tree::pack_parts(&opened, parts, out, &tree::Limits::default())?;
+        totals.entries += more.entries;
+        totals.bytes += more.bytes;
+    }
+    Ok(totals)
+}
+
 /// Writes what a workload wrote to its root: the upper directory in `directory`.
 ///
 /// # Errors

@@ -64,7 +64,7 @@ impl Groups {
 }
 
 /// Another capsule may be removing the empty parent at this moment: then try again.
-fn make_child(own: &Cgroup, below: &str, part: &str) -> io::Result<Cgroup> {
+pub(crate) fn make_child(own: &Cgroup, below: &str, part: &str) -> io::Result<Cgroup> {
     let name = if part.is_empty() { below.to_owned() } else { format!("{below}/{part}") };
     let mut result = own.child(&name);
     for _ in 0..8 {
@@ -77,7 +77,7 @@ fn make_child(own: &Cgroup, below: &str, part: &str) -> io::Result<Cgroup> {
 }
 
 /// Removes a capsule's cgroups, and the common parent if nothing else is in it.
-pub(super) fn remove(whole: &Path, others: &[PathBuf]) -> io::Result<()> {
+pub(crate) fn remove(whole: &Path, others: &[PathBuf]) -> io::Result<()> {
     ferry_sys::cgroup::remove_tree(whole)?;
     if let Some(parent) = whole.parent() {
         let _ = fs::remove_dir(parent);

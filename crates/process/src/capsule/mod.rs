@@ -9,7 +9,7 @@ pub mod contents;
 mod create;
 pub mod error;
 mod furnish;
-mod group;
+pub(crate) mod group;
 mod init;
 mod ipc;
 mod keep;
@@ -17,7 +17,7 @@ mod line;
 mod mapped;
 mod mounts;
 pub mod namespace;
-mod note;
+pub(crate) mod note;
 mod root;
 mod run;
 pub mod spec;
@@ -45,7 +45,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the kernel may take to end a killed workload.
-const END_MAX: Duration = Duration::from_secs(20);
+pub(crate) const END_MAX: Duration = Duration::from_secs(20);
 
 /// A handle on a capsule that exists.
 #[derive(Debug)]

@@ -95,19 +95,19 @@ impl Note {
 }
 
 /// This boot of this host.
-pub(super) fn boot() -> String {
+pub(crate) fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// When a process started, in clock ticks since boot.
-pub(super) fn start_time(pid: i32) -> Option<u64> {
+pub(crate) fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything: fields are counted after its end.
     let (_, fields) = stat.rsplit_once(") ")?;
     fields.split(' ').nth(19)?.parse().ok()
 }
 
-fn ended(pidfd: &OwnedFd, wait_ms: u64) -> bool {
+pub(crate) fn ended(pidfd: &OwnedFd, wait_ms: u64) -> bool {
     let wait = Timespec { tv_sec: (wait_ms / 1000) as i64, tv_nsec: ((wait_ms % 1000) * 1_000_000) as i64 };
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&wait)).is_ok_and(|ready| ready == 1)
 }

@@ -1,11 +1,11 @@
 //! The inventory of descriptors: the survey of the capture, as resources of a plan. Nothing is stopped or changed.
 
+use super::internet::Internet;
 use crate::capture::files::class::Class;
 use crate::capture::files::survey::{Look, Survey};
 use crate::capture::files::{Error, FilesContext, TaskRef};
 use ferry_model::plan::{Holder, Resource};
 use ferry_model::resource::{Attachment, Binding};
-use ferry_sys::{sockaddr, tcp_repair};
 use rustix::fs::OFlags;
 use std::collections::BTreeMap;
 
@@ -23,10 +23,10 @@ pub fn files(tasks: &[TaskRef], ctx: &FilesContext<'_>) -> Result<Vec<Resource>,
             return if left.len() < tasks.len() { files(&left, ctx) } else { Err(error) };
         }
     };
-    let own_network = has_own_network(&survey);
+    let internet = Internet::of(&survey);
     let mut found: BTreeMap<(String, String), Resource> = BTreeMap::new();
     for look in &survey.looks {
-        let resource = resource(&survey, look, own_network);
+        let resource = resource(&survey, look, &internet);
         // The same file opened twice is one resource; what cannot be moved is listed every time.
         let again = if resource.unsupported.is_some() { look.place() } else { String::new() };
         found.entry((format!("{} {}", resource.sort, resource.name), again)).or_insert(resource);
@@ -51,19 +51,11 @@ pub fn hash(root: &std::path::Path, path: &str) -> std::io::Result<ferry_model::
     Ok(ferry_model::ids::Hash(*hasher.finalize().as_bytes()))
 }
 
-fn has_own_network(survey: &Survey<'_>) -> bool {
-    let inode = |path: String| rustix::fs::stat(path).map(|stat| stat.st_ino).ok();
-    let Ok(task) = survey.anyone() else { return false };
-    let theirs = inode(format!("/proc/{}/ns/net", task.host_pid));
-    theirs.is_some() && theirs != inode("/proc/self/ns/net".into())
-}
-
-fn resource(survey: &Survey<'_>, look: &Look, own_network: bool) -> Resource {
+fn resource(survey: &Survey<'_>, look: &Look, internet: &Internet) -> Resource {
     use Attachment::{Fastened, Fixed, Unattached};
     use Binding::{Identifier, Type, Value};
     let path = String::from_utf8_lossy(&look.link).into_owned();
     let size = u64::try_from(look.stat.st_size).unwrap_or(0);
-    let network = if own_network { Unattached } else { Fixed };
     let (sort, name, binding, attachment, bytes) = match &look.class {
         Class::File if made_up(&path) => ("kernel-file", path, Type, Unattached, 0),
         Class::File if is_library(look, &path) => ("library", path, Value, Unattached, size),
@@ -96,11 +88,8 @@ fn resource(survey: &Survey<'_>, look: &Look, own_network: bool) -> Resource {
         Class::Unix => {
             ("unix-socket", unix_name(survey, look), Identifier, Unattached, pending(survey, look))
         }
-        Class::Tcp => {
-            let (sort, name, bytes) = tcp(survey, look);
-            (sort, name, Identifier, network, bytes)
-        }
-        Class::Udp => ("udp-socket", internet(survey, look), Identifier, network, pending(survey, look)),
+        Class::Tcp => internet.tcp(survey, look),
+        Class::Udp => internet.udp(survey, look, pending(survey, look)),
         Class::Netlink => ("netlink-socket", path, Type, Unattached, 0),
         Class::Unsupported(_) => ("unsupported", path, Identifier, Fixed, 0),
     };
@@ -149,28 +138,4 @@ fn unix_name(survey: &Survey<'_>, look: &Look) -> String {
         Some(name) => format!("{} ({})", String::from_utf8_lossy(name).replace('\0', "@"), look.name()),
         None => look.name(),
     }
-}
-
-fn internet(survey: &Survey<'_>, look: &Look) -> String {
-    let Ok(fd) = survey.take(look) else { return look.name() };
-    let show =
-        |address: std::io::Result<Vec<u8>>| address.ok().map(|address| crate::restore::files::show(&address));
-    match (show(sockaddr::local(&fd)), show(sockaddr::remote(&fd))) {
-        (Some(local), Some(remote)) => format!("{local} - {remote}"),
-        (Some(local), None) => local,
-        _ => look.name(),
-    }
-}
-
-fn tcp(survey: &Survey<'_>, look: &Look) -> (&'static str, String, u64) {
-    use ferry_sys::ioctl::{Int, get};
-    let name = internet(survey, look);
-    let Ok(fd) = survey.take(look) else { return ("tcp-connection", name, 0) };
-    let state = tcp_repair::info(&fd).map_or(0, |info| info.state);
-    if state == 10 {
-        return ("listener", name, 0);
-    }
-    let bytes = [Int::Readable, Int::Unacknowledged].iter().filter_map(|&what| get(&fd, what).ok());
-    let bytes = bytes.map(|bytes| u64::from(bytes.max(0) as u32)).sum();
-    (if state == 7 { "tcp-socket" } else { "tcp-connection" }, name, bytes)
 }

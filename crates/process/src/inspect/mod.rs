@@ -2,6 +2,8 @@
 
 pub mod capsule;
 pub mod files;
+pub mod host;
+mod internet;
 pub mod tasks;
 
 pub use files::files;

@@ -6,10 +6,11 @@ use crate::shim::{CONTENTS, Client, LOG, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::WorkloadId;
 use ferry_model::plan::Plan;
-use ferry_model::resource::Action;
+use ferry_model::resource::{Action, Binding};
 use ferry_process::capsule::contents::unpack_upper;
 use ferry_process::capsule::mapped;
 use ferry_process::capsule::tree::{self, Changes, Index, Limits, Parts, pack_changes};
+use ferry_process::inspect::host::is_in_memory;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -72,7 +73,7 @@ pub(super) struct Stage {
     beneath: Parts,
     /// What the workload wrote.
     upper: Tree,
-    /// What `--with` names and this host does not share with the target.
+    /// What `--with` names and this host does not share with the target; of an adopted tree, what it may be writing to on the host.
     with: Option<Tree>,
     rounds: u32,
     /// Bytes of the last round.
@@ -80,11 +81,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// By the plan. `root` is the workload's root, as this host reaches it.
-    pub fn new(directory: &Path, root: PathBuf, spec: &Spec, plan: &Plan) -> Self {
+    /// By the plan. `root` is the workload's root, as this host reaches it; that of an `adopted` tree is the host's own.
+    pub fn new(directory: &Path, root: PathBuf, spec: &Spec, plan: &Plan, adopted: bool) -> Self {
         let (mut beneath, mut with) = (Parts::new(), Parts::new());
         let upper = directory.join("upper");
-        let sorts = ["file", "directory", "library", "executable"];
+        let sorts = ["file", "directory", "library", "executable", "pipe"];
         for item in &plan.items {
             let name = item.resource.name.trim_start_matches('/');
             let travels = matches!(item.action, Action::Move | Action::Copy)
@@ -95,6 +96,11 @@ impl Stage {
             }
             if spec.with.iter().any(|with| with.path == item.resource.name) {
                 with.insert(name.as_bytes().to_vec(), true);
+            } else if adopted && item.resource.binding == Binding::Identifier {
+                // It may change until the freeze. Memory file systems go with the captured state.
+                if !is_in_memory(&item.resource.name) {
+                    with.insert(name.as_bytes().to_vec(), false);
+                }
             } else if fs::symlink_metadata(upper.join(name)).is_err() {
                 beneath.insert(name.as_bytes().to_vec(), false);
             }

@@ -50,7 +50,8 @@ pub(super) fn make(
     ask: impl FnOnce(control::Message) -> Result<control::Message>,
 ) -> Result<Plan> {
     let resources = shim.inspect()?;
-    let spec = shim.status()?.spec.unwrap_or_default();
+    let status = shim.status()?;
+    let spec = status.spec.unwrap_or_default();
     let own = spec.network.as_ref().and_then(|network| network.addresses.first().cloned());
     let question = control::Message::Ask {
         resources: resources.clone(),
@@ -74,8 +75,16 @@ pub(super) fn make(
         method: request.method,
         clone: request.clone.is_some(),
         bindings: request.bindings.clone(),
+        end_connections: request.end_connections,
     };
-    Ok(planning::make(&inventory, &answer, &options))
+    let mut plan = planning::make(&inventory, &answer, &options);
+    if status.adopted && !inventory.facts.kernel_features.iter().any(|feature| feature == "nftables") {
+        plan.exceptions.push(format!(
+            "{} has no nftables: while the workload is frozen its connections are not held back, and a peer that sends may get a reset",
+            inventory.facts.host
+        ));
+    }
+    Ok(plan)
 }
 
 /// Makes the plan of a move over its own connection. One that was given is followed, if no fact has changed since.

@@ -24,6 +24,8 @@ pub struct Request {
     pub plan: Option<Plan>,
     /// Bindings that the user overrides.
     pub bindings: Vec<(String, Binding)>,
+    /// Connections that cannot move are ended.
+    pub end_connections: bool,
     /// Number of page streams.
     pub streams: u32,
 }

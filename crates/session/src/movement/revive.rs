@@ -145,7 +145,13 @@ fn fits(node: &Arc<dyn Node>, image: &Image, spec: &Spec, clone: bool) -> Result
     let answer = facts::Answer { facts: node.facts(), holdings, refusals: Vec::new() };
     let memory_bytes = image.manifest().memory_bytes();
     let inventory = Inventory { workload: spec.id, facts: about.facts.clone(), resources, memory_bytes };
-    let options = Options { target: node.host(), method: Method::Warm, clone, bindings: Vec::new() };
+    let options = Options {
+        target: node.host(),
+        method: Method::Warm,
+        clone,
+        bindings: Vec::new(),
+        end_connections: false,
+    };
     let plan = planning::make_here(&inventory, &answer, &options);
     super::planning::refuse_blockers(&plan)?;
     let brought = plan.items.iter().filter(|item| matches!(item.action, Action::Move | Action::Copy));

@@ -176,10 +176,15 @@ impl SourceRole {
         secret: [u8; 32],
     ) -> Result<()> {
         let mut hashes = Vec::new();
-        let init =
-            self.shim()?.status()?.init.ok_or_else(|| Error::new(Kind::Unable, "The capsule is gone"))?;
-        let root = PathBuf::from(format!("/proc/{init}/root"));
-        let mut stage = files::Stage::new(&self.directory, root, spec, plan);
+        let status = self.shim()?.status()?;
+        // An adopted tree has no capsule: its root is the host's, as its first process sees it.
+        let member = if status.adopted { status.pid } else { status.init };
+        let member = member.ok_or_else(|| Error::new(Kind::Unable, "The capsule is gone"))?;
+        let root = PathBuf::from(format!("/proc/{member}/root"));
+        let mut stage = files::Stage::new(&self.directory, root, spec, plan, status.adopted);
+        if request.end_connections {
+            self.shim()?.end_connections()?;
+        }
         while stage.is_worth_another() {
             let hash = self.bulk(Bulk::Files, |to| stage.send_round(to))?;
             self.wait_until_taken(hash)?;

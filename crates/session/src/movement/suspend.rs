@@ -139,13 +139,21 @@ fn prepare(
     let mut alone = Alone::new(node, key, doubt)?;
     let status = alone.ask(Client::status)?;
     let spec = status.spec.ok_or_else(|| Error::new(Kind::Bug, "The shim has no workload"))?;
+    if status.adopted {
+        let what =
+            format!("{} was adopted: it lives in no capsule that an image could be made of", spec.name);
+        let pid = status.pid.unwrap_or_default();
+        return Err(Error::new(Kind::Refused, what).hint(format!(
+            "move it with --method stop-and-copy, or save its tree: ferry checkpoint {pid} DIR"
+        )));
+    }
     let init = status.init.filter(|_| status.phase == ShimPhase::Running);
     let init = init.ok_or_else(|| Error::new(Kind::Refused, format!("{} does not run here", spec.name)))?;
     let resources = alone.ask(Client::inspect)?;
     refuse_unsupported(&resources)?;
     let mut making = Making::begin(&request.dir, &node.state(), request.threads)?;
     let root = PathBuf::from(format!("/proc/{init}/root"));
-    let mut stage = files::Stage::new(&node.directory(key.id), root, &spec, purpose.plan);
+    let mut stage = files::Stage::new(&node.directory(key.id), root, &spec, purpose.plan, false);
     making.steady(|to| {
         stage.send_round(to)?;
         while stage.is_worth_another() {

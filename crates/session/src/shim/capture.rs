@@ -30,8 +30,7 @@ impl Workload {
     /// State and the way to the memory. The workload stays frozen, and nothing traces it afterwards.
     pub(super) fn capture(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
         self.require(&[Phase::Frozen], "be captured")?;
-        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
-        let cgroup = capsule.cgroup();
+        let cgroup = self.cgroup()?;
         let mut seized = capture::seize(&Scope::Cgroup(cgroup.path().to_owned())).map_err(failed)?;
         let thawed = cgroup.thaw().map_err(|e| unable("The workload's cgroup does not thaw", &e));
         let captured = thawed.and_then(|()| self.capture_seized(&mut seized));
@@ -44,14 +43,18 @@ impl Workload {
         self.held = Some(taken.held);
         self.waits = taken.waits;
         released?;
-        let state = self.capture_capsule(taken.state)?;
+        let state = match &self.adopted {
+            Some(_) => self.capture_host(taken.state)?,
+            None => self.capture_capsule(taken.state)?,
+        };
         let network = match self.record.as_ref().and_then(|record| record.spec.network.as_ref()) {
             Some(_) => Some(network::capture(self.capsule.as_ref().ok_or_else(no_capsule)?)?),
             None => None,
         };
         let record = self.record.as_ref().ok_or_else(no_capsule)?;
         let typed = self.terminal.as_ref().map(|terminal| terminal.typed().to_vec().into());
-        let envelope = Envelope { state, first: record.first, exit: record.exit, network, typed };
+        let envelope =
+            Envelope { state, first: self.inner_first(record.first), exit: record.exit, network, typed };
         Ok((envelope.to_bytes(), taken.spaces))
     }
 
@@ -60,6 +63,9 @@ impl Workload {
         let captured = seized.capture(&context).map_err(failed)?;
         let mut state = captured.state;
         let held = self.capture_files(&seized.tasks(), &mut state)?;
+        if self.ends_connections {
+            super::clone::part_from_others(&mut state);
+        }
         Ok(Taken { state, spaces: captured.memory, waits: captured.waits, held })
     }
 

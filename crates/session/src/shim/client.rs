@@ -186,6 +186,16 @@ impl Client {
         self.done(&Request::Resume)
     }
 
+    /// [`Request::EndConnections`].
+    pub fn end_connections(&mut self) -> Result<()> {
+        self.done(&Request::EndConnections)
+    }
+
+    /// [`Request::Release`].
+    pub fn release(&mut self) -> Result<()> {
+        self.done(&Request::Release)
+    }
+
     /// [`Request::Destroy`].
     pub fn destroy(&mut self) -> Result<()> {
         self.done(&Request::Destroy)

@@ -30,14 +30,7 @@ pub(crate) fn part(state: &mut State, own: &[IpAddr], given: &[IpAddr]) {
                 let within = tcp.remote.as_deref().and_then(ip_of).is_some_and(|ip| is_own(ip, own))
                     && both(tcp).is_some_and(|(local, remote)| ends.contains(&(remote, local)));
                 if !matches!(tcp.state, SYN_SENT | CLOSE | LISTEN) && !within {
-                    let local = tcp.local.take();
-                    **tcp = TcpSocket {
-                        state: CLOSE,
-                        shutdown: 3,
-                        error: ECONNRESET,
-                        local,
-                        ..TcpSocket::default()
-                    };
+                    reset(tcp);
                 }
                 for address in [&mut tcp.local, &mut tcp.remote].into_iter().flatten() {
                     rebind(address, own, given);
@@ -74,6 +67,28 @@ fn connected(state: &State) -> HashSet<(End, End)> {
         _ => None,
     });
     ends.collect()
+}
+
+/// Makes of a connection one whose peer has reset it.
+fn reset(tcp: &mut TcpSocket) {
+    let local = tcp.local.take();
+    *tcp = TcpSocket { state: CLOSE, shutdown: 3, error: ECONNRESET, local, ..TcpSocket::default() };
+}
+
+/// Resets connections of which the workload does not have both ends: those that a move ends, since they are of the host's own address.
+pub(super) fn part_from_others(state: &mut State) {
+    let ends = connected(state);
+    for description in &mut state.files.descriptions {
+        if let Kind::Socket(socket) = &mut description.kind
+            && let Detail::Tcp(tcp) = &mut socket.detail
+            && !matches!(tcp.state, SYN_SENT | CLOSE | LISTEN)
+            && !both(tcp).is_some_and(|(local, remote)| ends.contains(&(remote, local)))
+        {
+            reset(tcp);
+            // The address stays with its host.
+            tcp.local = None;
+        }
+    }
 }
 
 fn is_own(ip: IpAddr, own: &[IpAddr]) -> bool {
@@ -161,6 +176,27 @@ mod tests {
             other => panic!("{other:?}"),
         });
         details.collect()
+    }
+
+    #[test]
+    fn a_connection_with_both_ends_here_stays_in_a_move_that_ends_the_others() {
+        let at = |ip: [u8; 4], port: u16| {
+            Some([&2u16.to_ne_bytes()[..], &port.to_be_bytes(), &ip, &[0; 8]].concat())
+        };
+        let mut state = State::default();
+        state.files.descriptions = vec![
+            tcp(1, at([127, 0, 0, 1], 80), at([127, 0, 0, 1], 9)),
+            tcp(1, at([127, 0, 0, 1], 9), at([127, 0, 0, 1], 80)),
+            tcp(1, at([127, 0, 0, 1], 81), at([127, 0, 0, 1], 10)),
+            tcp(1, at([10, 0, 0, 1], 80), at([10, 0, 0, 2], 9)),
+        ];
+        part_from_others(&mut state);
+        let stays = |each: &Description| match &each.kind {
+            Kind::Socket(socket) => matches!(&socket.detail, Detail::Tcp(tcp) if tcp.state == 1),
+            _ => false,
+        };
+        let stayed: Vec<bool> = state.files.descriptions.iter().map(stays).collect();
+        assert_eq!(stayed, [true, true, false, false]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::workload::{Workload, no_capsule, unable};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_process::capture::TaskRef;
 use ferry_process::capture::files::{self, FilesContext, Furniture, FurnitureKind, Held};
+use ferry_process::inspect::host as outside;
 use ferry_process::records::State;
 use ferry_process::restore::Puppets;
 use ferry_process::restore::files::{Recreated, RestoreContext};
@@ -27,6 +28,14 @@ impl Workload {
         }
         if let Some(number) = self.terminal.as_ref().and_then(Terminal::number) {
             furniture.push(Furniture { name: TERMINAL_NAME.into(), what: FurnitureKind::Terminal(number) });
+        }
+        if self.adopted.is_some() {
+            // Whatever terminal it was started at: at the target it sits at one of Ferry's.
+            let number = self.tasks().ok().and_then(|tasks| outside::terminal(&tasks));
+            furniture.extend(number.map(|number| Furniture {
+                name: TERMINAL_NAME.into(),
+                what: FurnitureKind::Terminal(number),
+            }));
         }
         furniture
     }

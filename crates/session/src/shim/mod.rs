@@ -14,6 +14,7 @@ mod exec;
 mod furniture;
 mod ground;
 mod inspect;
+mod lock;
 mod network;
 pub mod protocol;
 mod rebuild;
@@ -26,6 +27,7 @@ mod workload;
 
 pub(crate) use capture::CONTENTS;
 pub use client::Client;
+pub use lock::lock_name;
 pub use run::run;
 pub use spec::{ExecSpec, Network, Size, Spec, With};
 

@@ -1,11 +1,13 @@
 //! The network identity of a workload, by the network crate's words: a device of its own that is joined to the host's bridge.
 
 use super::spec::{Network, Spec};
+use super::workload::Workload;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_network::{Address, Identity, Route, host_end_name};
 use ferry_process::capsule::Capsule;
 use rustix::fd::AsFd;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 /// Name of the device inside.
 const DEVICE: &str = "eth0";
@@ -69,4 +71,55 @@ pub(super) fn announcer(capsule: &Capsule) -> Result<ferry_network::announce::An
     let identity = capture(capsule)?;
     let namespace = capsule.namespace("net")?;
     Ok(ferry_network::announce::Announcer::open(namespace.as_fd(), &identity)?)
+}
+
+impl Workload {
+    /// Unlocks or locks the network identity, where there is one.
+    pub(super) fn set_network(&self, up: bool) -> Result<()> {
+        match &self.record {
+            Some(record) if record.spec.network.is_some() => {
+                if up {
+                    unlock(&record.spec)
+                } else {
+                    lock(&record.spec)
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the neighbours where the workload is: once now, and again soon, for whoever missed it.
+    pub(super) fn announce(&mut self) {
+        let has_network = self.record.as_ref().is_some_and(|record| record.spec.network.is_some());
+        let Some(capsule) = self.capsule.as_ref().filter(|_| has_network) else { return };
+        let now = Instant::now();
+        match announcer(capsule) {
+            Ok(announcer) => {
+                let due = [Duration::ZERO, Duration::from_millis(20), Duration::from_secs(1)];
+                self.announcing = Some((announcer, due.map(|after| now + after).to_vec()));
+            }
+            Err(error) => eprintln!("The workload could not be announced: {error}"),
+        }
+        self.announce_due();
+    }
+
+    /// Sends the announcements that are due.
+    pub(super) fn announce_due(&mut self) {
+        let Some((announcer, due)) = &mut self.announcing else { return };
+        let now = Instant::now();
+        if due.iter().any(|at| *at <= now)
+            && let Err(error) = announcer.send()
+        {
+            eprintln!("The workload could not be announced: {error}");
+        }
+        due.retain(|at| *at > now);
+        if due.is_empty() {
+            self.announcing = None;
+        }
+    }
+
+    /// Whether announcements are still to be sent.
+    pub(super) fn is_announcing(&self) -> bool {
+        self.announcing.is_some()
+    }
 }

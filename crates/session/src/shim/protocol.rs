@@ -104,6 +104,13 @@ pub enum Request {
         #[n(0)]
         size: Size,
     },
+    /// Lets go of an adopted tree: it runs on in the cgroups that it came from, and the shim has nothing any more.
+    #[n(16)]
+    Release,
+    /// The next capture leaves out connections whose other end is not the workload's own; once the workload is destroyed here, their
+    /// peers get a reset. A thaw takes it back.
+    #[n(17)]
+    EndConnections,
     /// Makes what a workload that will arrive needs and what is known before it is captured: cgroup, namespaces, clocks, network
     /// device (down). [`Request::Prepare`] of the same workload follows.
     #[n(24)]

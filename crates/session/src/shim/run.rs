@@ -136,6 +136,11 @@ impl Server {
             sources.push(Source::Init);
             watched.push(PollFd::from_borrowed_fd(capsule.events(), PollFlags::IN));
         }
+        // Once it has ended it is readable for ever; the others of the tree are asked about every round.
+        if let Some(root) = self.workload.root_to_watch() {
+            sources.push(Source::Init);
+            watched.push(PollFd::from_borrowed_fd(root, PollFlags::IN));
+        }
         if let Some(terminal) = &self.workload.terminal {
             let typing = if terminal.wants_to_type() { PollFlags::OUT } else { PollFlags::empty() };
             sources.push(Source::Terminal);
@@ -257,7 +262,7 @@ impl Server {
             // What the terminal shows belongs to the log and to who looks on, here; what was typed goes along.
             while self.pump_terminal() {}
         }
-        let destroys = matches!(request, Request::Destroy);
+        let destroys = matches!(request, Request::Destroy | Request::Release);
         let answered = match request {
             Request::Exec { spec } => self.exec(at, &spec),
             Request::Attach { size } => self.attach(at, size),
@@ -303,6 +308,11 @@ impl Server {
             Request::Finish => workload.finish().map(|()| Answer::Done),
             Request::Resume => workload.resume().map(|()| Answer::Done),
             Request::Destroy => workload.destroy().map(|()| Answer::Done),
+            Request::EndConnections => {
+                workload.ends_connections = true;
+                Ok(Answer::Done)
+            }
+            Request::Release => workload.release().map(|()| Answer::Done),
             Request::Resize { size } => {
                 let terminal = workload.terminal.as_ref().ok_or_else(no_terminal)?;
                 terminal.resize(size).map_err(|e| unable("The terminal's size could not be set", &e))?;
@@ -350,6 +360,7 @@ impl Server {
 
     fn exec(&mut self, at: usize, spec: &super::ExecSpec) -> Result<Answer> {
         self.workload.require(&[Phase::Running], "run another program")?;
+        self.workload.refuse_exec()?;
         self.execs_made += 1;
         let exec = Exec::start(&mut self.workload, spec, self.execs_made)?;
         self.connections[at].mode = Mode::Exec(exec.number);

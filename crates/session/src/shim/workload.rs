@@ -7,8 +7,10 @@ use super::terminal::Terminal;
 use super::{LOG, network};
 use crate::facts::FileHashes;
 use ferry_model::error::{Error, Kind, Result};
+use ferry_model::ids::WorkloadId;
 use ferry_network::announce::Announcer;
-use ferry_process::capsule::{self, Capsule, Command, Started, User};
+use ferry_process::adoption::Adoption;
+use ferry_process::capsule::{self, Capsule, Cgroup, Command, Started, User};
 use ferry_process::capture::files::{self, Held};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -26,15 +28,19 @@ pub(super) struct Workload {
     pub(super) dir: PathBuf,
     pub(super) record: Option<Record>,
     pub(super) capsule: Option<Capsule>,
+    /// Instead of a capsule: a tree that ran before, where it was.
+    pub(super) adopted: Option<Adoption>,
     pub(super) terminal: Option<Terminal>,
     /// Restored and not yet let go.
     pub(super) building: Option<super::rebuild::Building>,
     /// Connections that a capture put into repair mode.
     pub(super) held: Option<Held>,
+    /// Connections to others do not go along, and are reset when it is destroyed.
+    pub(super) ends_connections: bool,
     /// Hashes of its code, remembered from plan to plan.
     pub(super) hashes: FileHashes,
     /// Repetitions of the announcement that are still due.
-    announcing: Option<(Announcer, Vec<Instant>)>,
+    pub(super) announcing: Option<(Announcer, Vec<Instant>)>,
     /// Timed waits of tasks, from the last capture or restore.
     pub(super) waits: Vec<ferry_process::capture::interrupted::KnownWait>,
     log: File,
@@ -48,9 +54,11 @@ impl Workload {
             dir: dir.to_owned(),
             record: None,
             capsule: None,
+            adopted: None,
             terminal: None,
             building: None,
             held: None,
+            ends_connections: false,
             hashes: FileHashes::default(),
             announcing: None,
             waits: Vec::new(),
@@ -64,7 +72,10 @@ impl Workload {
         let record = Record::read(dir).map_err(|e| Error::from_source(Kind::Unable, &e))?;
         let Some(mut record) = record else { return Ok(workload) };
         let boot = boot_id().map_err(|e| Error::from_source(Kind::Unable, &e))?;
-        let opened = if record.boot_id == boot && !record.adopted { Capsule::open(dir).ok() } else { None };
+        if record.adopted {
+            return workload.recover_adopted(record, boot);
+        }
+        let opened = if record.boot_id == boot { Capsule::open(dir).ok() } else { None };
         record.phase = match (record.phase, &opened) {
             (phase @ (Phase::Empty | Phase::Exited), _) => phase,
             // Puppets that were not whole died with the shim that held them.
@@ -118,12 +129,31 @@ impl Workload {
 
     /// Pid on this host of a process that has `pid` inside.
     pub(super) fn host_pid(&self, pid: i32) -> Option<i32> {
+        if let Some(adopted) = &self.adopted {
+            return Some(adopted.pid()).filter(|root| *root == pid && adopted.lives());
+        }
         let Some(capsule) = &self.capsule else { return Some(pid).filter(|pid| *pid > 0) };
         let inside = |host: &i32| {
             ferry_sys::proc::status::read(&host.to_string())
                 .is_ok_and(|status| status.ns_pid.last() == Some(&pid))
         };
         capsule.cgroup().procs().ok()?.into_iter().find(inside)
+    }
+
+    /// The cgroup of the workload's tasks: what is frozen.
+    pub(super) fn cgroup(&self) -> Result<&Cgroup> {
+        let capsule = self.capsule.as_ref().map(Capsule::cgroup);
+        capsule.or_else(|| self.adopted.as_ref().map(Adoption::cgroup)).ok_or_else(no_capsule)
+    }
+
+    /// The workload's tasks as they are now.
+    pub(super) fn tasks(&self) -> Result<Vec<files::TaskRef>> {
+        let procs = self.cgroup()?.procs().map_err(|e| unable("The tasks could not be listed", &e))?;
+        let task = |host_pid: i32| {
+            let status = ferry_sys::proc::status::read(&host_pid.to_string()).ok()?;
+            Some(files::TaskRef { host_pid, ns_pid: *status.ns_pid.last()? })
+        };
+        Ok(procs.into_iter().filter_map(task).collect())
     }
 
     pub(super) fn save(&self) -> Result<()> {
@@ -240,7 +270,11 @@ impl Workload {
     /// Notes the ends that init tells of; returns those that are not the first program's.
     pub(super) fn ended(&mut self) -> Vec<(i32, Exit)> {
         let mut others = Vec::new();
-        let Some(capsule) = &mut self.capsule else { return others };
+        self.root_ended();
+        let Some(capsule) = &mut self.capsule else {
+            self.look_for_end();
+            return others;
+        };
         loop {
             match capsule.next_ended(false) {
                 Ok(Some(ended)) => {
@@ -267,7 +301,7 @@ impl Workload {
     /// The workload has ended when its first program has and no other is left: a program that goes to the background lives on.
     fn look_for_end(&mut self) {
         let first_ended = self.record.as_ref().is_some_and(|record| record.exit.is_some());
-        let empty = self.capsule.as_ref().is_none_or(|capsule| !capsule.cgroup().populated().unwrap_or(true));
+        let empty = self.cgroup().map_or(true, |cgroup| !cgroup.populated().unwrap_or(true));
         if first_ended && empty && self.phase() == Phase::Running {
             let _ = self.set_phase(Phase::Exited);
         }
@@ -275,9 +309,9 @@ impl Workload {
 
     pub(super) fn signal(&self, signal: i32) -> Result<()> {
         let no = || Error::new(Kind::Usage, "The workload has ended");
-        let capsule = self.capsule.as_ref().ok_or_else(no)?;
         if signal == 9 {
-            return capsule.cgroup().kill().map_err(|e| unable("The workload could not be killed", &e));
+            let cgroup = self.cgroup().map_err(|_| no())?;
+            return cgroup.kill().map_err(|e| unable("The workload could not be killed", &e));
         }
         let first = self.record.as_ref().map_or(0, |record| record.first);
         let pid = self.host_pid(first).and_then(rustix::process::Pid::from_raw).ok_or_else(no)?;
@@ -294,15 +328,17 @@ impl Workload {
 
     pub(super) fn freeze(&mut self) -> Result<()> {
         self.require(&[Phase::Running, Phase::Frozen], "be frozen")?;
-        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        let cgroup = self.cgroup()?;
         self.set_network(false)?;
-        let frozen = capsule.cgroup().freeze().and_then(|()| capsule.cgroup().wait_frozen(FREEZE_TIME_MAX));
+        let frozen = cgroup.freeze().and_then(|()| cgroup.wait_frozen(FREEZE_TIME_MAX));
         if let Err(e) = frozen {
             self.set_phase(Phase::Frozen)?;
             self.thaw()?;
             return Err(unable("The workload does not freeze", &e));
         }
-        self.set_phase(Phase::Frozen)
+        self.set_phase(Phase::Frozen)?;
+        self.lock_connections();
+        Ok(())
     }
 
     /// Back to running. Harmless when it runs.
@@ -319,58 +355,10 @@ impl Workload {
         }
         self.set_network(true)?;
         self.end_repair()?;
-        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
-        capsule.cgroup().thaw().map_err(|e| unable("The workload does not thaw", &e))?;
+        self.unlock_connections();
+        self.ends_connections = false;
+        self.cgroup()?.thaw().map_err(|e| unable("The workload does not thaw", &e))?;
         self.set_phase(Phase::Running)
-    }
-
-    /// Unlocks or locks the network identity, where there is one.
-    pub(super) fn set_network(&self, up: bool) -> Result<()> {
-        match &self.record {
-            Some(record) if record.spec.network.is_some() => {
-                if up {
-                    network::unlock(&record.spec)
-                } else {
-                    network::lock(&record.spec)
-                }
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Tells the neighbours where the workload is: once now, and again soon, for whoever missed it.
-    pub(super) fn announce(&mut self) {
-        let has_network = self.record.as_ref().is_some_and(|record| record.spec.network.is_some());
-        let Some(capsule) = self.capsule.as_ref().filter(|_| has_network) else { return };
-        let now = Instant::now();
-        match network::announcer(capsule) {
-            Ok(announcer) => {
-                let due = [Duration::ZERO, Duration::from_millis(20), Duration::from_secs(1)];
-                self.announcing = Some((announcer, due.map(|after| now + after).to_vec()));
-            }
-            Err(error) => eprintln!("The workload could not be announced: {error}"),
-        }
-        self.announce_due();
-    }
-
-    /// Sends the announcements that are due.
-    pub(super) fn announce_due(&mut self) {
-        let Some((announcer, due)) = &mut self.announcing else { return };
-        let now = Instant::now();
-        if due.iter().any(|at| *at <= now)
-            && let Err(error) = announcer.send()
-        {
-            eprintln!("The workload could not be announced: {error}");
-        }
-        due.retain(|at| *at > now);
-        if due.is_empty() {
-            self.announcing = None;
-        }
-    }
-
-    /// Whether announcements are still to be sent.
-    pub(super) fn is_announcing(&self) -> bool {
-        self.announcing.is_some()
     }
 
     /// Takes connections out of repair mode that a capture, here or in a shim that died, put into it.
@@ -379,13 +367,10 @@ impl Workload {
             held.resume();
             return Ok(());
         }
-        let Some(capsule) = &self.capsule else { return Ok(()) };
-        let procs = capsule.cgroup().procs().map_err(|e| unable("The tasks could not be listed", &e))?;
-        let task = |host_pid: i32| {
-            let status = ferry_sys::proc::status::read(&host_pid.to_string()).ok()?;
-            Some(files::TaskRef { host_pid, ns_pid: *status.ns_pid.last()? })
-        };
-        let tasks: Vec<files::TaskRef> = procs.into_iter().filter_map(task).collect();
+        if self.capsule.is_none() && self.adopted.is_none() {
+            return Ok(());
+        }
+        let tasks = self.tasks()?;
         files::end_repair(&tasks)?;
         Ok(())
     }
@@ -394,6 +379,11 @@ impl Workload {
     pub(super) fn destroy(&mut self) -> Result<()> {
         self.building = None;
         self.terminal = None;
+        if self.ends_connections
+            && let Some(held) = &self.held
+        {
+            held.end_with_reset();
+        }
         let device = self
             .record
             .as_ref()
@@ -412,6 +402,12 @@ impl Workload {
             // A shim that was killed while it made the capsule has left what nobody wrote down.
             capsule::remove_unfinished(&capsule_spec(&record.spec, &self.dir).name)?;
         }
+        if let Some(adopted) = self.adopted.take() {
+            adopted.end(&self.dir)?;
+            let _ = std::fs::remove_dir(self.dir.join("upper"));
+            // Now that nobody listens any more, what is refused is refused as on any host.
+            self.unlock_connections();
+        }
         // Connections in repair mode end silently, now that nobody else holds them.
         self.held = None;
         if let Some(spec) = &device {
@@ -429,6 +425,13 @@ impl Workload {
     }
 }
 
+/// What its cgroup is called. Two nodes may share a machine, and a workload that moves between them is there twice for a while: the
+/// directory tells them apart.
+pub(super) fn place_name(id: WorkloadId, dir: &Path) -> String {
+    let place = blake3::hash(dir.as_os_str().as_encoded_bytes()).to_hex();
+    format!("{id}-{}", &place[..8])
+}
+
 /// The capsule that a workload asks for.
 pub(super) fn capsule_spec(spec: &Spec, dir: &Path) -> capsule::Spec {
     let with = spec.with.iter().map(|with| capsule::With {
@@ -437,11 +440,8 @@ pub(super) fn capsule_spec(spec: &Spec, dir: &Path) -> capsule::Spec {
         binding: Some(format!("{:?}", with.binding).to_lowercase()),
         read_only: false,
     });
-    // Two nodes may share a machine, and a workload that moves between them has two capsules for a while: the directory
-    // tells them apart.
-    let place = blake3::hash(dir.as_os_str().as_encoded_bytes()).to_hex();
     capsule::Spec {
-        name: format!("{}-{}", spec.id, &place[..8]),
+        name: place_name(spec.id, dir),
         directory: dir.to_owned(),
         hidden: dir.parent().and_then(Path::parent).map(Path::to_owned).into_iter().collect(),
         hostname: spec.hostname.clone().unwrap_or_else(|| spec.name.clone()),

@@ -126,6 +126,7 @@ impl TestNode {
             clone: None,
             plan: None,
             bindings: Vec::new(),
+            end_connections: false,
             streams: 2,
         }
     }

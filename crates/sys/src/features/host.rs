@@ -44,8 +44,8 @@ pub(super) const PROBES: &[Probe] = &[
     },
     Probe {
         name: "nftables",
-        needed_for: "locking the network of adopted trees, which have no device of their own",
-        cost_if_missing: "adopted trees with open connections are refused (Debian: apt-get install nftables)",
+        needed_for: "holding back the connections of adopted trees, which have no device of their own, while they are frozen",
+        cost_if_missing: "a peer that sends to a frozen adopted tree may get a reset (Debian: apt-get install nftables)",
         need: Need::Sometimes,
         probe: |_| {
             unshare(UnshareFlags::NEWNET).map_err(why("unshare"))?;

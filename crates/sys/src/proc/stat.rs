@@ -21,6 +21,8 @@ pub struct Stat {
     pub terminal: i32,
     /// Foreground group of the terminal.
     pub foreground: i32,
+    /// The kernel's own flags of the task (`PF_*`).
+    pub flags: u64,
     /// Nice value.
     pub nice: i32,
     /// Start time, clock ticks since boot.
@@ -66,6 +68,7 @@ pub fn parse(line: &[u8]) -> Result<Stat, Malformed> {
         session: signed(6)?,
         terminal: signed(7)?,
         foreground: signed(8)?,
+        flags: word(9)?,
         nice: signed(19)?,
         start_time: word(22)?,
         code: (word(26)?, word(27)?, word(28)?),

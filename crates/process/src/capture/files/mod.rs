@@ -5,6 +5,7 @@
 //! workload could miss; the one thing that changes is that TCP connections enter repair mode, which [`Held`] takes back.
 
 pub(crate) mod class;
+pub mod endpoints;
 mod epoll;
 pub mod error;
 mod event;

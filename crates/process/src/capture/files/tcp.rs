@@ -143,6 +143,16 @@ impl Held {
         self.sockets.iter().find(|still| still.inode == look.stat.st_ino).map(|still| still.reuse)
     }
 
+    /// The connections do not move, and their owner is about to end: when the last descriptor goes, each peer gets a reset.
+    pub fn end_with_reset(&self) {
+        let linger = [1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
+        for still in &self.sockets {
+            let _ = socket_filter::detach(&still.socket);
+            let _ = tcp_repair::end_silently(&still.socket);
+            let _ = sockopt::set(&still.socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+        }
+    }
+
     /// The move is off: takes all of them out of repair mode, so that they go on. May be called when the network is locked
     /// or not.
     pub fn resume(&mut self) {

@@ -21,7 +21,6 @@ mod udp;
 mod unix;
 
 pub use error::Error;
-pub(crate) use tcp::show;
 
 use super::FileSource;
 use crate::records::Files;

@@ -302,7 +302,7 @@ fn call_again(fd: &OwnedFd, remote: &[u8]) -> Result<(), Error> {
 }
 
 /// An internet address for people.
-pub(crate) fn show(address: &[u8]) -> String {
+pub(super) fn show(address: &[u8]) -> String {
     let family = address.first().copied().unwrap_or(0);
     let port = address.get(2..4).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
     if i32::from(family) == libc::AF_INET6
