@@ -81,6 +81,12 @@ fn runs_at(fleet: Fleet, here: usize) -> Verdict {
         let images = host.sh("find /var/lib/ferry/workloads -name '*-image*' | wc -l").map_err(words)?;
         Ok(images.trim() == "0")
     })?;
+    // A link that was cut takes a moment until neighbours find each other again.
+    until("the hosts reach each other", || {
+        let hosts = ferry(host, &["--json", "host", "ls"])?;
+        let hosts: serde_json::Value = serde_json::from_str(&hosts).map_err(words)?;
+        Ok(hosts.as_array().into_iter().flatten().all(|host| host["reachable"] == true))
+    })?;
     ferry(host, &["move", NAME, "--to", other.name(), "--method", "warm"])?;
     let before = log(other)?.0;
     until("it counts there", || Ok(log(other)?.0 > before + 3))?;
