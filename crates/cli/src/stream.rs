@@ -42,8 +42,10 @@ pub fn relay(client: &Client, path: &str, body: &impl Serialize, terminal: bool,
     let detach_keys = raw.is_some();
     let (detached, was_detached) = std::sync::mpsc::channel();
     if terminal {
-        let resizer = stream.try_clone().map_err(|cause| broken(&cause))?;
-        std::thread::spawn(move || send_sizes(resizer));
+        let mut resizer = stream.try_clone().map_err(|cause| broken(&cause))?;
+        // Before anything is typed: a program that asks at once is told the truth.
+        let size = send_size(&mut resizer, None);
+        std::thread::spawn(move || send_sizes(resizer, size));
     }
     if input {
         // Blocked in read(2) when the program ends, and goes with the process then.
@@ -156,21 +158,23 @@ fn send_input(mut stream: UnixStream, detach_keys: bool, detached: &std::sync::m
     }
 }
 
-/// Tells the size of the terminal at first and whenever it changed. Asked for four times a second: no signal handler is
-/// needed, and no eye sees the difference.
-fn send_sizes(mut stream: UnixStream) {
-    let mut last = None;
+/// Tells the size of the terminal whenever it has changed from `last`. Asked for four times a second: no signal handler is needed,
+/// and no eye sees the difference.
+fn send_sizes(mut stream: UnixStream, mut last: Option<Size>) {
     loop {
-        let size = tcgetwinsize(std::io::stdout()).ok().map(|size| (size.ws_row, size.ws_col));
-        if let Some((rows, columns)) = size
-            && size != last
-            && stream.write_all(&Frame::Resize(Size { rows, columns }).encode()).is_err()
-        {
-            return;
-        }
-        last = size;
         std::thread::sleep(Duration::from_millis(250));
+        last = send_size(&mut stream, last);
     }
+}
+
+/// Tells the size of the terminal unless it is `last`; returns the size. When nobody listens any more, the reader of the stream ends.
+fn send_size(stream: &mut UnixStream, last: Option<Size>) -> Option<Size> {
+    let size = tcgetwinsize(std::io::stdout()).ok()?;
+    let size = Size { rows: size.ws_row, columns: size.ws_col };
+    if last != Some(size) {
+        let _ = stream.write_all(&Frame::Resize(size).encode());
+    }
+    Some(size)
 }
 
 /// The terminal in raw mode; dropping it puts back what was.

@@ -55,8 +55,8 @@ pub fn say_where(client: &Client, workload: &str) {
         let found = listed.into_iter().find(is_it);
         let patience = found.as_ref().map_or(Duration::ZERO, |one| match one.state {
             WorkloadState::Moving | WorkloadState::InDoubt => MOVED_TIME_MAX,
-            // The record follows the terminal's end by a moment; only a shim that died leaves it so.
-            WorkloadState::Running | WorkloadState::Starting => RECORD_TIME_MAX,
+            // The record follows the terminal's end by a moment, in which its shim is missed; only one that died leaves it so.
+            WorkloadState::Running | WorkloadState::Starting | WorkloadState::Lost => RECORD_TIME_MAX,
             _ => Duration::ZERO,
         });
         if begin.elapsed() >= patience {
@@ -70,6 +70,9 @@ pub fn say_where(client: &Client, workload: &str) {
                 "\n{0} moved to {1} with its terminal; come back on {1} with: ferry attach {0}",
                 one.name, one.host
             );
+        }
+        Some(one) if one.state == WorkloadState::Lost => {
+            eprintln!("\nThe shim of {0} is gone; what can be done: ferry recover {0}", one.name);
         }
         Some(one) => eprintln!("\n{0} goes on; come back with: ferry attach {0}", one.name),
         None => eprintln!("\n{workload} is not here any more; `ferry ps --all` shows what is"),
