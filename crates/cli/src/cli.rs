@@ -45,7 +45,7 @@ pub struct Common {
     #[arg(long, global = true, value_name = "DIR", env = "FERRY_RUN", default_value = "/run/ferry")]
     #[arg(display_order = 902)]
     pub run: PathBuf,
-    /// Ask a node elsewhere: https://[NODE@]HOST[:PORT]. With NODE only that node may answer; without, any of the fleet
+    /// Ask a node elsewhere: `https://[NODE@]HOST[:PORT]`. With NODE only that node may answer; without, any of the fleet
     #[arg(long, global = true, value_name = "URL", env = "FERRY_API", display_order = 903)]
     pub api: Option<String>,
     /// Directory with the key and certificate of an operator, for --api
