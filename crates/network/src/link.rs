@@ -108,9 +108,14 @@ pub(crate) fn veth(
     namespace: BorrowedFd<'_>,
 ) -> io::Result<()> {
     let (name, mac, mtu) = inner;
+    // A bridge takes the lowest of its ports' addresses as its own, unless it was given one: this one must never be the lowest, or
+    // the host's neighbours would look for it in vain each time that a workload comes or goes.
+    let mut outer_mac = mac;
+    outer_mac[0] = 0xfe;
     let namespace = namespace.as_raw_fd().cast_unsigned();
     let message = Message::new(NEWLINK, CREATE | EXCLUSIVE, &head(0, 0, 0))
         .with_text(IFLA_IFNAME, outer)
+        .with(IFLA_ADDRESS, &outer_mac)
         .with_number(IFLA_MTU, mtu)
         .with_number(IFLA_MASTER, bridge)
         .with_nested(IFLA_LINKINFO, &[], |info| {

@@ -87,6 +87,32 @@ fn an_identity_is_given_captured_and_given_again() {
 }
 
 #[test]
+fn a_bridge_keeps_its_address_when_workloads_come_and_go() {
+    host();
+    bridge_create("br0").unwrap();
+    // The highest address that a port of the host's own may have: whatever else came would be lower.
+    for words in [
+        "ip link add up0 type veth peer name up1",
+        "ip link set up0 address fa:ff:ff:ff:ff:ff",
+        "ip link set up0 master br0",
+    ] {
+        assert_eq!(run(words), "", "{words}");
+    }
+    let address = || {
+        let shown = run("ip -o link show br0");
+        shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).map(str::to_owned)
+    };
+    let before = address();
+    assert_eq!(before.as_deref(), Some("fa:ff:ff:ff:ff:ff"));
+    let first = workload();
+    attach(first.as_fd(), "br0", "fyone", &identity(7)).unwrap();
+    unlock("fyone").unwrap();
+    assert_eq!(address(), before);
+    detach("fyone").unwrap();
+    assert_eq!(address(), before);
+}
+
+#[test]
 fn two_workloads_talk_until_one_is_locked() {
     host();
     bridge_create("br0").unwrap();
