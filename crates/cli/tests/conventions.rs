@@ -144,6 +144,12 @@ fn exit_codes_say_what_became_of_it() {
     let runs =
         |node: &Node| node.json(&["ps"]).as_array().unwrap().iter().any(|one| one["state"] == "running");
     until("it runs on, at one of them", || runs(&fleet.nodes[0]) != runs(&fleet.nodes[1]));
+    // The other's part of it is thrown away only when both have spoken: what is frozen there would outlive the test.
+    let copies = |node: &Node| {
+        let all = std::fs::read_dir(node.state().join("workloads")).into_iter().flatten().flatten();
+        all.filter(|entry| entry.path().join("shim.sock").exists()).count()
+    };
+    until("one copy is left", || fleet.nodes.iter().map(copies).sum::<usize>() == 1);
 }
 
 #[test]
