@@ -1,5 +1,11 @@
 //! Phases and events of a move. Progress bar, timeline, report, metrics and bench all read this one stream.
 
+mod live;
+mod summary;
+
+pub use live::{MethodChosen, RemedyChosen, RoundDone};
+pub use summary::{Spent, Summary, summary};
+
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +126,22 @@ pub enum What {
         #[n(0)]
         error: Option<crate::error::Error>,
     },
+    /// A round of a pre-copy is over: the target has all that was sent in it.
+    #[n(6)]
+    Round(#[n(0)] RoundDone),
+    /// How memory travels, with what each method was predicted to cost.
+    #[n(7)]
+    Method(#[n(0)] MethodChosen),
+    /// Rounds alone do not get there, and this is done about it.
+    #[n(8)]
+    Remedy(#[n(0)] RemedyChosen),
+    /// The longest time for which somebody outside waited for a reply that was due. Known only where clients were watched.
+    #[n(9)]
+    Outage {
+        /// How long.
+        #[n(0)]
+        us: u64,
+    },
 }
 
 /// What the time in which a workload stands still goes to.
@@ -170,10 +192,23 @@ pub enum Cause {
 /// None while one of them is missing. Microseconds.
 #[must_use]
 pub fn downtime_us(events: &[Event]) -> Option<u64> {
-    let at = |wanted: &What| events.iter().find(|event| event.what == *wanted).map(|event| event.at_us);
-    let begin = at(&What::PhaseStart { phase: Phase::Freeze })?;
-    let end = at(&What::PhaseEnd { phase: Phase::Resume })?;
-    Some(end.saturating_sub(begin))
+    let (begin, end) = pause(events)?;
+    end?.checked_sub(begin)
+}
+
+/// When the workload stopped and when it ran again, microseconds since the move began. None before the freeze.
+#[must_use]
+pub fn pause(events: &[Event]) -> Option<(u64, Option<u64>)> {
+    let begins = What::PhaseStart { phase: Phase::Freeze };
+    let ends = What::PhaseEnd { phase: Phase::Resume };
+    let begin = events.iter().find(|event| event.what == begins)?.at_us;
+    Some((begin, events.iter().rev().find(|event| event.what == ends).map(|event| event.at_us)))
+}
+
+/// How long the move took, once it has ended. Microseconds.
+#[must_use]
+pub fn total_us(events: &[Event]) -> Option<u64> {
+    events.iter().find(|event| matches!(event.what, What::End { .. })).map(|event| event.at_us)
 }
 
 #[cfg(test)]
@@ -190,6 +225,37 @@ mod tests {
         ];
         assert_eq!(downtime_us(&events), None);
         events.push(event(900, What::PhaseEnd { phase: Phase::Resume }));
-        assert_eq!(downtime_us(&events), Some(700));
+        assert_eq!((downtime_us(&events), total_us(&events)), (Some(700), None));
+        events.push(event(950, What::End { error: None }));
+        assert_eq!(total_us(&events), Some(950));
+    }
+
+    /// What a version before rounds has written down or sends.
+    #[test]
+    fn events_of_before_can_be_read() {
+        let wanted = Event { at_us: 7, what: What::Spent { cause: Cause::Commit, us: 9 } };
+        // [7, [5, [6 as an index, 9]]]
+        let cbor = [0x82, 0x07, 0x82, 0x05, 0x82, 0x82, 0x06, 0x80, 0x09];
+        assert_eq!(minicbor::decode::<Event>(&cbor).unwrap(), wanted);
+    }
+
+    #[test]
+    fn events_of_rounds_come_back_as_they_were() {
+        use crate::strategy::{measured::Round, prediction::Method, remedy::Remedy};
+        let round = Round { number: 3, dirty_bytes: u64::MAX, sent_bytes: 8192, ..Round::default() };
+        for what in [
+            What::Round(RoundDone { predicted_downtime_us: Some(1), streams: 2, ..round.into() }),
+            What::Method(MethodChosen {
+                method: Method::PreCopy,
+                reason: "<it> converges".into(),
+                predictions: vec![],
+            }),
+            What::Remedy(RemedyChosen { remedy: Remedy::Throttle { share_percent: 40 }, reason: "x".into() }),
+            What::Outage { us: 12 },
+        ] {
+            let event = Event { at_us: 1, what };
+            let bytes = minicbor::to_vec(&event).unwrap();
+            assert_eq!(minicbor::decode::<Event>(&bytes).unwrap(), event);
+        }
     }
 }

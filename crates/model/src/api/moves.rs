@@ -1,7 +1,7 @@
 //! Moves: things with an id that are listed, followed and cancelled.
 
 use crate::error::Error;
-use crate::event::Event;
+use crate::event::{Event, Summary};
 use crate::ids::{HostName, MoveId, WorkloadId};
 use crate::plan::Plan;
 use crate::planning::Method;
@@ -105,6 +105,9 @@ pub struct Move {
     pub total_us: Option<u64>,
     /// Why it did not end well.
     pub error: Option<Error>,
+    /// Its rounds, bytes and times, as far as they are known.
+    #[serde(default)]
+    pub summary: Summary,
     /// Everything that happened so far.
     #[serde(default)]
     pub events: Vec<Event>,

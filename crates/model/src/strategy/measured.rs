@@ -3,6 +3,9 @@
 //! Programs do not dirty fresh pages for ever: they write to a working set again and again. With rate `r` and working set `w`
 //! (bytes) about `w (1 - e^(-r t / w))` is dirty after `t`: `r t` at first, never more than `w`.
 
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
 /// Size of a page, bytes.
 pub const PAGE_BYTES: u64 = 4096;
 
@@ -10,21 +13,30 @@ pub const PAGE_BYTES: u64 = 4096;
 const BANDWIDTH_MIN: u64 = 1;
 
 /// A workload, a link and two hosts, as measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
 pub struct Measured {
     /// Bytes of memory with content.
+    #[n(0)]
     pub bytes: u64,
     /// Of these, bytes that must travel before the resume whatever the method: what cannot be tracked, what cannot be missing.
+    #[n(1)]
     pub bytes_in_pause: u64,
     /// Bytes dirtied in a second, as seen in a short time: each page counts once.
+    #[n(2)]
     pub dirty_bytes_per_s: u64,
     /// Bytes that it writes to at all.
+    #[n(3)]
     pub working_set_bytes: u64,
     /// Bytes that the link carries in a second, all streams together.
+    #[n(4)]
     pub bandwidth_bytes_per_s: u64,
     /// What every pause costs beside memory: freeze, execution state, commit, resume. Microseconds.
+    #[n(5)]
     pub fixed_us: u64,
     /// One fault served over the link, microseconds.
+    #[n(6)]
     pub fault_us: u64,
 }
 
@@ -51,29 +63,42 @@ impl Measured {
 }
 
 /// One finished round of a pre-copy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
 pub struct Round {
     /// Its number, from 0.
+    #[n(0)]
     pub number: u32,
     /// Whether it was the one inside of the pause.
+    #[n(1)]
     pub last: bool,
     /// Bytes that the scan at its beginning found dirty.
+    #[n(2)]
     pub dirty_bytes: u64,
     /// Bytes whose content was sent.
+    #[n(3)]
     pub sent_bytes: u64,
     /// Bytes that were all zero: told, not sent.
+    #[n(4)]
     pub zero_bytes: u64,
     /// Bytes that the target forgot because the source had.
+    #[n(5)]
     pub discarded_bytes: u64,
     /// Bytes that could not be read when their turn came; they are dirty again.
+    #[n(6)]
     pub skipped_bytes: u64,
     /// Bytes that wait for the pause because they cannot be tracked.
+    #[n(7)]
     pub held_back_bytes: u64,
     /// From the scan before to this one, microseconds; 0 for the first.
+    #[n(8)]
     pub since_scan_us: u64,
     /// What finding the dirty pages took, microseconds.
+    #[n(9)]
     pub scan_us: u64,
     /// The whole round, until the target had everything, microseconds.
+    #[n(10)]
     pub duration_us: u64,
 }
 

@@ -1,17 +1,27 @@
 //! What a method is predicted to cost, in the same terms for all.
 
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A way to move memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = MemoryMethod)]
 pub enum Method {
     /// Everything in the pause.
+    #[n(0)]
     StopAndCopy,
     /// Rounds while it runs, the rest in the pause.
+    #[n(1)]
     PreCopy,
     /// Resumed first; pages follow on demand and in the background.
+    #[n(2)]
     PostCopy,
     /// One round of pre-copy, then post-copy of what was dirtied in it.
+    #[n(3)]
     Hybrid,
 }
 
@@ -27,33 +37,45 @@ impl fmt::Display for Method {
 }
 
 /// How a pre-copy ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ending {
     /// The method has no rounds, or a fixed number of them.
+    #[n(0)]
     NotAsked,
     /// Rounds become shorter until the rest fits into the pause that was asked for. Only where the link carries more than is dirtied.
+    #[n(1)]
     Converges,
     /// All that it ever writes to fits into the pause, so that its rate does not matter.
+    #[n(2)]
     Fits,
     /// The rest does not fit, however many rounds were allowed.
+    #[n(3)]
     Diverges,
 }
 
 /// What a method costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Prediction {
     /// The method.
+    #[n(0)]
     pub method: Method,
     /// How its rounds end.
+    #[n(1)]
     pub ending: Ending,
     /// Rounds while it runs; the one in the pause is not counted.
+    #[n(2)]
     pub rounds: u32,
     /// From the beginning until the source is not needed any more, microseconds.
+    #[n(3)]
     pub total_us: u64,
     /// How long it stands still, at most, microseconds.
+    #[n(4)]
     pub downtime_us: u64,
     /// How long it waits for pages after the resume, all faults together, microseconds.
+    #[n(5)]
     pub degraded_us: u64,
     /// Bytes over the link.
+    #[n(6)]
     pub sent_bytes: u64,
 }

@@ -2,19 +2,28 @@
 
 use super::convergence::Stuck;
 use super::measured::Measured;
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What the user wants in that case (`--on-no-convergence`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Wish {
     /// Go over to post-copy.
     #[default]
+    #[n(0)]
     Switch,
     /// Slow the workload down until it converges.
+    #[n(1)]
     Throttle,
     /// Stop it and send the rest, however long that takes.
+    #[n(2)]
     Stop,
     /// Give the move up: it goes on at the source.
+    #[n(3)]
     GiveUp,
 }
 
@@ -25,18 +34,24 @@ pub const SHARE_MIN_PERCENT: u32 = 10;
 pub const THROTTLED_PERCENT: u64 = 50;
 
 /// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Remedy {
     /// Post-copy from here on.
+    #[n(0)]
     Switch,
     /// Rounds go on with this share of the processor, percent of what it uses now.
+    #[n(1)]
     Throttle {
         /// From [`SHARE_MIN_PERCENT`] to 99.
+        #[n(0)]
         share_percent: u32,
     },
     /// The rest travels in the pause.
+    #[n(2)]
     Stop,
     /// The move ends, it goes on at the source.
+    #[n(3)]
     GiveUp,
 }
 

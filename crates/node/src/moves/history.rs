@@ -90,3 +90,33 @@ fn dir(state: &Path) -> PathBuf {
 fn path(state: &Path, id: MoveId) -> PathBuf {
     dir(state).join(format!("{id}.json"))
 }
+
+#[cfg(test)]
+mod tests {
+    use ferry_model::api::Move;
+    use ferry_model::event::{Event, RoundDone, Summary, What};
+    use ferry_model::strategy::measured::Round;
+
+    /// As a version before rounds wrote it down.
+    const BEFORE: &str = r#"{"id":"m-00000000000000000000000000000001","workload":"w-00000000000000000000000000000002",
+        "name":"web","source":"alpha","target":"beta","role":"source","clone":false,"method":"stop-and-copy","state":"done",
+        "began_unix":1,"downtime_us":5,"total_us":9,"error":null,"events":[
+        {"at_us":1,"event":"phase-start","phase":"freeze"},{"at_us":2,"event":"spent","cause":"memory","us":3},
+        {"at_us":3,"event":"progress","phase":"state","bytes":1,"bytes_total":2},{"at_us":9,"event":"end","error":null}]}"#;
+
+    #[test]
+    fn moves_that_were_written_down_before_can_be_read() {
+        let one: Move = serde_json::from_str(BEFORE).unwrap();
+        assert_eq!((one.events.len(), one.summary), (4, Summary::default()));
+    }
+
+    #[test]
+    fn rounds_are_written_down_and_read_again() {
+        let round = Round { number: 1, dirty_bytes: u64::MAX, ..Round::default() };
+        let done = RoundDone { predicted_downtime_us: Some(7), ..round.into() };
+        let event = Event { at_us: 4, what: What::Round(done) };
+        let text = serde_json::to_string(&event).unwrap();
+        assert!(text.contains(r#""event":"round""#) && text.contains(r#""number":1"#), "{text}");
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
+    }
+}

@@ -3,7 +3,7 @@
 use crate::peers::wire::MoveReport;
 use ferry_model::api::{Move, MoveRole, MoveState};
 use ferry_model::error::{Error, Kind};
-use ferry_model::event::{Event, Phase, What};
+use ferry_model::event::{Event, What, downtime_us, summary as sums, total_us};
 use ferry_model::handover::Outcome;
 use ferry_model::ids::{HostName, MoveId};
 use ferry_session::movement::{self, Role, Standing};
@@ -36,6 +36,7 @@ pub fn whole(here: &HostName, one: &movement::Move) -> Move {
         began_unix: one.began_unix,
         downtime_us: downtime_us(&events),
         total_us: total_us(&events),
+        summary: sums(&events),
         error,
         events,
     }
@@ -72,6 +73,7 @@ pub fn from_report(id: MoveId, source: &HostName, target: &HostName, report: Mov
         began_unix: report.began_unix,
         downtime_us: downtime_us(&report.events),
         total_us: total_us(&report.events),
+        summary: sums(&report.events),
         error: report.error,
         events: report.events,
     }
@@ -109,41 +111,5 @@ fn standing(standing: &Standing, events: &[Event]) -> (MoveState, Option<Error>)
             };
             (state, Some(error.clone()))
         }
-    }
-}
-
-/// From the freeze until the workload runs again, as this host's clock saw it.
-fn downtime_us(events: &[Event]) -> Option<u64> {
-    let freeze = Phase::Freeze;
-    let began = events.iter().find(|event| event.what == What::PhaseStart { phase: freeze })?.at_us;
-    let resumed =
-        events.iter().rev().find(|event| event.what == What::PhaseEnd { phase: Phase::Resume })?.at_us;
-    resumed.checked_sub(began)
-}
-
-fn total_us(events: &[Event]) -> Option<u64> {
-    events.iter().find(|event| matches!(event.what, What::End { .. })).map(|event| event.at_us)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn events(list: &[(u64, What)]) -> Vec<Event> {
-        list.iter().map(|(at_us, what)| Event { at_us: *at_us, what: what.clone() }).collect()
-    }
-
-    #[test]
-    fn downtime_is_from_freeze_to_resume_and_unknown_before() {
-        let mut list = vec![
-            (10, What::PhaseStart { phase: Phase::Freeze }),
-            (12, What::PhaseEnd { phase: Phase::Freeze }),
-            (30, What::PhaseStart { phase: Phase::Resume }),
-        ];
-        assert_eq!(downtime_us(&events(&list)), None);
-        list.push((35, What::PhaseEnd { phase: Phase::Resume }));
-        list.push((90, What::End { error: None }));
-        assert_eq!(downtime_us(&events(&list)), Some(25));
-        assert_eq!(total_us(&events(&list)), Some(90));
     }
 }

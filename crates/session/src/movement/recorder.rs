@@ -1,7 +1,7 @@
 //! The event stream of one move: everything that happened, with its time, for whoever follows now or reads later.
 
 use ferry_model::error::Error;
-use ferry_model::event::{Cause, Event, Phase, What};
+use ferry_model::event::{Cause, Event, MethodChosen, Phase, RemedyChosen, RoundDone, What};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -80,6 +80,21 @@ impl Recorder {
     /// Notes how much of the pause went to one cause.
     pub fn spent(&self, cause: Cause, since: Instant) {
         self.note(What::Spent { cause, us: micros(since.elapsed()) });
+    }
+
+    /// Notes a round that is over.
+    pub fn round(&self, done: RoundDone) {
+        self.note(What::Round(done));
+    }
+
+    /// Notes how memory travels, and why.
+    pub fn method(&self, chosen: MethodChosen) {
+        self.note(What::Method(chosen));
+    }
+
+    /// Notes what is done about rounds that do not help.
+    pub fn remedy(&self, chosen: impl Into<RemedyChosen>) {
+        self.note(What::Remedy(chosen.into()));
     }
 
     /// Notes progress within the open phase.

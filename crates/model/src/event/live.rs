@@ -1,0 +1,78 @@
+//! Events that only a move of running memory has: its rounds, the method that was chosen, what was done when rounds did not help.
+//! They hold what the strategies decided by, so that a report can say what was expected beside what came.
+
+use crate::strategy::auto::Choice;
+use crate::strategy::measured::Round;
+use crate::strategy::prediction::{Method, Prediction};
+use crate::strategy::remedy::{self, Remedy};
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+/// A finished round, with what it left to be expected.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
+pub struct RoundDone {
+    /// What was found dirty, sent and left.
+    #[n(0)]
+    #[serde(flatten)]
+    pub round: Round,
+    /// Bytes that the page streams carried for it, after compression.
+    #[n(1)]
+    pub wire_bytes: u64,
+    /// Page streams that it used.
+    #[n(2)]
+    pub streams: u32,
+    /// Whether pages were compressed.
+    #[n(3)]
+    pub compressed: bool,
+    /// How long the pause was expected to be, had it begun right after this round, microseconds.
+    #[n(4)]
+    pub predicted_downtime_us: Option<u64>,
+}
+
+impl From<Round> for RoundDone {
+    /// A round by one stream, uncompressed, nothing predicted.
+    fn from(round: Round) -> Self {
+        Self { round, wire_bytes: round.sent_bytes, streams: 1, ..Self::default() }
+    }
+}
+
+/// The method with its reason, and what all methods were predicted to cost.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MethodChosen {
+    /// How memory travels.
+    #[n(0)]
+    pub method: Method,
+    /// Why, in words.
+    #[n(1)]
+    pub reason: String,
+    /// What each method that is possible here was predicted to cost.
+    #[n(2)]
+    pub predictions: Vec<Prediction>,
+}
+
+impl MethodChosen {
+    /// As chosen by `auto`, beside the other predictions.
+    #[must_use]
+    pub fn by_prediction(choice: &Choice, predictions: Vec<Prediction>) -> Self {
+        Self { method: choice.prediction.method, reason: choice.to_string(), predictions }
+    }
+}
+
+/// What is done with a pre-copy that does not converge.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RemedyChosen {
+    /// What.
+    #[n(0)]
+    pub remedy: Remedy,
+    /// Why, in words.
+    #[n(1)]
+    pub reason: String,
+}
+
+impl From<&remedy::Choice> for RemedyChosen {
+    fn from(choice: &remedy::Choice) -> Self {
+        Self { remedy: choice.remedy, reason: choice.to_string() }
+    }
+}
