@@ -40,6 +40,13 @@ impl Mapped {
         check(unsafe { libc::madvise(self.start.cast(), self.bytes, advice) })
     }
 
+    /// Gives `len` bytes at `offset` back (pages): they read as zero afterwards.
+    pub fn discard(&mut self, offset: usize, len: usize) -> io::Result<()> {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.bytes));
+        // SAFETY: the range lies within this value's mapping, which is borrowed exclusively; only its content changes.
+        check(unsafe { libc::madvise(self.start.add(offset).cast(), len, libc::MADV_DONTNEED) })
+    }
+
     /// Makes one mapping into many: every other page becomes read-only, so that the kernel cannot join them. Touch them before.
     pub fn stripe(self) -> io::Result<Striped> {
         for offset in (0..self.bytes).step_by(2 * PAGE) {

@@ -5,5 +5,6 @@
 pub mod access;
 pub mod engine;
 pub mod linux;
+pub mod pager;
 pub mod space;
 pub mod wire;

@@ -6,10 +6,12 @@
 mod opened;
 mod sink;
 mod source;
+mod still;
 mod tracker;
 
 pub use sink::LinuxSink;
 pub use source::LinuxSource;
+pub use still::StillSpace;
 pub use tracker::{TaskTracker, TrackError};
 
 #[cfg(test)]

@@ -1,24 +1,10 @@
-//! `userfaultfd(2)` in asynchronous write-protect mode (Linux 6.7): the kernel notes what is written, nobody has to answer.
-//!
-//! A userfaultfd belongs to the address space that opened it. Whoever holds a copy of the descriptor can use it from outside, the
-//! handshake included: so the tracked task only has to make one call, `userfaultfd(FLAGS)`. What has been written since is told by
-//! [`crate::pagemap`].
-#![allow(unsafe_code)]
+//! Asynchronous write protection (Linux 6.7): the kernel notes what is written, nobody has to answer. What has been written since is
+//! told by [`crate::pagemap`].
 
+use super::{agree, open, register, unregister};
 use linux_raw_sys::general as raw;
-use linux_raw_sys::ioctl;
-use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use std::io;
-
-/// Number of the call that the tracked task makes.
-pub const SYSCALL: i64 = libc::SYS_userfaultfd;
-
-/// Its only argument: close-on-exec, never blocking.
-pub const FLAGS: i32 = libc::O_CLOEXEC | libc::O_NONBLOCK;
-
-const _: () = assert!(ioctl::UFFDIO_API == 0xc018_aa3f && size_of::<raw::uffdio_api>() == 0x18);
-const _: () = assert!(ioctl::UFFDIO_REGISTER == 0xc020_aa00 && size_of::<raw::uffdio_register>() == 0x20);
-const _: () = assert!(ioctl::UFFDIO_UNREGISTER == 0x8010_aa01 && size_of::<raw::uffdio_range>() == 0x10);
 
 /// A userfaultfd that tracks writes. When its last copy is closed, nothing is tracked any more.
 #[derive(Debug)]
@@ -30,14 +16,7 @@ impl WriteTracker {
     /// # Errors
     /// EPERM where unprivileged userfaultfds are switched off; as [`Self::begin`].
     pub fn open() -> io::Result<Self> {
-        // SAFETY: the call takes flags only; the descriptor is new and ours.
-        let fd = unsafe {
-            match libc::syscall(SYSCALL, FLAGS) {
-                -1 => return Err(io::Error::last_os_error()),
-                fd => OwnedFd::from_raw_fd(fd as i32),
-            }
-        };
-        Self::begin(fd)
+        Self::begin(open()?)
     }
 
     /// Makes a tracker of a new userfaultfd, whoever opened it: agrees on asynchronous write protection with the kernel.
@@ -46,10 +25,7 @@ impl WriteTracker {
     /// EINVAL where the kernel has no such mode (before Linux 6.7), or when features were agreed on already.
     pub fn begin(fd: OwnedFd) -> io::Result<Self> {
         // Without WP_UNPOPULATED anonymous memory is not tracked in this mode.
-        let features = u64::from(raw::UFFD_FEATURE_WP_ASYNC | raw::UFFD_FEATURE_WP_UNPOPULATED);
-        let mut api = raw::uffdio_api { api: u64::from(raw::UFFD_API), features, ioctls: 0 };
-        // SAFETY: the kernel reads and writes one `uffdio_api`, which is alive.
-        check(unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::UFFDIO_API), &raw mut api) })?;
+        agree(&fd, raw::UFFD_FEATURE_WP_ASYNC | raw::UFFD_FEATURE_WP_UNPOPULATED)?;
         Ok(Self(fd))
     }
 
@@ -60,13 +36,7 @@ impl WriteTracker {
     /// EBUSY when another userfaultfd has a part of it, EINVAL when a mapping in it cannot be tracked or there is none, ESRCH or ENOMEM
     /// when the address space is gone (the task has ended or executes another program).
     pub fn track(&self, start: u64, len: u64) -> io::Result<()> {
-        let mode = u64::from(raw::UFFDIO_REGISTER_MODE_WP);
-        let mut register = raw::uffdio_register { range: raw::uffdio_range { start, len }, mode, ioctls: 0 };
-        // SAFETY: the kernel reads and writes one `uffdio_register`, which is alive; it changes how faults of that address space
-        // are noted, not its content.
-        let result =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), u64::from(ioctl::UFFDIO_REGISTER), &raw mut register) };
-        check(result)
+        register(&self.0, start, len, raw::UFFDIO_REGISTER_MODE_WP)
     }
 
     /// Tracks it no longer.
@@ -74,16 +44,8 @@ impl WriteTracker {
     /// # Errors
     /// EINVAL where there is no mapping, ESRCH or ENOMEM when the address space is gone.
     pub fn untrack(&self, start: u64, len: u64) -> io::Result<()> {
-        let mut range = raw::uffdio_range { start, len };
-        // SAFETY: the kernel reads one `uffdio_range`, which is alive.
-        let result =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), u64::from(ioctl::UFFDIO_UNREGISTER), &raw mut range) };
-        check(result)
+        unregister(&self.0, start, len)
     }
-}
-
-fn check(done: i32) -> io::Result<()> {
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

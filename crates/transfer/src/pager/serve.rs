@@ -1,0 +1,236 @@
+//! The pager: takes in what happens, says what is wanted, puts in place what comes.
+
+use super::absent::{Absent, Piece};
+use super::resident::{Happening, Placed, Resident};
+use crate::engine::RangeSet;
+use crate::space::{PAGE_SIZE, Range, SpaceId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+/// Bytes that are wanted together with a page that was touched, from it on: programs go forward, and one request costs more than
+/// fifteen pages more in its answer.
+pub const PREFETCH_BYTES: u64 = 64 << 10;
+
+/// How often a placement is tried again while the workload keeps changing its mappings. Each time what had happened was taken in, so
+/// that another change came in between; a program that changes them this often in a row is changing nothing else.
+const TRIES_MAX: u32 = 1_000;
+
+/// Pages that are wanted from the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of which space.
+    pub space: SpaceId,
+    /// Which, ascending; addresses of the source.
+    pub ranges: Vec<Range>,
+    /// Somebody waits for the first of them.
+    pub urgent: bool,
+}
+
+/// Serves all address spaces of a workload.
+#[derive(Debug)]
+pub struct Pager<R> {
+    residents: Vec<(R, Absent)>,
+    /// What is on its way, by the source's addresses.
+    asked: BTreeMap<SpaceId, RangeSet>,
+}
+
+impl<R: Resident> Pager<R> {
+    /// Begins with these. Each is already held: who touches an absent page waits.
+    #[must_use]
+    pub fn new(residents: Vec<(R, Absent)>) -> Self {
+        Self { residents, asked: BTreeMap::new() }
+    }
+
+    /// Whether nothing is waited for any more.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.residents.iter().all(|(_, absent)| absent.is_empty())
+    }
+
+    /// Bytes that are still to come. What several wait for counts once for each.
+    #[must_use]
+    pub fn missing_bytes(&self) -> u64 {
+        self.residents.iter().map(|(_, absent)| absent.bytes()).sum()
+    }
+
+    /// The address spaces, for whoever waits until something happens in one of them.
+    pub fn residents(&self) -> impl Iterator<Item = &R> {
+        self.residents.iter().map(|(resident, _)| resident)
+    }
+
+    /// Takes in what has happened; what is wanted at once because of it.
+    ///
+    /// # Errors
+    /// A space can no longer be heard: what happens in it is unknown, and nothing more may be placed.
+    pub fn hear(&mut self) -> io::Result<Vec<Wanted>> {
+        let mut wanted = Vec::new();
+        // Touched, and not absent: they never had content, were given back, or have come since.
+        let mut zero = Vec::new();
+        for _ in 0..TRIES_MAX {
+            let mut at = 0;
+            // Children that come to be are heard in the same turn.
+            while at < self.residents.len() {
+                let happenings = self.residents[at].0.happenings()?;
+                for happening in happenings {
+                    self.take_in(at, happening, &mut zero, &mut wanted);
+                }
+                at += 1;
+            }
+            for (at, address) in std::mem::take(&mut zero) {
+                match self.fault(at, address) {
+                    // What has happened since has brought an absent page here.
+                    Some(urgent) => wanted.push(urgent),
+                    // Refused while mappings change, which has to be taken in first.
+                    None if self.residents[at].0.place_zero(address, PAGE_SIZE)? == Placed::Changing => {
+                        zero.push((at, address));
+                    }
+                    None => {}
+                }
+            }
+            if zero.is_empty() {
+                return Ok(wanted);
+            }
+        }
+        Err(never_still())
+    }
+
+    /// What to ask for while nobody waits: at most about `bytes_max`, in the order of addresses. Nothing when all is on its way.
+    pub fn background(&mut self, bytes_max: u64) -> Option<Wanted> {
+        let (mut space, mut ranges, mut bytes) = (None, Vec::new(), 0);
+        for piece in self.residents.iter().flat_map(|(_, absent)| absent.pieces()) {
+            if space.is_some_and(|space| space != piece.space) || bytes >= bytes_max {
+                break;
+            }
+            for range in self.not_asked(&piece) {
+                let room = bytes_max.saturating_sub(bytes).div_ceil(PAGE_SIZE).saturating_mul(PAGE_SIZE);
+                let len = range.len.min(room);
+                if len == 0 {
+                    break;
+                }
+                space = Some(piece.space);
+                ranges.push(Range { start: range.start, len });
+                bytes += len;
+            }
+        }
+        let ranges = RangeSet::new(ranges);
+        let space = space.filter(|_| !ranges.is_empty())?;
+        self.note_asked(space, &ranges);
+        Some(Wanted { space, ranges: ranges.ranges().to_vec(), urgent: false })
+    }
+
+    /// The way to the source was lost: all that has not come is wanted again.
+    pub fn ask_again(&mut self) {
+        self.asked.clear();
+    }
+
+    /// Puts pages of `space` that have come wherever they are waited for. Twice does no harm.
+    ///
+    /// # Errors
+    /// A space can no longer be heard, or the kernel refuses for a reason that is none of the workload's doing.
+    pub fn arrive(&mut self, space: SpaceId, address: u64, bytes: &[u8]) -> io::Result<Vec<Wanted>> {
+        let mut wanted = Vec::new();
+        let mut done: BTreeSet<usize> = BTreeSet::new();
+        for _ in 0..TRIES_MAX {
+            // Looked for anew each time: what happened may have moved it, or have made a child that waits, too.
+            let next = self.residents.iter().enumerate().find_map(|(at, (_, absent))| {
+                if done.contains(&at) {
+                    return None;
+                }
+                let pieces = absent.waiting_for(space, address, bytes.len() as u64);
+                if pieces.is_empty() {
+                    done.insert(at);
+                    return None;
+                }
+                Some((at, pieces[0]))
+            });
+            let Some((at, piece)) = next else { return Ok(wanted) };
+            if !self.put(at, piece, &bytes[(piece.from - address) as usize..])? {
+                wanted.extend(self.hear()?);
+                // A child may have come to be, which waits for what its parent has already.
+                done.clear();
+            }
+        }
+        Err(never_still())
+    }
+
+    /// Places one piece; false when something has to be taken in first.
+    fn put(&mut self, at: usize, piece: Piece, bytes: &[u8]) -> io::Result<bool> {
+        let (resident, absent) = &mut self.residents[at];
+        let (mut start, end) = (piece.at.start, piece.at.end());
+        while start < end {
+            let offset = (start - piece.at.start) as usize;
+            let done = match resident.place(start, &bytes[offset..(end - piece.at.start) as usize])? {
+                Placed::Bytes(done) if done > 0 => done,
+                // Written whole by the kernel, or placed before: what is there is newer.
+                Placed::Present => PAGE_SIZE,
+                Placed::Bytes(_) | Placed::Changing => return Ok(false),
+                // That it is gone has been told or will be; nobody can touch it there.
+                Placed::NoMapping => PAGE_SIZE,
+                Placed::Gone => {
+                    *absent = Absent::default();
+                    return Ok(true);
+                }
+            };
+            absent.resolve(start, start + done);
+            start += done;
+        }
+        Ok(true)
+    }
+
+    fn take_in(
+        &mut self,
+        at: usize,
+        happening: Happening<R>,
+        zero: &mut Vec<(usize, u64)>,
+        wanted: &mut Vec<Wanted>,
+    ) {
+        match happening {
+            Happening::Fault { address } => match self.fault(at, address) {
+                Some(urgent) => wanted.push(urgent),
+                None => zero.push((at, address)),
+            },
+            Happening::Fork { child } => {
+                let absent = self.residents[at].1.clone();
+                self.residents.push((child, absent));
+            }
+            Happening::Remap { from, to, len } => self.residents[at].1.remap(from, to, len),
+            Happening::Forget { start, end } => self.residents[at].1.resolve(start, end),
+        }
+    }
+
+    /// What is wanted at once because `address` was touched; none where nothing is absent there.
+    fn fault(&mut self, at: usize, address: u64) -> Option<Wanted> {
+        let absent = &self.residents[at].1;
+        let near = absent.between(address, address.saturating_add(PREFETCH_BYTES));
+        let first = near.first().filter(|piece| piece.at.start == address).copied()?;
+        // The page itself is asked for even if it is on its way: it may be far behind in the background's queue.
+        let mut ranges = vec![Range { start: first.from, len: PAGE_SIZE }];
+        for piece in near.iter().take_while(|piece| piece.space == first.space) {
+            ranges.extend(self.not_asked(piece));
+        }
+        let ranges = RangeSet::new(ranges);
+        self.note_asked(first.space, &ranges);
+        let mut ranges = ranges.ranges().to_vec();
+        // What somebody waits for goes first.
+        ranges.sort_by_key(|range| !(range.start..range.end()).contains(&first.from));
+        Some(Wanted { space: first.space, ranges, urgent: true })
+    }
+
+    /// What of a piece is not on its way yet, by the source's addresses.
+    fn not_asked(&self, piece: &Piece) -> Vec<Range> {
+        let whole = RangeSet::new(vec![Range { start: piece.from, len: piece.at.len }]);
+        match self.asked.get(&piece.space) {
+            Some(asked) => whole.difference(asked).ranges().to_vec(),
+            None => whole.ranges().to_vec(),
+        }
+    }
+
+    fn note_asked(&mut self, space: SpaceId, ranges: &RangeSet) {
+        let asked = self.asked.entry(space).or_default();
+        *asked = asked.union(ranges);
+    }
+}
+
+fn never_still() -> io::Error {
+    io::Error::other("The workload changes its mappings without end, so that no page can be placed")
+}
