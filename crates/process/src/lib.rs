@@ -9,6 +9,7 @@ pub mod capsule;
 pub mod capture;
 mod clock;
 pub mod inspect;
+pub mod layout;
 pub mod nursery;
 pub mod records;
 pub mod restore;
