@@ -85,7 +85,7 @@ pub fn expected_dirty(measured: &Measured, rounds: &[Round]) -> u64 {
     let rate = last.dirty_bytes_per_s().unwrap_or(measured.dirty_bytes_per_s);
     let dirtied = u128::from(rate) * u128::from(last.duration_us) / 1_000_000;
     let dirtied = u64::try_from(dirtied).unwrap_or(u64::MAX);
-    dirtied.saturating_add(last.skipped_bytes).min(measured.bytes)
+    dirtied.saturating_add(last.skipped_bytes).saturating_add(last.outside_bytes).min(measured.bytes)
 }
 
 /// What comes after the last of `rounds`. `measured` has the bandwidth and the fixed costs as of now.

@@ -82,7 +82,7 @@ pub struct Round {
     /// Bytes that were all zero: told, not sent.
     #[n(4)]
     pub zero_bytes: u64,
-    /// Bytes that the target forgot because the source had.
+    /// Bytes that the source had given back: the target was told that they are zero.
     #[n(5)]
     pub discarded_bytes: u64,
     /// Bytes that could not be read when their turn came; they are dirty again.
@@ -91,6 +91,9 @@ pub struct Round {
     /// Bytes that wait for the pause because they cannot be tracked.
     #[n(7)]
     pub held_back_bytes: u64,
+    /// Bytes with content that have no place at the target yet; they are sent when it has one.
+    #[n(11)]
+    pub outside_bytes: u64,
     /// From the scan before to this one, microseconds; 0 for the first.
     #[n(8)]
     pub since_scan_us: u64,

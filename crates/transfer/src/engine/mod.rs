@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! arm ─► round ─► round ─► .. ─► (the owner stops the workload) last round ─► disarm
+//!          │        └ between rounds: add, remove, allow (where the target has places), lost (what it had to let go)
 //!          └ failed or cancelled: what was not delivered is still pending, call it again
 //! ```
 //!
@@ -10,16 +11,18 @@
 //! `ferry_model::strategy` from what each round returns.
 //!
 //! What it promises: after a last round that returned `Ok`, with the source standing still since before it began, the target has every
-//! byte of every space. That rests on three sets of pages for each space ([`ledger`]): a page is taken from *pending* only when the
+//! byte of every space. That rests on a few sets of pages for each space ([`ledger`]): a page is taken from *pending* only when the
 //! carrier has said that it is in its place.
 
 pub mod carrier;
 pub mod ledger;
 pub mod range_set;
 pub mod rounds;
+mod send;
 pub mod space;
 
 pub use carrier::{Carrier, Filler, Local};
 pub use range_set::RangeSet;
 pub use rounds::{Engine, RoundError};
+pub use send::BATCH_BYTES;
 pub use space::{Found, TrackedSpace, Untracked};

@@ -1,21 +1,20 @@
-//! The rounds: scan, forget what is gone, send what is due, settle.
+//! The rounds: scan, tell what is gone, send what is due, settle.
 
 use super::carrier::Carrier;
 use super::ledger::Ledger;
 use super::range_set::RangeSet;
+use super::send::{Sent, Unreadable, send};
 use super::space::{TrackedSpace, Untracked};
-use crate::space::{PAGE_SIZE, Range, SpaceId};
+use crate::space::SpaceId;
 use ferry_model::strategy::measured::Round;
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
-
-/// Bytes read and handed over at once: long enough for full speed, short enough to be cancelled within a millisecond or two.
-pub const BATCH_BYTES: u64 = 1 << 20;
 
 /// Why a round ended early. Nothing is lost: what was not settled is still pending.
 #[derive(Debug, thiserror::Error)]
 pub enum RoundError {
-    /// The space could not be scanned.
+    /// The space could not be scanned although the workload stands still.
     #[error("Space {} could not be scanned for what was written", .0.0)]
     Scan(SpaceId, #[source] io::Error),
     /// A page could not be read although the workload stands still.
@@ -31,6 +30,16 @@ pub enum RoundError {
         #[source]
         source: io::Error,
     },
+    /// In the last round there is content where the target has no place for it.
+    #[error("{bytes} bytes of space {}, the first at {start:#x}, have no place at the target", space.0)]
+    Outside {
+        /// Which space.
+        space: SpaceId,
+        /// The first.
+        start: u64,
+        /// How many.
+        bytes: u64,
+    },
     /// The carrier is broken: take another one.
     #[error("Pages could not be carried to the target")]
     Carry(#[source] io::Error),
@@ -39,21 +48,20 @@ pub enum RoundError {
     Cancelled,
 }
 
-/// Pre-copy of a workload's spaces to one target.
+/// Pre-copy of a workload's spaces to one target. Spaces come and go between rounds.
 #[derive(Debug)]
 pub struct Engine<S> {
-    spaces: Vec<(S, Ledger)>,
+    spaces: BTreeMap<SpaceId, (S, Ledger)>,
     untracked: Vec<(SpaceId, Untracked)>,
+    missed: Vec<(SpaceId, io::Error)>,
     rounds: u32,
     scanned: Option<Instant>,
 }
 
-/// What went over in one round, in bytes.
-#[derive(Default)]
-struct Sent {
-    content: u64,
-    zero: u64,
-    skipped: u64,
+impl<S> Default for Engine<S> {
+    fn default() -> Self {
+        Self { spaces: BTreeMap::new(), untracked: Vec::new(), missed: Vec::new(), rounds: 0, scanned: None }
+    }
 }
 
 impl<S: TrackedSpace> Engine<S> {
@@ -62,27 +70,68 @@ impl<S: TrackedSpace> Engine<S> {
     /// # Errors
     /// The first space that cannot be armed, with its error.
     pub fn arm(spaces: Vec<S>) -> Result<Self, (SpaceId, io::Error)> {
-        let mut engine = Self {
-            spaces: spaces.into_iter().map(|space| (space, Ledger::default())).collect(),
-            untracked: Vec::new(),
-            rounds: 0,
-            scanned: None,
-        };
-        for at in 0..engine.spaces.len() {
-            if let Err(error) = engine.spaces[at].0.arm() {
-                let id = engine.spaces[at].0.id();
-                for (space, _) in &mut engine.spaces[..at] {
-                    // The error that is told is the one that came first; what stays tracked ends with the descriptor.
-                    let _ = space.disarm();
-                }
-                return Err((id, error));
+        let mut engine = Self::default();
+        for space in spaces {
+            if let Err(error) = engine.add(space) {
+                // The error that is told is the one that came first; what stays tracked ends with the descriptor.
+                let _ = engine.disarm();
+                return Err(error);
             }
         }
         Ok(engine)
     }
 
+    /// Takes another space in and arms it: the next round sends all its content. One of the same number is replaced, and nothing of it
+    /// counts as held at the target.
+    ///
+    /// # Errors
+    /// It cannot be armed; it was not taken in, and one of the same number stays.
+    pub fn add(&mut self, mut space: S) -> Result<(), (SpaceId, io::Error)> {
+        let id = space.id();
+        space.arm().map_err(|error| (id, error))?;
+        self.spaces.insert(id, (space, Ledger::default()));
+        Ok(())
+    }
+
+    /// Lets a space go that is no more at the source. It is given back as it is; dropping it ends what tracking is left.
+    pub fn remove(&mut self, id: SpaceId) -> Option<S> {
+        self.spaces.remove(&id).map(|(space, _)| space)
+    }
+
+    /// The spaces, ascending.
+    pub fn spaces(&self) -> impl Iterator<Item = SpaceId> + '_ {
+        self.spaces.keys().copied()
+    }
+
+    /// From now on the target has a place for content of `id` in `ranges` only: what lies outside stays pending.
+    pub fn allow(&mut self, id: SpaceId, ranges: RangeSet) {
+        if let Some((_, ledger)) = self.spaces.get_mut(&id) {
+            ledger.allow(ranges);
+        }
+    }
+
+    /// What the target held of `id` outside of `kept` is not held any more: it is due again if it still has content.
+    pub fn lost(&mut self, id: SpaceId, kept: &RangeSet) {
+        if let Some((_, ledger)) = self.spaces.get_mut(&id) {
+            ledger.lost(kept);
+        }
+    }
+
+    /// Bytes of which the target may hold something, all spaces together.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.spaces.values().map(|(_, ledger)| ledger.held().bytes()).sum()
+    }
+
+    /// Bytes that the target does not have as they are, as far as is known without another scan.
+    #[must_use]
+    pub fn pending_bytes(&self) -> u64 {
+        self.spaces.values().map(|(_, ledger)| ledger.pending().bytes()).sum()
+    }
+
     /// One round while the workload runs. The first sends all content, later ones what was written since. `cancelled` is asked
-    /// between batches.
+    /// between batches. A space that cannot be scanned (its process has just ended) is left for the next round and told by
+    /// [`Self::missed`].
     ///
     /// # Errors
     /// [`RoundError`]; the next round sends again what this one did not deliver.
@@ -95,7 +144,7 @@ impl<S: TrackedSpace> Engine<S> {
     }
 
     /// The last round: the caller has stopped everything that can write, and lets it go on only when this has failed. Also sends
-    /// what cannot be tracked.
+    /// what cannot be tracked. All spaces must be there and all their content must have a place at the target.
     ///
     /// # Errors
     /// As [`Self::round`].
@@ -113,6 +162,12 @@ impl<S: TrackedSpace> Engine<S> {
         &self.untracked
     }
 
+    /// Spaces that the last round could not scan, and why. They are still to be sent whole, or to be removed.
+    #[must_use]
+    pub fn missed(&self) -> &[(SpaceId, io::Error)] {
+        &self.missed
+    }
+
     /// Ends the tracking of every space and gives them back: the workload runs as if nothing had been. All are tried.
     ///
     /// # Errors
@@ -120,9 +175,9 @@ impl<S: TrackedSpace> Engine<S> {
     pub fn disarm(self) -> Result<Vec<S>, (SpaceId, io::Error)> {
         let mut first = None;
         let mut spaces = Vec::with_capacity(self.spaces.len());
-        for (mut space, _) in self.spaces {
+        for (id, (mut space, _)) in self.spaces {
             if let Err(error) = space.disarm() {
-                first = first.or(Some((space.id(), error)));
+                first = first.or(Some((id, error)));
             }
             spaces.push(space);
         }
@@ -137,160 +192,82 @@ impl<S: TrackedSpace> Engine<S> {
     ) -> Result<Round, RoundError> {
         let begin = Instant::now();
         let since_scan = self.scanned.map_or(Duration::ZERO, |before| begin.duration_since(before));
-        let dirty_bytes = self.scan()?;
+        let dirty_bytes = self.scan(last)?;
         self.scanned = Some(begin);
         let scan_us = micros(begin.elapsed());
 
-        let mut sent = Sent::default();
-        let mut discarded_bytes = 0;
+        let mut round = Round { number: self.rounds, last, dirty_bytes, scan_us, ..Round::default() };
         let mut delivered = Vec::with_capacity(self.spaces.len());
-        for (space, ledger) in &mut self.spaces {
-            if !ledger.gone().is_empty() {
-                carrier.discard(space.id(), ledger.gone().ranges()).map_err(RoundError::Carry)?;
-                discarded_bytes += ledger.gone().bytes();
-            }
-            let due = ledger.due(last);
-            ledger.hand_over(&due);
-            delivered.push(send(space, &due, carrier, cancelled, last, &mut sent)?);
+        for (space, ledger) in self.spaces.values_mut() {
+            delivered.push(hand_over(space, ledger, carrier, cancelled, &mut round)?);
         }
         carrier.settle().map_err(RoundError::Carry)?;
-        for ((_, ledger), delivered) in self.spaces.iter_mut().zip(&delivered) {
-            ledger.settled(delivered);
+        for ((_, ledger), (pages, zero)) in self.spaces.values_mut().zip(&delivered) {
+            ledger.settled(pages, zero);
         }
-        let number = self.rounds;
         self.rounds += 1;
+        let ledgers = || self.spaces.values().map(|(_, ledger)| ledger);
         Ok(Round {
-            number,
-            last,
-            dirty_bytes,
-            sent_bytes: sent.content,
-            zero_bytes: sent.zero,
-            discarded_bytes,
-            skipped_bytes: sent.skipped,
-            held_back_bytes: self.spaces.iter().map(|(_, ledger)| ledger.held_back_bytes()).sum(),
+            held_back_bytes: ledgers().map(|ledger| ledger.held_back().bytes()).sum(),
+            outside_bytes: ledgers().map(|ledger| ledger.outside().bytes()).sum(),
             since_scan_us: micros(since_scan),
-            scan_us,
             duration_us: micros(begin.elapsed()),
+            ..round
         })
     }
 
     /// Scans all spaces; bytes that were found dirty. What one space reported is in its ledger even if the next one fails.
-    fn scan(&mut self) -> Result<u64, RoundError> {
+    fn scan(&mut self, last: bool) -> Result<u64, RoundError> {
         self.untracked.clear();
+        self.missed.clear();
         let mut dirty = 0;
-        for (space, ledger) in &mut self.spaces {
-            let id = space.id();
-            let found = space.scan().map_err(|error| RoundError::Scan(id, error))?;
+        for (id, (space, ledger)) in &mut self.spaces {
+            let found = match space.scan() {
+                Ok(found) => found,
+                Err(error) if last => return Err(RoundError::Scan(*id, error)),
+                Err(error) => {
+                    self.missed.push((*id, error));
+                    continue;
+                }
+            };
             ledger.enter(&found);
             dirty += found.dirty.bytes();
-            self.untracked.extend(found.untracked.into_iter().map(|each| (id, each)));
+            self.untracked.extend(found.untracked.into_iter().map(|each| (*id, each)));
+            if last && let Some(first) = ledger.outside().ranges().first() {
+                let bytes = ledger.outside().bytes();
+                return Err(RoundError::Outside { space: *id, start: first.start, bytes });
+            }
         }
         Ok(dirty)
     }
 }
 
-/// Sends `due` of one space in batches; what was handed over whole.
-fn send(
+/// Hands over what is due of one space and adds it up in `round`: the pages, and of these what was told to be zero.
+fn hand_over(
     space: &impl TrackedSpace,
-    due: &RangeSet,
+    ledger: &mut Ledger,
     carrier: &mut impl Carrier,
     cancelled: &dyn Fn() -> bool,
-    last: bool,
-    sent: &mut Sent,
-) -> Result<RangeSet, RoundError> {
-    let mut buffer = Vec::new();
-    let mut delivered = Vec::new();
-    for batch in batches(due) {
-        if cancelled() {
-            return Err(RoundError::Cancelled);
-        }
-        let bytes: u64 = batch.iter().map(|range| range.len).sum();
-        buffer.resize(bytes as usize, 0);
-        if space.read(&batch, &mut buffer).is_ok() {
-            hand_over(space.id(), &batch, &buffer, carrier, sent)?;
-            delivered.extend(batch);
-            continue;
-        }
-        // Something in it has gone since the scan: page by page, the others are still there.
-        for page in batch.iter().flat_map(pages) {
-            buffer.resize(PAGE_SIZE as usize, 0);
-            match space.read(&[page], &mut buffer) {
-                Ok(()) => {
-                    hand_over(space.id(), &[page], &buffer, carrier, sent)?;
-                    delivered.push(page);
-                }
-                Err(source) if last => {
-                    let Range { start, len } = page;
-                    return Err(RoundError::Read { space: space.id(), start, len, source });
-                }
-                Err(_) => sent.skipped += page.len,
-            }
-        }
+    round: &mut Round,
+) -> Result<(RangeSet, RangeSet), RoundError> {
+    let (gone, due) = (ledger.gone(), ledger.due(round.last));
+    let restored = if round.last { ledger.restored() } else { RangeSet::default() };
+    ledger.hand_over(&gone.union(&due).union(&restored));
+    let mut sent = Sent::default();
+    let unreadable = if round.last { Unreadable::Error } else { Unreadable::Skipped };
+    send(space, &due, carrier, cancelled, unreadable, &mut sent)?;
+    // A file's page that cannot be read lies behind its end by now: whoever touches it gets SIGBUS, here and there.
+    send(space, &restored, carrier, cancelled, Unreadable::Skipped, &mut sent)?;
+    round.skipped_bytes += sent.skipped;
+    let (pages, zero) = sent.pages();
+    round.sent_bytes += pages.bytes() - zero.bytes();
+    round.zero_bytes += zero.bytes();
+    if gone.is_empty() {
+        return Ok((pages, zero));
     }
-    Ok(RangeSet::new(delivered))
-}
-
-/// Hands `bytes` of `ranges` over: what is zero is only told.
-fn hand_over(
-    id: SpaceId,
-    ranges: &[Range],
-    bytes: &[u8],
-    carrier: &mut impl Carrier,
-    sent: &mut Sent,
-) -> Result<(), RoundError> {
-    let mut zero = Vec::new();
-    let mut content = Vec::new();
-    let mut kept = Vec::with_capacity(bytes.len());
-    for (page, bytes) in ranges.iter().flat_map(pages).zip(bytes.chunks(PAGE_SIZE as usize)) {
-        if is_zero(bytes) {
-            zero.push(page);
-        } else {
-            content.push(page);
-            kept.extend_from_slice(bytes);
-        }
-    }
-    let (zero, content) = (RangeSet::new(zero), RangeSet::new(content));
-    sent.zero += zero.bytes();
-    sent.content += content.bytes();
-    if !zero.is_empty() {
-        carrier.zero(id, zero.ranges()).map_err(RoundError::Carry)?;
-    }
-    if !content.is_empty() {
-        carrier.pages(id, content.ranges(), &kept).map_err(RoundError::Carry)?;
-    }
-    Ok(())
-}
-
-/// Cuts a set into batches of at most [`BATCH_BYTES`].
-fn batches(due: &RangeSet) -> Vec<Vec<Range>> {
-    let mut all = Vec::new();
-    let mut batch: Vec<Range> = Vec::new();
-    let mut bytes = 0;
-    for range in due.ranges() {
-        let mut start = range.start;
-        while start < range.end() {
-            let len = (range.end() - start).min(BATCH_BYTES - bytes);
-            batch.push(Range { start, len });
-            start += len;
-            bytes += len;
-            if bytes == BATCH_BYTES {
-                all.push(std::mem::take(&mut batch));
-                bytes = 0;
-            }
-        }
-    }
-    if !batch.is_empty() {
-        all.push(batch);
-    }
-    all
-}
-
-fn pages(range: &Range) -> impl Iterator<Item = Range> + use<> {
-    (range.start..range.end()).step_by(PAGE_SIZE as usize).map(|start| Range { start, len: PAGE_SIZE })
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(64).all(|part| part.iter().fold(0, |sum, byte| sum | byte) == 0)
+    round.discarded_bytes += gone.bytes();
+    carrier.zero(space.id(), gone.ranges().to_vec()).map_err(RoundError::Carry)?;
+    Ok((pages.union(&gone), zero.union(&gone)))
 }
 
 fn micros(duration: Duration) -> u64 {

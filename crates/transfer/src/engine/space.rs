@@ -22,6 +22,9 @@ pub struct Found {
     /// All pages with content, tracked or not. A page that is neither here nor in `dirty` has no content (any more): its mapping is
     /// gone, or it was given back.
     pub content: RangeSet,
+    /// Where a page without content does not read as zero: private mappings of files, tracked or not. If the target was sent content
+    /// there, it is read and sent again.
+    pub backed: RangeSet,
     /// What is not tracked; its content is in `content`, not in `dirty`.
     pub untracked: Vec<Untracked>,
 }
@@ -56,4 +59,26 @@ pub trait TrackedSpace: Send {
     /// # Errors
     /// A part is still tracked.
     fn disarm(&mut self) -> io::Result<()>;
+}
+
+impl<S: TrackedSpace + ?Sized> TrackedSpace for Box<S> {
+    fn id(&self) -> SpaceId {
+        (**self).id()
+    }
+
+    fn arm(&mut self) -> io::Result<()> {
+        (**self).arm()
+    }
+
+    fn scan(&mut self) -> io::Result<Found> {
+        (**self).scan()
+    }
+
+    fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
+        (**self).read(ranges, buffer)
+    }
+
+    fn disarm(&mut self) -> io::Result<()> {
+        (**self).disarm()
+    }
 }

@@ -18,6 +18,7 @@ pub use tracker::{TaskTracker, TrackError};
 mod tests {
     use super::*;
     use crate::access::{SpaceAccess, Via};
+    use crate::engine::{Engine, Filler, Local};
     use crate::space::{PageSink, PageSource, Range, SpaceId};
 
     #[test]
@@ -40,5 +41,32 @@ mod tests {
         let sink = LinuxSink::open(access(&ranges[1..])).unwrap();
         assert!(sink.write_ranges(SpaceId(1), &ranges, &sent).is_err());
         assert!(sink.write_ranges(SpaceId(2), &ranges[1..], &sent[9..]).is_err());
+    }
+
+    #[test]
+    fn what_is_held_back_travels_in_the_last_round_and_zeros_are_written() {
+        use std::io::Write;
+        use std::os::fd::AsRawFd;
+        let object = |content: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(content).unwrap();
+            let via = Via::File { path: format!("/proc/self/fd/{}", file.as_raw_fd()) };
+            let ranges = vec![Range { start: 0, len: content.len() as u64 }];
+            (file, SpaceAccess { space: SpaceId(4), via, ranges })
+        };
+        let mut content = vec![7; 3 * 4096];
+        content[4096..8192].fill(0);
+        let (_source, from) = object(&content);
+        let (target, to) = object(&vec![9; 3 * 4096]);
+        let mut carrier = Local(LinuxSink::open(vec![to]).unwrap());
+        let shared = StillSpace::open(from).unwrap();
+        let mut engine = Engine::arm(vec![shared]).unwrap();
+        let first = engine.round(&mut carrier, &|| false).unwrap();
+        assert_eq!((first.sent_bytes, first.held_back_bytes), (0, 3 * 4096));
+        let last = engine.last_round(&mut carrier, &|| false).unwrap();
+        assert_eq!((last.sent_bytes, last.zero_bytes), (2 * 4096, 4096));
+        let path = format!("/proc/self/fd/{}", target.as_raw_fd());
+        assert_eq!(std::fs::read(path).unwrap(), content);
+        assert!(carrier.0.zero(SpaceId(4), &[Range { start: 8192, len: 8192 }]).is_err());
     }
 }

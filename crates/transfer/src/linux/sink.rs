@@ -2,6 +2,7 @@
 
 use super::opened::Opened;
 use crate::access::SpaceAccess;
+use crate::engine::Filler;
 use crate::space::{self, PageSink, Range, SpaceId};
 use std::collections::HashMap;
 use std::io;
@@ -22,30 +23,47 @@ impl LinuxSink {
     }
 }
 
-impl PageSink for LinuxSink {
-    fn write(&self, space: SpaceId, address: u64, bytes: &[u8]) -> io::Result<()> {
-        match self.opened.get(&space) {
-            Some((opened, ranges)) if space::covers(ranges, address, bytes.len() as u64) => {
-                opened.write(address, bytes)
-            }
-            _ => Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!("{} bytes at {address:#x} of space {} were not prepared for", bytes.len(), space.0),
-            )),
-        }
-    }
-
-    fn write_ranges(&self, space: SpaceId, ranges: &[Range], bytes: &[u8]) -> io::Result<()> {
+impl LinuxSink {
+    /// The space, if all of `ranges` were prepared for.
+    fn prepared(&self, space: SpaceId, ranges: &[Range]) -> io::Result<&Opened> {
         match self.opened.get(&space) {
             Some((opened, prepared))
                 if ranges.iter().all(|range| space::covers(prepared, range.start, range.len)) =>
             {
-                opened.write_ranges(ranges, bytes)
+                Ok(opened)
             }
-            _ => Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!("{} bytes of space {} were not prepared for", bytes.len(), space.0),
-            )),
+            _ => {
+                let first = ranges.first().map_or(0, |range| range.start);
+                let what = format!("memory at {first:#x} of space {} was not prepared for", space.0);
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+            }
         }
+    }
+}
+
+impl PageSink for LinuxSink {
+    fn write(&self, space: SpaceId, address: u64, bytes: &[u8]) -> io::Result<()> {
+        let range = Range { start: address, len: bytes.len() as u64 };
+        self.prepared(space, &[range])?.write(address, bytes)
+    }
+
+    fn write_ranges(&self, space: SpaceId, ranges: &[Range], bytes: &[u8]) -> io::Result<()> {
+        self.prepared(space, ranges)?.write_ranges(ranges, bytes)
+    }
+}
+
+impl Filler for LinuxSink {
+    fn zero(&self, space: SpaceId, ranges: &[Range]) -> io::Result<()> {
+        static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+        let opened = self.prepared(space, ranges)?;
+        for range in ranges {
+            let mut at = range.start;
+            while at < range.end() {
+                let len = (range.end() - at).min(ZEROS.len() as u64);
+                opened.write(at, &ZEROS[..len as usize])?;
+                at += len;
+            }
+        }
+        Ok(())
     }
 }

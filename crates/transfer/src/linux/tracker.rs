@@ -78,14 +78,14 @@ impl TaskTracker {
         Ok(Self { space, pid, tracker, memory, all: true })
     }
 
-    /// All mappings of the task below the kernel.
+    /// All mappings of the task itself.
     fn mappings(&self) -> io::Result<Vec<Mapping>> {
         let text = match proc::read(self.pid, "maps") {
             Err(error) if gone(&error) => return Err(TrackError::Gone { pid: self.pid }.into()),
             text => text?,
         };
         let mut all = proc::maps::parse(&text)?;
-        all.retain(|mapping| mapping.end < KERNEL);
+        all.retain(|mapping| mapping.end < KERNEL && !of_the_kernel(mapping));
         // A task that has ended and was not waited for has a list, and nothing in it.
         if all.is_empty() { Err(TrackError::Gone { pid: self.pid }.into()) } else { Ok(all) }
     }
@@ -120,7 +120,7 @@ impl TaskTracker {
             why: format!("shared memory {}: others may write to it, it is a space of its own", name(mapping)),
         }));
         untracked.sort_by_key(|each| each.range.start);
-        Ok(Found { dirty, content, untracked })
+        Ok(Found { dirty, content, backed: files, untracked })
     }
 
     /// Tracks every private mapping that has content in `loose`. What is tracked now, and what cannot be.
@@ -193,6 +193,11 @@ fn gone(error: &io::Error) -> bool {
     [Errno::SRCH, Errno::NOENT, Errno::NOMEM]
         .map(|errno| Some(errno.raw_os_error()))
         .contains(&error.raw_os_error())
+}
+
+/// `[vdso]`, `[vvar]` and their like: every address space has its own kernel's.
+fn of_the_kernel(mapping: &Mapping) -> bool {
+    mapping.inode == 0 && mapping.name.starts_with(b"[v")
 }
 
 fn whole(mapping: &Mapping) -> Range {

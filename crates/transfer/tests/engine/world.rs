@@ -1,17 +1,35 @@
-//! Invented address spaces with what the kernel does to tracked memory, and a script of what the workload does. The script advances
+//! Invented address spaces with what the kernel does to tracked memory, and a script of what the workload does: spaces are born and
+//! end, too. The script advances
 //! wherever something could happen in between: inside of a scan, before a read, at every call of the carrier.
 
 use ferry_transfer::engine::{Found, RangeSet, TrackedSpace, Untracked};
 use ferry_transfer::space::{PAGE_SIZE, Range, SpaceId};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Pages of each space.
 pub const PAGES: u64 = 48;
 
-/// What the workload, or fate, does.
+/// Most spaces at a time.
+const SPACES_MAX: usize = 4;
+
+/// What is mapped where: what a page of a file, and what is shared, is something else than the rest.
+#[derive(Clone, Default)]
+pub struct Draft {
+    pub spaces: BTreeSet<u32>,
+    pub pages: BTreeMap<(u32, u64), Kind>,
+}
+
+/// What a page is a page of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kind {
+    pub file: bool,
+    pub shared: bool,
+}
+
+/// What the workload, or fate, does. Spaces are counted among those that there are.
 #[derive(Clone, Debug)]
 pub enum Op {
     Write {
@@ -42,6 +60,15 @@ pub enum Op {
         pages: u64,
         to: u64,
     },
+    /// A space that is not the child of any.
+    Spawn,
+    Fork {
+        space: u32,
+    },
+    /// The last one never ends.
+    Exit {
+        space: u32,
+    },
     /// The next scan fails after it has protected what it found.
     ScanFails {
         space: u32,
@@ -50,7 +77,7 @@ pub enum Op {
 }
 
 pub fn any_op() -> impl Strategy<Value = Op> {
-    let space = || 0..2_u32;
+    let space = || 0..SPACES_MAX as u32;
     let page = || 0..PAGES;
     let pages = || 1..10_u64;
     prop_oneof![
@@ -63,6 +90,9 @@ pub fn any_op() -> impl Strategy<Value = Op> {
         ),
         1 => (space(), page(), pages(), page())
             .prop_map(|(space, page, pages, to)| Op::Move { space, page, pages, to }),
+        1 => Just(Op::Spawn),
+        1 => space().prop_map(|space| Op::Fork { space }),
+        2 => space().prop_map(|space| Op::Exit { space }),
         1 => space().prop_map(|space| Op::ScanFails { space }),
         6 => Just(Op::Nothing),
     ]
@@ -71,8 +101,7 @@ pub fn any_op() -> impl Strategy<Value = Op> {
 /// A mapped page.
 #[derive(Clone, Copy, Debug, Default)]
 struct Page {
-    file: bool,
-    shared: bool,
+    kind: Kind,
     armed: bool,
     protected: bool,
     content: Option<u64>,
@@ -82,9 +111,24 @@ struct Page {
 struct State {
     script: std::vec::IntoIter<Op>,
     paused: bool,
+    alive: BTreeSet<u32>,
+    next: u32,
     pages: BTreeMap<(u32, u64), Page>,
-    scan_fails: [bool; 2],
+    scan_fails: BTreeSet<u32>,
     hidden: Option<(u32, u64)>,
+}
+
+impl State {
+    /// A new space, if there is room for one.
+    fn spawn(&mut self) -> Option<u32> {
+        if self.alive.len() == SPACES_MAX {
+            return None;
+        }
+        let id = self.next;
+        self.next += 1;
+        self.alive.insert(id);
+        Some(id)
+    }
 }
 
 pub struct World(Mutex<State>);
@@ -94,6 +138,7 @@ impl World {
     pub fn new(script: Vec<Op>) -> Self {
         let world = Self(Mutex::new(State { script: script.into_iter(), ..State::default() }));
         for space in 0..2 {
+            world.apply(&Op::Spawn);
             world.apply(&Op::Map { space, page: 0, pages: 12, file: false, shared: false });
             world.apply(&Op::Map { space, page: 16, pages: 8, file: true, shared: false });
         }
@@ -121,7 +166,7 @@ impl World {
         let mut state = self.lock();
         state.paused = paused;
         if paused {
-            state.scan_fails = [false; 2];
+            state.scan_fails.clear();
         }
     }
 
@@ -130,27 +175,32 @@ impl World {
         self.lock().hidden = Some((space, page));
     }
 
-    pub fn anything_is_armed(&self) -> bool {
-        self.lock().pages.values().any(|page| page.armed || page.protected)
+    /// Whether anything of `spaces` is tracked; of all if none are named.
+    pub fn anything_is_armed(&self, spaces: &[Space]) -> bool {
+        let of = |id: u32| spaces.is_empty() || spaces.iter().any(|space| space.id.0 == id);
+        self.lock().pages.iter().any(|(at, page)| of(at.0) && (page.armed || page.protected))
     }
 
     /// What a page reads as; none where nothing is mapped.
     pub fn value(&self, space: u32, page: u64) -> Option<Vec<u8>> {
         self.lock().pages.get(&(space, page)).map(|at| match at.content {
             Some(seed) => bytes(seed),
-            None => untouched(page, at.file),
+            None => untouched(page, at.kind),
         })
     }
 
-    /// What a page reads as that was never written; none where nothing is mapped.
-    pub fn untouched(&self, space: u32, page: u64) -> Option<Vec<u8>> {
-        self.lock().pages.get(&(space, page)).map(|at| untouched(page, at.file))
+    /// What is mapped now.
+    pub fn draft(&self) -> Draft {
+        let state = self.lock();
+        let pages = state.pages.iter().map(|(at, page)| (*at, page.kind)).collect();
+        Draft { spaces: state.alive.clone(), pages }
     }
 
     pub fn apply(&self, op: &Op) {
         let mut state = self.lock();
+        let op = op.clone().of(&state.alive);
         let within = |page: u64, pages: u64| page..(page + pages).min(PAGES);
-        match *op {
+        match op {
             Op::Write { space, page, seed } => {
                 if let Some(at) = state.pages.get_mut(&(space, page)) {
                     (at.content, at.protected) = (Some(seed), false);
@@ -168,7 +218,8 @@ impl World {
             }
             Op::Map { space, page, pages, file, shared } => {
                 for page in within(page, pages) {
-                    state.pages.insert((space, page), Page { file, shared, ..Page::default() });
+                    let kind = Kind { file, shared };
+                    state.pages.insert((space, page), Page { kind, ..Page::default() });
                 }
             }
             Op::Move { space, page, pages, to } => {
@@ -176,14 +227,54 @@ impl World {
                 let moved: Vec<_> =
                     within(page, pages).map(|page| state.pages.remove(&(space, page))).collect();
                 for (at, page) in within(to, pages).zip(moved) {
-                    if let Some(page) = page.filter(|page| !page.file) {
+                    if let Some(page) = page.filter(|page| !page.kind.file) {
                         state.pages.insert((space, at), Page { armed: false, protected: false, ..page });
                     }
                 }
             }
-            Op::ScanFails { space } => state.scan_fails[space as usize] = !state.paused,
+            Op::Spawn => drop(state.spawn()),
+            Op::Fork { space } => {
+                let Some(child) = state.spawn() else { return };
+                let pages: Vec<_> =
+                    state.pages.range((space, 0)..(space + 1, 0)).map(|(at, page)| (at.1, *page)).collect();
+                for (at, page) in pages {
+                    state.pages.insert((child, at), Page { armed: false, protected: false, ..page });
+                }
+            }
+            Op::Exit { space } => {
+                if state.alive.len() > 1 {
+                    state.alive.remove(&space);
+                    state.pages.retain(|(of, _), _| *of != space);
+                }
+            }
+            Op::ScanFails { space } => {
+                if !state.paused {
+                    state.scan_fails.insert(space);
+                }
+            }
             Op::Nothing => {}
         }
+    }
+}
+
+impl Op {
+    /// With the number of its space instead of its place among those that are alive.
+    fn of(mut self, alive: &BTreeSet<u32>) -> Self {
+        match &mut self {
+            Self::Write { space, .. }
+            | Self::Discard { space, .. }
+            | Self::Unmap { space, .. }
+            | Self::Map { space, .. }
+            | Self::Move { space, .. }
+            | Self::Fork { space }
+            | Self::Exit { space }
+            | Self::ScanFails { space } => {
+                let place = *space as usize % alive.len();
+                *space = alive.iter().nth(place).copied().unwrap_or(*space);
+            }
+            Self::Spawn | Self::Nothing => {}
+        }
+        self
     }
 }
 
@@ -192,8 +283,9 @@ pub fn bytes(seed: u64) -> Vec<u8> {
     seed.to_le_bytes().repeat(PAGE_SIZE as usize / 8)
 }
 
-fn untouched(page: u64, file: bool) -> Vec<u8> {
-    bytes(if file { 0xf11e_0000 + page } else { 0 })
+/// What a page reads as that was never written.
+pub fn untouched(page: u64, kind: Kind) -> Vec<u8> {
+    bytes(if kind.file { 0xf11e_0000 + page } else { 0 })
 }
 
 /// One of the spaces, tracked.
@@ -217,7 +309,7 @@ impl Space {
     }
 }
 
-fn range(page: u64) -> Range {
+pub fn range(page: u64) -> Range {
     Range { start: page * PAGE_SIZE, len: PAGE_SIZE }
 }
 
@@ -233,9 +325,15 @@ impl TrackedSpace for Space {
 
     fn scan(&mut self) -> io::Result<Found> {
         self.world.step();
+        if !self.world.lock().alive.contains(&self.id.0) {
+            return Err(io::Error::other("the space is no more"));
+        }
+        let backed = self.choose(|_, at| at.kind.file && !at.kind.shared);
+        self.world.step();
         let content = self.choose(|_, at| at.content.is_some());
         self.world.step();
-        let fresh = self.choose(|_, at| !at.shared && !std::mem::replace(&mut at.armed, !at.shared));
+        let fresh =
+            self.choose(|_, at| !at.kind.shared && !std::mem::replace(&mut at.armed, !at.kind.shared));
         self.world.step();
         let mut dirty = self.choose(|_, at| {
             let written = at.armed && at.content.is_some() && !at.protected;
@@ -243,21 +341,21 @@ impl TrackedSpace for Space {
             written
         });
         self.world.step();
-        if std::mem::take(&mut self.world.lock().scan_fails[self.id.0 as usize]) {
+        if self.world.lock().scan_fails.remove(&self.id.0) {
             self.all = true;
             return Err(io::Error::other("the scan was interrupted"));
         }
         let begin_anew = std::mem::take(&mut self.all);
-        let now = self.choose(|_, at| at.content.is_some() && !at.shared);
+        let now = self.choose(|_, at| at.content.is_some() && !at.kind.shared);
         dirty = dirty.union(&if begin_anew { now } else { now.intersection(&fresh) });
-        let shared = self.choose(|_, at| at.shared);
+        let shared = self.choose(|_, at| at.kind.shared);
         if let Some((space, page)) = self.world.lock().hidden.take_if(|(space, _)| *space == self.id.0) {
             debug_assert_eq!(space, self.id.0);
             dirty = dirty.difference(&RangeSet::new(vec![range(page)]));
         }
         let untracked =
             shared.ranges().iter().map(|range| Untracked { range: *range, why: "shared memory".into() });
-        Ok(Found { dirty, content, untracked: untracked.collect() })
+        Ok(Found { dirty, content, backed, untracked: untracked.collect() })
     }
 
     fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
