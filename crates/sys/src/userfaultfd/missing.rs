@@ -178,6 +178,7 @@ fn placed(done: i32, len: u64, bytes: i64) -> io::Result<Placed> {
         Some(libc::EAGAIN) => {
             Ok(u64::try_from(bytes).ok().filter(|n| *n > 0).map_or(Placed::Changing, Placed::Bytes))
         }
+        // Whoever put it there has woken who waited.
         Some(libc::EEXIST) => Ok(Placed::Present),
         Some(libc::ENOENT) => Ok(Placed::NoMapping),
         Some(libc::ESRCH) => Ok(Placed::Gone),

@@ -4,11 +4,13 @@
 //! anything.
 
 mod opened;
+mod resident;
 mod sink;
 mod source;
 mod still;
 mod tracker;
 
+pub use resident::MissingMemory;
 pub use sink::LinuxSink;
 pub use source::LinuxSource;
 pub use still::StillSpace;

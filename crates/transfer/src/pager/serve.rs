@@ -4,16 +4,12 @@ use super::absent::{Absent, Piece};
 use super::resident::{Happening, Placed, Resident};
 use crate::engine::RangeSet;
 use crate::space::{PAGE_SIZE, Range, SpaceId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 /// Bytes that are wanted together with a page that was touched, from it on: programs go forward, and one request costs more than
 /// fifteen pages more in its answer.
 pub const PREFETCH_BYTES: u64 = 64 << 10;
-
-/// How often a placement is tried again while the workload keeps changing its mappings. Each time what had happened was taken in, so
-/// that another change came in between; a program that changes them this often in a row is changing nothing else.
-const TRIES_MAX: u32 = 1_000;
 
 /// Pages that are wanted from the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,13 +28,26 @@ pub struct Pager<R> {
     residents: Vec<(R, Absent)>,
     /// What is on its way, by the source's addresses.
     asked: BTreeMap<SpaceId, RangeSet>,
+    /// What has come and could not be placed yet: the kernel refuses from the moment in which a mapping changes until the task that
+    /// changes it has run again.
+    backlog: VecDeque<Arrived>,
+    /// Pages that were touched and are to be zero, which could not be placed yet.
+    zero: Vec<(usize, u64)>,
+}
+
+/// Pages that have come.
+#[derive(Debug)]
+struct Arrived {
+    space: SpaceId,
+    address: u64,
+    bytes: Vec<u8>,
 }
 
 impl<R: Resident> Pager<R> {
     /// Begins with these. Each is already held: who touches an absent page waits.
     #[must_use]
     pub fn new(residents: Vec<(R, Absent)>) -> Self {
-        Self { residents, asked: BTreeMap::new() }
+        Self { residents, asked: BTreeMap::new(), backlog: VecDeque::new(), zero: Vec::new() }
     }
 
     /// Whether nothing is waited for any more.
@@ -58,40 +67,21 @@ impl<R: Resident> Pager<R> {
         self.residents.iter().map(|(resident, _)| resident)
     }
 
-    /// Takes in what has happened; what is wanted at once because of it.
+    /// Whether something that has come waits for the workload to get done with its mappings: hear again soon, whatever happens.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.backlog.is_empty() || !self.zero.is_empty()
+    }
+
+    /// Takes in what has happened, and places what could not be placed before it; what is wanted at once because of it.
     ///
     /// # Errors
     /// A space can no longer be heard: what happens in it is unknown, and nothing more may be placed.
     pub fn hear(&mut self) -> io::Result<Vec<Wanted>> {
         let mut wanted = Vec::new();
-        // Touched, and not absent: they never had content, were given back, or have come since.
-        let mut zero = Vec::new();
-        for _ in 0..TRIES_MAX {
-            let mut at = 0;
-            // Children that come to be are heard in the same turn.
-            while at < self.residents.len() {
-                let happenings = self.residents[at].0.happenings()?;
-                for happening in happenings {
-                    self.take_in(at, happening, &mut zero, &mut wanted);
-                }
-                at += 1;
-            }
-            for (at, address) in std::mem::take(&mut zero) {
-                match self.fault(at, address) {
-                    // What has happened since has brought an absent page here.
-                    Some(urgent) => wanted.push(urgent),
-                    // Refused while mappings change, which has to be taken in first.
-                    None if self.residents[at].0.place_zero(address, PAGE_SIZE)? == Placed::Changing => {
-                        zero.push((at, address));
-                    }
-                    None => {}
-                }
-            }
-            if zero.is_empty() {
-                return Ok(wanted);
-            }
-        }
-        Err(never_still())
+        self.take_in_all(&mut wanted)?;
+        self.place_all(&mut wanted)?;
+        Ok(wanted)
     }
 
     /// What to ask for while nobody waits: at most about `bytes_max`, in the order of addresses. Nothing when all is on its way.
@@ -123,34 +113,65 @@ impl<R: Resident> Pager<R> {
         self.asked.clear();
     }
 
-    /// Puts pages of `space` that have come wherever they are waited for. Twice does no harm.
+    /// Puts pages of `space` that have come wherever they are waited for. Twice does no harm. What cannot be placed now is kept, so
+    /// nothing more should be fetched while [`Self::is_behind`].
     ///
     /// # Errors
     /// A space can no longer be heard, or the kernel refuses for a reason that is none of the workload's doing.
     pub fn arrive(&mut self, space: SpaceId, address: u64, bytes: &[u8]) -> io::Result<Vec<Wanted>> {
+        self.backlog.push_back(Arrived { space, address, bytes: bytes.to_vec() });
         let mut wanted = Vec::new();
-        let mut done: BTreeSet<usize> = BTreeSet::new();
-        for _ in 0..TRIES_MAX {
-            // Looked for anew each time: what happened may have moved it, or have made a child that waits, too.
-            let next = self.residents.iter().enumerate().find_map(|(at, (_, absent))| {
-                if done.contains(&at) {
-                    return None;
-                }
-                let pieces = absent.waiting_for(space, address, bytes.len() as u64);
-                if pieces.is_empty() {
-                    done.insert(at);
-                    return None;
-                }
-                Some((at, pieces[0]))
-            });
-            let Some((at, piece)) = next else { return Ok(wanted) };
-            if !self.put(at, piece, &bytes[(piece.from - address) as usize..])? {
-                wanted.extend(self.hear()?);
-                // A child may have come to be, which waits for what its parent has already.
-                done.clear();
+        self.place_all(&mut wanted)?;
+        if self.is_behind() {
+            self.take_in_all(&mut wanted)?;
+            self.place_all(&mut wanted)?;
+        }
+        Ok(wanted)
+    }
+
+    fn take_in_all(&mut self, wanted: &mut Vec<Wanted>) -> io::Result<()> {
+        let mut at = 0;
+        // Children that come to be are heard in the same turn.
+        while at < self.residents.len() {
+            for happening in self.residents[at].0.happenings()? {
+                self.take_in(at, happening, wanted);
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    fn place_all(&mut self, wanted: &mut Vec<Wanted>) -> io::Result<()> {
+        while let Some(arrived) = self.backlog.pop_front() {
+            if !self.put_everywhere(&arrived)? {
+                self.backlog.push_front(arrived);
+                break;
             }
         }
-        Err(never_still())
+        for (at, address) in std::mem::take(&mut self.zero) {
+            match self.fault(at, address) {
+                // What has happened since has brought an absent page here.
+                Some(urgent) => wanted.push(urgent),
+                None if self.residents[at].0.place_zero(address, PAGE_SIZE)? == Placed::Changing => {
+                    self.zero.push((at, address));
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it could be placed wherever it is waited for. What was placed is waited for no longer, so trying again goes on there.
+    fn put_everywhere(&mut self, arrived: &Arrived) -> io::Result<bool> {
+        let Arrived { space, address, bytes } = arrived;
+        for at in 0..self.residents.len() {
+            for piece in self.residents[at].1.waiting_for(*space, *address, bytes.len() as u64) {
+                if !self.put(at, piece, &bytes[(piece.from - address) as usize..])? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Places one piece; false when something has to be taken in first.
@@ -177,17 +198,11 @@ impl<R: Resident> Pager<R> {
         Ok(true)
     }
 
-    fn take_in(
-        &mut self,
-        at: usize,
-        happening: Happening<R>,
-        zero: &mut Vec<(usize, u64)>,
-        wanted: &mut Vec<Wanted>,
-    ) {
+    fn take_in(&mut self, at: usize, happening: Happening<R>, wanted: &mut Vec<Wanted>) {
         match happening {
             Happening::Fault { address } => match self.fault(at, address) {
                 Some(urgent) => wanted.push(urgent),
-                None => zero.push((at, address)),
+                None => self.zero.push((at, address)),
             },
             Happening::Fork { child } => {
                 let absent = self.residents[at].1.clone();
@@ -229,8 +244,4 @@ impl<R: Resident> Pager<R> {
         let asked = self.asked.entry(space).or_default();
         *asked = asked.union(ranges);
     }
-}
-
-fn never_still() -> io::Error {
-    io::Error::other("The workload changes its mappings without end, so that no page can be placed")
 }

@@ -1,6 +1,7 @@
 //! The pager over invented memory: programs that touch, write, give back, move and share their memory while it arrives, in any order,
 //! twice, and over links that break. Whatever happens, nobody ever reads anything but what would have been there without the move.
 
+mod process;
 mod world;
 
 use ferry_transfer::pager::{Absent, Pager, Wanted};
