@@ -45,14 +45,37 @@ pub fn span(text: &str) -> Result<Duration, String> {
     let number: f64 =
         number.parse().map_err(|_| "a span such as 500ms, 10s, 5m or 2h is expected".to_owned())?;
     let seconds = match unit {
+        "us" | "µs" => number / 1e6,
         "ms" => number / 1e3,
         "" | "s" => number,
         "m" => number * 60.0,
         "h" => number * 3600.0,
         "d" => number * 86_400.0,
-        _ => return Err(format!("the unit '{unit}' is not one of ms, s, m, h, d")),
+        _ => return Err(format!("the unit '{unit}' is not one of us, ms, s, m, h, d")),
     };
     Duration::try_from_secs_f64(seconds).map_err(|_| "out of range".to_owned())
+}
+
+/// Bytes in a second: `1Gbit`, `100Mbit`, `128MiB`, each with or without `/s`. Bits count in thousands, bytes in 1024s.
+pub fn rate(text: &str) -> Result<u64, String> {
+    let expected = || "a rate such as 1Gbit, 100Mbit or 128MiB/s is expected".to_owned();
+    let lower = text.trim().to_ascii_lowercase();
+    let lower = lower.strip_suffix("/s").unwrap_or(&lower);
+    let Some(bits) = lower.strip_suffix("bit").or_else(|| lower.strip_suffix("bits")) else {
+        return if lower.ends_with('b') { size(lower).map_err(|_| expected()) } else { Err(expected()) };
+    };
+    let end = bits.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(bits.len());
+    let (number, unit) = bits.split_at(end);
+    let factor = match unit {
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "t" => 1e12,
+        _ => return Err(format!("the unit '{unit}bit' is not one of kbit, Mbit, Gbit, Tbit")),
+    };
+    let number: f64 = number.parse().map_err(|_| expected())?;
+    let bytes = number * factor / 8.0;
+    if (1.0..=1e15).contains(&bytes) { Ok(bytes as u64) } else { Err("out of range".to_owned()) }
 }
 
 /// A signal by name or number: `TERM`, `SIGTERM`, `15`.
@@ -104,6 +127,17 @@ mod tests {
         assert_eq!(size("1.5GiB"), Ok(3 << 29));
         for bad in ["", "12X", "-1", "1e9", "0", "99999999T"] {
             assert!(size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn rates_are_of_bits_or_of_bytes_and_say_which() {
+        assert_eq!(rate("1Gbit"), Ok(125_000_000));
+        assert_eq!(rate("100Mbit/s"), Ok(12_500_000));
+        assert_eq!(rate("128MiB/s"), Ok(128 << 20));
+        assert_eq!(rate("1.5MB"), Ok(3 << 19));
+        for bad in ["", "1G", "100", "1Xbit", "-1Gbit", "1e9bit", "bit", "b", "0Gbit"] {
+            assert!(rate(bad).is_err(), "{bad:?}");
         }
     }
 

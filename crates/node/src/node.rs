@@ -372,7 +372,7 @@ impl Handler for Node {
                 }
                 Ok(Reply::Decided { answer })
             }
-            Request::Pull { workload, method } => self.pulled_by(from, &workload, method),
+            Request::Pull { workload, method, live } => self.pulled_by(from, &workload, method, live),
             Request::Journal { id } => Ok(self.tell_journal(id)),
             Request::Move { id } => self.tell_move(from, id),
         }

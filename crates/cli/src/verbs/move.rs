@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::context::Context;
 use crate::failure::usage;
-use crate::verbs::{follow, plan, workload_path};
+use crate::verbs::{follow, live, plan, workload_path};
 use ferry_model::api::{Move, MoveRequest, PlanRequest};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::HostName;
@@ -36,6 +36,8 @@ pub struct Args {
     /// How state travels
     #[arg(long, value_enum, default_value = "stop-and-copy")]
     method: plan::MethodArg,
+    #[command(flatten)]
+    live: live::Args,
     /// Do exactly what this file says (from `ferry plan -o`), or refuse
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -74,6 +76,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         to: args.to,
         from: args.from,
         method: args.method.into(),
+        live: args.live.into(),
         plan,
         end_connections: args.end_connections,
     };

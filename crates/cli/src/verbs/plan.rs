@@ -52,6 +52,14 @@ pub enum MethodArg {
     Warm,
     /// As warm, streamed, with no image on disk
     StopAndCopy,
+    /// The one that is predicted to serve best (not in this version)
+    Auto,
+    /// Memory in rounds while it runs, the rest in the pause (not in this version)
+    PreCopy,
+    /// Resumed first; memory follows on demand (not in this version)
+    PostCopy,
+    /// One round of pre-copy, then post-copy (not in this version)
+    Hybrid,
 }
 
 impl From<MethodArg> for Method {
@@ -60,6 +68,10 @@ impl From<MethodArg> for Method {
             MethodArg::Cold => Self::Cold,
             MethodArg::Warm => Self::Warm,
             MethodArg::StopAndCopy => Self::StopAndCopy,
+            MethodArg::Auto => Self::Auto,
+            MethodArg::PreCopy => Self::PreCopy,
+            MethodArg::PostCopy => Self::PostCopy,
+            MethodArg::Hybrid => Self::Hybrid,
         }
     }
 }

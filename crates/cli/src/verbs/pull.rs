@@ -1,7 +1,7 @@
 //! `ferry pull`: the receiver fetches; `ferry move --from` by a shorter name.
 
 use crate::context::Context;
-use crate::verbs::{follow, plan};
+use crate::verbs::{follow, live, plan};
 use ferry_model::api::{Move, MoveRequest, NodeStatus};
 use ferry_model::error::Result;
 use ferry_model::ids::HostName;
@@ -23,6 +23,8 @@ pub struct Args {
     /// How state travels
     #[arg(long, value_enum, default_value = "stop-and-copy")]
     method: plan::MethodArg,
+    #[command(flatten)]
+    live: live::Args,
     /// Print the ids of the moves and do not wait
     #[arg(long)]
     detach: bool,
@@ -40,6 +42,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         to: here.name,
         from: Some(args.from),
         method: args.method.into(),
+        live: args.live.into(),
         plan: None,
         end_connections: false,
     };

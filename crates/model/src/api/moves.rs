@@ -5,6 +5,7 @@ use crate::event::{Event, Summary};
 use crate::ids::{HostName, MoveId, WorkloadId};
 use crate::plan::Plan;
 use crate::planning::Method;
+use crate::strategy::options::LiveOptions;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -37,6 +38,9 @@ pub struct MoveRequest {
     /// How state travels.
     #[serde(default)]
     pub method: Method,
+    /// What is asked of a method that copies while the workload runs.
+    #[serde(default)]
+    pub live: LiveOptions,
     /// Exactly this plan, or refuse. Only with one workload.
     #[serde(default)]
     pub plan: Option<Plan>,

@@ -14,6 +14,7 @@ use crate::plan::{Blocker, Inventory, Item, Plan, Resource};
 use crate::resource::Binding;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 pub use fit::visible_to_programs;
 pub use stable::facts_hash;
@@ -38,6 +39,43 @@ pub enum Method {
     #[n(2)]
     #[default]
     StopAndCopy,
+    /// The one that is predicted to serve best.
+    #[n(3)]
+    Auto,
+    /// Memory in rounds while it runs, the rest in the pause.
+    #[n(4)]
+    PreCopy,
+    /// Resumed first; memory follows on demand and in the background.
+    #[n(5)]
+    PostCopy,
+    /// One round of pre-copy, then post-copy.
+    #[n(6)]
+    Hybrid,
+}
+
+impl Method {
+    /// Whether memory travels while the workload runs, here or there.
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        match self {
+            Self::Cold | Self::Warm | Self::StopAndCopy => false,
+            Self::Auto | Self::PreCopy | Self::PostCopy | Self::Hybrid => true,
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cold => "cold",
+            Self::Warm => "warm",
+            Self::StopAndCopy => "stop-and-copy",
+            Self::Auto => "auto",
+            Self::PreCopy => "pre-copy",
+            Self::PostCopy => "post-copy",
+            Self::Hybrid => "hybrid",
+        })
+    }
 }
 
 /// What the user asked for.

@@ -2,12 +2,13 @@
 //!
 //! Predictions ([`stop_and_copy`], [`pre_copy`], [`post_copy`], [`hybrid`]) share one idea of how a workload dirties its memory
 //! ([`measured`]). [`auto`] compares them and names its reason. While a pre-copy runs, [`convergence`] says after each round
-//! whether another is worth it, and [`remedy`] what is done when rounds do not help.
+//! whether another is worth it, and [`remedy`] what is done when rounds do not help. [`options`] is what a user may ask for.
 
 pub mod auto;
 pub mod convergence;
 pub mod hybrid;
 pub mod measured;
+pub mod options;
 pub mod post_copy;
 pub mod pre_copy;
 pub mod prediction;

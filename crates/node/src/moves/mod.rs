@@ -16,11 +16,9 @@ use ferry_model::event::{Event, What};
 use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
+use ferry_model::strategy::options::LiveOptions;
 use ferry_session::movement::{CloneSpec, Request};
 use std::time::{Duration, Instant};
-
-/// Number of page streams of a move: on two busy cores more do not help (measured).
-const STREAMS: u32 = 2;
 
 /// How long one look at a move of another host may take.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(5);
@@ -55,7 +53,7 @@ impl Node {
                 format!("{here} can fetch to itself, and cannot send what is on {from}"),
             )
             .hint(format!("say it on {from}, or on {}", asked.to))),
-            Some(from) => asked.workloads.iter().map(|name| self.pull(from, name, asked.method)).collect(),
+            Some(from) => asked.workloads.iter().map(|name| self.pull(from, name, &asked)).collect(),
             None => {
                 let find = |name: &String| self.workloads.find(name);
                 let ids = asked.workloads.iter().map(find).collect::<Result<Vec<WorkloadId>>>()?;
@@ -68,6 +66,7 @@ impl Node {
                     self.begin_move(Request {
                         plan,
                         end_connections,
+                        live: asked.live,
                         ..request(id, &asked.to, asked.method)?
                     })
                 };
@@ -97,8 +96,9 @@ impl Node {
     }
 
     /// Has another host begin a move to here.
-    fn pull(&self, from: &HostName, name: &str, method: Method) -> Result<api::Move> {
-        let reply = self.peers().ask(from, &Ask::Pull { workload: name.to_owned(), method })?;
+    fn pull(&self, from: &HostName, name: &str, asked: &MoveRequest) -> Result<api::Move> {
+        let (workload, method, live) = (name.to_owned(), asked.method, asked.live);
+        let reply = self.peers().ask(from, &Ask::Pull { workload, method, live })?;
         let Reply::Moving { id, .. } = reply else {
             return Err(Error::new(Kind::Bug, format!("{from} answered something else")));
         };
@@ -107,7 +107,7 @@ impl Node {
     }
 
     /// Another host asks to be sent a workload of this one.
-    pub fn pulled_by(&self, from: &HostName, name: &str, method: Method) -> Result<Reply> {
+    pub fn pulled_by(&self, from: &HostName, name: &str, method: Method, live: LiveOptions) -> Result<Reply> {
         let what = format!("fetch {name}");
         let may = self.workloads.find(name).and_then(|id| {
             // One that left is refused with the name of the host that it is on.
@@ -121,7 +121,8 @@ impl Node {
             }
         });
         let begun = may
-            .and_then(|workload| Ok((self.movements()?.begin(request(workload, from, method)?)?, workload)));
+            .and_then(|workload| Ok((Request { live, ..request(workload, from, method)? }, workload)))
+            .and_then(|(request, workload)| Ok((self.movements()?.begin(request)?, workload)));
         match begun {
             Ok((id, workload)) => {
                 self.audit.note(from.as_str(), &what, Verdict::Allowed, "policy");
@@ -263,6 +264,6 @@ fn request(workload: WorkloadId, to: &HostName, method: Method) -> Result<Reques
         plan: None,
         bindings: Vec::new(),
         end_connections: false,
-        streams: STREAMS,
+        live: LiveOptions::default(),
     })
 }

@@ -9,6 +9,7 @@ use ferry_model::facts::HostFacts;
 use ferry_model::handover::{Answer, Cas, Entry, Record};
 use ferry_model::ids::{MoveId, WorkloadId};
 use ferry_model::planning::Method;
+use ferry_model::strategy::options::LiveOptions;
 use minicbor::{Decode, Encode};
 
 /// A question.
@@ -60,6 +61,10 @@ pub enum Request {
         /// How.
         #[n(1)]
         method: Method,
+        /// What is asked of a method that copies while the workload runs.
+        #[n(2)]
+        #[cbor(default)]
+        live: LiveOptions,
     },
     /// What does your journal say about this workload?
     #[n(7)]

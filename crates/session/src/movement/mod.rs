@@ -40,8 +40,7 @@ const WARM_IMAGE: &str = "warm-image";
 /// The image of a warm move at its target, until memory is loaded from it.
 const ARRIVING: &str = "arriving-image";
 
-/// Most page streams of one move.
-pub const STREAMS_MAX: u32 = 16;
+pub use ferry_model::strategy::options::STREAMS_MAX;
 
 /// What source and target compute alike, each from what it sent or put in place: the hash over files, state and memory.
 fn receipt(bulks: &[Hash], memory: Hash) -> Hash {

@@ -130,7 +130,7 @@ pub(super) fn announce(
     getrandom::fill(&mut secret).map_err(|e| Error::new(Kind::Unable, e.to_string()))?;
     let begin = control::Message::Begin {
         secret,
-        streams: request.streams.clamp(1, super::STREAMS_MAX),
+        streams: request.live.streams.clamp(1, super::STREAMS_MAX),
         method: request.method,
         plan: plan.clone(),
         spec: minicbor::to_vec(&spec).unwrap_or_default().into(),

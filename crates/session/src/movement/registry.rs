@@ -93,6 +93,7 @@ impl Movements {
 
     /// Makes a plan; changes nothing.
     pub fn plan(&self, request: &Request) -> Result<Plan> {
+        request.check()?;
         let purpose = Purpose::Control { workload: request.workload, mv: request.id };
         let connected = self.node.connect(&request.to, purpose).and_then(Link::new);
         let mut link = connected.map_err(|e| unreachable(&request.to, &e))?;
@@ -108,6 +109,7 @@ impl Movements {
 
     /// Begins a move away from here. Its progress is in the recorder, its end in [`Self::wait`].
     pub fn begin(&self, request: Request) -> Result<MoveId> {
+        request.check()?;
         let id = request.id;
         let (workload, clone) = (request.workload, request.clone.is_some());
         self.refuse_busy(workload)?;
@@ -138,7 +140,13 @@ impl Movements {
         spawn(move || {
             let ended = match request.method {
                 Method::Warm => warm::run(&this.node, &recorder, link, &request),
-                Method::Cold | Method::StopAndCopy => source::run(&this.node, &recorder, link, &request),
+                // The others were refused above.
+                Method::Cold
+                | Method::StopAndCopy
+                | Method::Auto
+                | Method::PreCopy
+                | Method::PostCopy
+                | Method::Hybrid => source::run(&this.node, &recorder, link, &request),
             };
             this.end(id, ended);
         })?;

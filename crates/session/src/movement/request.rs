@@ -6,6 +6,7 @@ use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
 use ferry_model::resource::Binding;
+use ferry_model::strategy::options::LiveOptions;
 
 /// One move, or one clone, of one workload.
 #[derive(Clone, Debug)]
@@ -26,8 +27,28 @@ pub struct Request {
     pub bindings: Vec<(String, Binding)>,
     /// Connections that cannot move are ended.
     pub end_connections: bool,
-    /// Number of page streams.
-    pub streams: u32,
+    /// What is asked of a method that copies while the workload runs; the number of page streams is any method's.
+    pub live: LiveOptions,
+}
+
+impl Request {
+    /// Refuses what no plan could make possible, before anybody is connected to.
+    ///
+    /// # Errors
+    /// Options that the method cannot follow, and methods that this version does not have.
+    pub(super) fn check(&self) -> Result<()> {
+        self.live.check(self.method)?;
+        let what = match self.method {
+            Method::Cold | Method::Warm | Method::StopAndCopy => return Ok(()),
+            Method::Auto => "choosing a method (auto)",
+            Method::PreCopy => "pre-copy",
+            Method::PostCopy => "post-copy",
+            Method::Hybrid => "hybrid",
+        };
+        let refusal = format!("A move by {what} is not in this version");
+        Err(Error::new(Kind::Refused, refusal)
+            .hint("--method stop-and-copy is: everything travels in the pause"))
+    }
 }
 
 /// What is the clone's own.
@@ -77,6 +98,31 @@ pub fn own_mac(id: WorkloadId) -> [u8; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn methods_that_are_not_there_are_refused_by_name_and_not_replaced() {
+        let request = |method| Request {
+            id: MoveId([1; 16]),
+            workload: WorkloadId([2; 16]),
+            to: "beta".parse().unwrap(),
+            method,
+            clone: None,
+            plan: None,
+            bindings: Vec::new(),
+            end_connections: false,
+            live: LiveOptions::default(),
+        };
+        for method in [Method::Cold, Method::Warm, Method::StopAndCopy] {
+            request(method).check().unwrap();
+        }
+        for method in [Method::Auto, Method::PreCopy, Method::PostCopy, Method::Hybrid] {
+            let error = request(method).check().unwrap_err();
+            assert!(error.kind == Kind::Refused && error.message.contains(&method.to_string()), "{error}");
+        }
+        let live = LiveOptions { streams: 0, ..LiveOptions::default() };
+        let error = Request { live, ..request(Method::StopAndCopy) }.check().unwrap_err();
+        assert_eq!(error.kind, Kind::Usage);
+    }
 
     fn original() -> Spec {
         let network = Network {

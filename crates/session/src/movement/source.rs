@@ -241,7 +241,7 @@ impl SourceRole {
     }
 
     fn open_streams(&self, request: &Request, secret: [u8; 32]) -> Result<Vec<Box<dyn Stream>>> {
-        let count = if self.cold { 0 } else { request.streams.clamp(1, super::STREAMS_MAX) };
+        let count = if self.cold { 0 } else { request.live.streams.clamp(1, super::STREAMS_MAX) };
         let connect = |index| {
             let purpose = greeting::Purpose::Pages { mv: self.ground.key.mv, secret, index };
             self.ground.node.connect(&self.ground.peer, purpose)

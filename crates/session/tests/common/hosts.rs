@@ -7,6 +7,7 @@ use ferry_model::handover::{Answer, By, Cas, Record, Registry};
 use ferry_model::ids::{BootId, HostName, MoveId, WorkloadId};
 use ferry_model::plan::Resource;
 use ferry_model::planning::Method;
+use ferry_model::strategy::options::LiveOptions;
 use ferry_session::decider::{Embedded, Journals, Peers, Unreachable};
 use ferry_session::facts::{self, FileHashes};
 use ferry_session::journal::{Journal, Shared};
@@ -127,7 +128,7 @@ impl TestNode {
             plan: None,
             bindings: Vec::new(),
             end_connections: false,
-            streams: 2,
+            live: LiveOptions::default(),
         }
     }
 }
