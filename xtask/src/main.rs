@@ -27,7 +27,7 @@ enum Task {
 
 #[derive(clap::Args)]
 struct BenchArgs {
-    /// What to measure: `process`
+    /// What to measure: `process`, `live`
     name: String,
     /// Everything after it goes to the bench
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -56,10 +56,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Benches are programs: `crates/bench/src/bin/NAME.rs`.
+/// Benches are programs: `crates/bench/src/bin/NAME.rs`. All of the workspace is built: some of them start `ferry` itself.
 fn bench(args: &BenchArgs) -> Result<(), String> {
-    let package = ["-p", "ferry-bench", "--bin", &args.name, "--"];
-    run::cargo(&["run", "--quiet", "--release"], &package, &args.rest)
+    run::cargo(&["build", "--quiet", "--release", "--workspace"], &[], &[])?;
+    // Beside this program's own profile: `cargo run -p` would build all of it again, with other features.
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let target = own.ancestors().nth(2).ok_or("the target directory is not found")?;
+    run::program(std::process::Command::new(target.join("release").join(&args.name)).args(&args.rest))
 }
 
 /// The tests that have more to do than CI has time for, with `FERRY_SOAK`; then demos, each of which checks every reply and that

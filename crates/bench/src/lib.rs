@@ -5,6 +5,7 @@
 //! program in `bin/`, run by `cargo xtask bench NAME`.
 
 pub mod limit;
+pub mod live;
 pub mod machine;
 pub mod report;
 pub mod subject;

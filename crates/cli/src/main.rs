@@ -8,6 +8,7 @@ mod demo;
 mod failure;
 mod output;
 mod progress;
+mod report;
 mod stream;
 mod values;
 mod verbs;

@@ -2,7 +2,7 @@
 //! one plain line for each phase. Fed by the events of a move, like every other view of it.
 
 use crate::output::{bytes, span_us};
-use ferry_model::event::{Event, Phase, What};
+use ferry_model::event::{Event, Phase, RoundDone, What};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -53,9 +53,12 @@ impl Progress {
                 self.position(*bytes, *bytes_total);
             }
             What::Note { text } => self.note(text),
+            What::Method(chosen) => self.note(&chosen.reason),
+            What::Remedy(chosen) => self.note(&chosen.reason),
+            What::Round(done) => self.round_ended(done),
             What::End { .. } => self.finish(),
-            #[allow(unreachable_patterns, reason = "the stream may grow")]
-            _ => {}
+            // Figures of what is over: the summary tells them.
+            What::Spent { .. } | What::Outage { .. } => {}
         }
     }
 
@@ -88,6 +91,14 @@ impl Progress {
         if !self.terminal && self.enabled {
             let took = span_us(at_us.saturating_sub(began));
             self.line(format!("{}: {} {took}", self.label, phase_name(phase)));
+        }
+    }
+
+    fn round_ended(&mut self, done: &RoundDone) {
+        let text = round(done);
+        self.message(&text);
+        if !self.terminal && self.enabled {
+            self.line(format!("{}: {text}", self.label));
         }
     }
 
@@ -125,6 +136,23 @@ fn due(early: &mut Vec<String>, elapsed: Duration) -> Vec<String> {
     if elapsed < QUIET { Vec::new() } else { std::mem::take(early) }
 }
 
+/// A round in a line: what it sent, how fast, how fast memory was dirtied meanwhile, and what pause is expected after it.
+pub fn round(done: &RoundDone) -> String {
+    let one = &done.round;
+    let name = if one.last { "last round".to_owned() } else { format!("round {}", one.number) };
+    let mut text = format!("{name}, {} in {}", bytes(one.sent_bytes), span_us(one.duration_us));
+    if let Some(sent) = one.bytes_per_s() {
+        text.push_str(&format!(", {}/s sent", bytes(sent)));
+    }
+    if let Some(dirtied) = one.dirty_bytes_per_s() {
+        text.push_str(&format!(", {}/s dirtied", bytes(dirtied)));
+    }
+    if let Some(us) = done.predicted_downtime_us {
+        text.push_str(&format!(", pause now {}", span_us(us)));
+    }
+    text
+}
+
 /// A phase in a word or two.
 pub fn phase_name(phase: Phase) -> &'static str {
     match phase {
@@ -144,6 +172,26 @@ pub fn phase_name(phase: Phase) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_says_its_rates_and_the_pause_that_it_leaves() {
+        use ferry_model::strategy::measured::Round;
+        let one = Round {
+            number: 2,
+            sent_bytes: 64 << 20,
+            dirty_bytes: 32 << 20,
+            since_scan_us: 500_000,
+            duration_us: 250_000,
+            ..Round::default()
+        };
+        let done = RoundDone { predicted_downtime_us: Some(12_000), ..one.into() };
+        assert_eq!(
+            round(&done),
+            "round 2, 64.0 MiB in 250.0 ms, 256.0 MiB/s sent, 64.0 MiB/s dirtied, pause now 12.0 ms"
+        );
+        let first = Round { last: true, ..Round::default() };
+        assert_eq!(round(&first.into()), "last round, 0 B in 0 µs");
+    }
 
     #[test]
     fn what_is_quick_says_nothing_and_what_is_not_says_all() {

@@ -16,6 +16,7 @@
 
 mod agent;
 mod cgroup;
+mod dialogue;
 mod door;
 mod error;
 mod fleet;
@@ -29,6 +30,7 @@ mod spec;
 pub mod sweep;
 mod wire;
 
+pub use dialogue::Dialogue;
 pub use error::{Error, Result};
 pub use fleet::{FERRY, Fleet};
 pub use host::{Host, Output, Process, built_beside};

@@ -4,17 +4,20 @@
 //! It uses the same commands as a user would, on hosts that share nothing but a bridge (`ferry_lab`), and leaves nothing behind.
 
 pub mod kv;
-mod report;
 mod stage;
+mod summary;
 
 use crate::context::Context;
+use crate::report;
+use crate::verbs::plan::MethodArg;
 use ferry_model::error::{Error, Kind, Result};
-use report::Summary;
 use stage::Stage;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
+use summary::Summary;
 
 /// Exit code of a program that a person has interrupted.
 const INTERRUPTED: u8 = 130;
@@ -29,6 +32,7 @@ const INTERRUPTED: u8 = 130;
 Examples:
   ferry demo                        the key-value server that is part of this program
   ferry demo --workload redis       the same with redis-server
+  ferry demo --report move.html     writes a page about the move there, with its timeline drawn
   ferry demo --keep                 leaves the hosts up until Ctrl-C, and says how to look around
 
 Exit codes: 0 moved, and no reply was lost, wrong or doubled; 1 this host cannot, or the clients saw a fault; otherwise
@@ -37,6 +41,12 @@ pub struct Args {
     /// What is moved
     #[arg(long, value_enum, default_value = "kv")]
     workload: Workload,
+    /// How its state travels, as of `ferry move`
+    #[arg(long, value_enum, default_value = "stop-and-copy")]
+    method: MethodArg,
+    /// Write a page about the move there, as of `ferry moves report --html`, with what the clients saw
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Leave the hosts up until Ctrl-C, and print the commands to explore them
     #[arg(long)]
     keep: bool,
@@ -65,10 +75,11 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     });
     let mut stage = Stage::set(args, context.json())?;
     let closer = stage.closer();
-    let (workload, keep) = (args.workload, args.keep);
+    let (workload, method, keep) = (args.workload, args.method, args.keep);
     let play = std::thread::spawn(move || {
         // A panic must not keep the outcome from the waiting thread.
-        let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.play(workload)));
+        let played =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.play(workload, method.into())));
         let played = played.unwrap_or_else(|_| Err(Error::new(Kind::Bug, "The demo panicked")));
         if keep && played.is_ok() {
             stage.invite();
@@ -92,7 +103,12 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     match outcome {
         None => Ok(ExitCode::from(if keep { 0 } else { INTERRUPTED })),
         Some(Err(error)) => Err(error),
-        Some(Ok(summary)) => finish(context, Summary { leftovers, ..summary }),
+        Some(Ok(summary)) => {
+            if let (Some(path), Some(leg)) = (&args.report, summary.legs.first()) {
+                report::write_page(&leg.moved, path)?;
+            }
+            finish(context, Summary { leftovers, ..summary })
+        }
     }
 }
 

@@ -1,16 +1,16 @@
 //! The demo's hosts, what runs on them, and the moves, all by the commands that a user would give.
 
 use super::kv::report::Report;
-use super::report::{Leg, Summary};
+use super::summary::{Leg, Summary};
 use super::{Args, Workload};
-use ferry_lab::{Closer, FERRY, Fleet, Host, HostSpec, Process};
+use ferry_lab::{Closer, Dialogue, FERRY, Fleet, Host, HostSpec};
 use ferry_model::api::{Move, MoveState};
 use ferry_model::error::{Error, Kind, Result};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::fs::File;
+use ferry_model::event::{Event, What};
+use ferry_model::planning::Method;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Name of the workload.
 const NAME: &str = "store";
@@ -62,7 +62,7 @@ impl Stage {
     }
 
     /// Starts server and clients, moves there and back, and sums up.
-    pub fn play(&mut self, workload: Workload) -> Result<Summary> {
+    pub fn play(&mut self, workload: Workload, method: Method) -> Result<Summary> {
         let [alpha, beta] = [0, 1].map(|number| self.fleet.nodes[number].clone());
         self.start_server(&alpha, workload)?;
         let mut clients = Clients::start(&self.clients, self.keys, workload)?;
@@ -72,7 +72,7 @@ impl Stage {
         let mut legs = Vec::new();
         for (from, to) in [(&alpha, &beta), (&beta, &alpha)] {
             self.say(&format!("Moving from {} to {}", from.name(), to.name()));
-            let moved = carry(from, to)?;
+            let mut moved = carry(from, to, method)?;
             std::thread::sleep(CALM);
             let shared = to.reaches(from);
             if !shared.is_empty() {
@@ -80,7 +80,10 @@ impl Stage {
                     Error::new(Kind::Bug, "The target reaches the source's files").hint(shared.join("; "))
                 );
             }
-            legs.push(Leg { moved, seen: clients.mark()? });
+            let seen = clients.mark()?;
+            let us = (seen.outage_ms * 1e3) as u64;
+            moved.events.push(Event { at_us: moved.total_us.unwrap_or(0), what: What::Outage { us } });
+            legs.push(Leg { moved, seen });
         }
         self.say("Verifying every key");
         let all = clients.stop()?;
@@ -125,8 +128,9 @@ impl Stage {
 }
 
 /// `ferry move`, as a program would call it.
-fn carry(from: &Host, to: &Host) -> Result<Move> {
-    let command = [FERRY, "--json", "move", NAME, "--to", to.name()];
+fn carry(from: &Host, to: &Host, method: Method) -> Result<Move> {
+    let method = method.to_string();
+    let command = [FERRY, "--json", "move", NAME, "--to", to.name(), "--method", &method, "--yes"];
     let failed = |cause: ferry_lab::Error| unable(&cause, "The move could not be made");
     let output = from.spawn(&command).and_then(|process| process.wait(MOVE_MAX)).map_err(failed)?;
     let moved = output.stdout.lines().find_map(|line| serde_json::from_str::<Move>(line).ok());
@@ -145,28 +149,20 @@ fn carry(from: &Host, to: &Host) -> Result<Move> {
     }
 }
 
-/// The clients' process, and the line to it.
-struct Clients {
-    process: Process,
-    line: File,
-    /// Lines that were read already.
-    heard: usize,
-}
+/// The clients.
+struct Clients(Dialogue);
 
 impl Clients {
     fn start(host: &Host, keys: u64, workload: Workload) -> Result<Self> {
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(|cause| unable(&cause, "No line to the clients"))?;
         let (connect, keys) = (format!("{ADDRESS}:6380"), keys.to_string());
         let mut command = vec![FERRY, "kv-client", "--connect", &connect, "--keys", &keys];
         if workload == Workload::Redis {
             command.push("--redis");
         }
-        let process = host.spawn_with(&command, &[], theirs);
-        let process = process.map_err(|cause| unable(&cause, "The clients did not start"))?;
-        let mut clients = Self { process, line: File::from(ours), heard: 0 };
-        clients.hear()?;
-        Ok(clients)
+        let start = Dialogue::start(host, &command, CLIENTS_MAX);
+        let mut clients = start.map_err(|cause| unable(&cause, "The clients did not start"))?;
+        clients.hear().map_err(|cause| unable(&cause, "The clients do not answer"))?;
+        Ok(Self(clients))
     }
 
     /// What was seen since the last mark.
@@ -180,29 +176,8 @@ impl Clients {
     }
 
     fn tell(&mut self, word: &str) -> Result<Report> {
-        writeln!(self.line, "{word}").map_err(|cause| unable(&cause, "The clients are gone"))?;
-        let line = self.hear()?;
+        let line = self.0.tell(word).map_err(|cause| unable(&cause, "The clients do not answer"))?;
         serde_json::from_str(&line).map_err(|cause| unable(&cause, "The clients said something strange"))
-    }
-
-    fn hear(&mut self) -> Result<String> {
-        let deadline = Instant::now() + CLIENTS_MAX;
-        loop {
-            let ended = self.process.has_ended();
-            let said = self.process.stdout();
-            let mut complete = said.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-            if let Some(line) = complete.nth(self.heard) {
-                self.heard += 1;
-                return Ok(line.trim_end().to_owned());
-            }
-            if ended || Instant::now() > deadline {
-                let said = self.process.stderr();
-                return Err(
-                    Error::new(Kind::Unable, "The clients do not answer").hint(said.trim().to_owned())
-                );
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
     }
 }
 

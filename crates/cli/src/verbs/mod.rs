@@ -12,6 +12,7 @@ pub mod exec;
 mod follow;
 pub mod host;
 pub mod kill;
+mod live;
 pub mod logs;
 pub mod man;
 pub mod r#move;
@@ -28,6 +29,8 @@ pub mod shim;
 pub mod show;
 pub mod stop;
 pub mod wait;
+
+pub use follow::state_name;
 
 use crate::cli::{Cli, Verb};
 use crate::client::segment;

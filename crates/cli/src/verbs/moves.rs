@@ -1,23 +1,31 @@
-//! `ferry moves`: list, show, follow, cancel.
+//! `ferry moves`: list, show, report, follow, cancel.
 
 use crate::client::segment;
 use crate::context::Context;
+use crate::failure::usage;
 use crate::output::{Style, bytes, span_us, table};
 use crate::progress::phase_name;
+use crate::report::{self, Story};
 use crate::verbs::follow;
 use clap::Subcommand;
 use ferry_model::api::{Move, TimedEvent};
-use ferry_model::error::{Error, Result};
+use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Event, What};
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// List, show, follow and cancel moves
+/// List, show, report, follow and cancel moves
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   ferry moves ls
   ferry moves show m-3f2a...          a timeline of its phases
+  ferry moves report m-3f2a...        rounds, bytes, and what the pause went to
+  ferry moves report m-3f2a... --html move.html
+                                      the same as a page with its timeline drawn
+  ferry moves report --of move.json --html move.html
+                                      of what `ferry moves show --json` printed, without a node
   ferry moves follow m-3f2a...        as it happens; with --json one event a line
   ferry moves cancel m-3f2a...        as long as nothing is decided
 
@@ -36,6 +44,18 @@ enum Command {
         /// Its id, or the beginning of it
         id: String,
     },
+    /// Say what a move did: rounds, bytes, what the pause went to, what was predicted
+    Report {
+        /// Its id, or the beginning of it
+        #[arg(required_unless_present = "of")]
+        id: Option<String>,
+        /// Write a page with a drawn timeline to this file; it needs nothing but itself
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        /// Read the move from this file (from `ferry moves show --json`) instead of asking a node
+        #[arg(long, value_name = "FILE", conflicts_with = "id")]
+        of: Option<PathBuf>,
+    },
     /// Print what happens in a move until it ends
     Follow {
         /// Its id, or the beginning of it
@@ -48,12 +68,20 @@ enum Command {
     },
 }
 
+/// Longest file that is read as a move, bytes: 10,000 events and more.
+const MOVE_BYTES_MAX: u64 = 64 << 20;
+
 /// Does what was asked.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
-    let client = context.client()?;
     let path = |id: &str| format!("/v1/moves/{}", segment(id));
     match args.command {
+        Command::Report { html, of: Some(file), .. } => report(context, &read(&file)?, html.as_deref())?,
+        Command::Report { id, html, .. } => {
+            let one: Move = context.client()?.get(&path(&id.unwrap_or_default()))?;
+            report(context, &one, html.as_deref())?;
+        }
         Command::Ls => {
+            let client = context.client()?;
             let moves: Vec<Move> = client.get("/v1/moves")?;
             context.show(&moves, |moves, out| {
                 let rows: Vec<Vec<String>> = moves.iter().map(row).collect();
@@ -61,10 +89,11 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
             })?;
         }
         Command::Show { id } => {
-            let one: Move = client.get(&path(&id))?;
+            let one: Move = context.client()?.get(&path(&id))?;
             context.show(&one, |one, out| print(context, one, out))?;
         }
         Command::Follow { id } => {
+            let client = context.client()?;
             let one: Move = client.get(&path(&id))?;
             let mut outcome = None;
             follow::follow(&client, one.id, |event: TimedEvent| {
@@ -79,11 +108,37 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
             }
         }
         Command::Cancel { id } => {
-            let one: Move = client.post(&format!("{}/cancel", path(&id)), &serde_json::json!({}))?;
+            let one: Move =
+                context.client()?.post(&format!("{}/cancel", path(&id)), &serde_json::json!({}))?;
             context.show(&one, |one, out| writeln!(out, "{}", follow::summary(one)))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn read(file: &Path) -> Result<Move> {
+    let fail = |cause: &(dyn std::error::Error + 'static)| {
+        Error::from_source(Kind::Usage, cause)
+            .context(format!("{} could not be read as a move", file.display()))
+    };
+    let size = std::fs::metadata(file).map_err(|cause| fail(&cause))?.len();
+    if size > MOVE_BYTES_MAX {
+        return Err(usage(format!("{} is too long to be a move", file.display())));
+    }
+    let text = std::fs::read(file).map_err(|cause| fail(&cause))?;
+    serde_json::from_slice(&text).map_err(|cause| fail(&cause))
+}
+
+/// Prints the report, or writes the page and says where it is.
+fn report(context: &Context, one: &Move, html: Option<&Path>) -> Result<()> {
+    let story = Story::of(one);
+    if let Some(path) = html {
+        report::write_page(one, path)?;
+        if !context.json() {
+            return context.out.write(format!("{}\n", path.display()).as_bytes());
+        }
+    }
+    context.show(&story, |story, out| report::text::print(story, out))
 }
 
 fn row(one: &Move) -> Vec<String> {
@@ -119,8 +174,11 @@ fn line(event: &Event) -> String {
         What::Note { text } => text.clone(),
         What::End { error: None } => "done".to_owned(),
         What::End { error: Some(error) } => Error::to_string(error),
-        #[allow(unreachable_patterns, reason = "the stream may grow")]
-        other => format!("{other:?}"),
+        What::Spent { cause, us } => format!("{}: {}", report::cause_name(*cause), span_us(*us)),
+        What::Round(done) => crate::progress::round(done),
+        What::Method(chosen) => chosen.reason.clone(),
+        What::Remedy(chosen) => chosen.reason.clone(),
+        What::Outage { us } => format!("a client waited {}", span_us(*us)),
     };
     format!("{:>10}  {what}", span_us(event.at_us))
 }

@@ -2,8 +2,9 @@
 
 use super::kv::report::Report;
 use crate::output::{bytes, span_us};
+use crate::progress::{self, phase_name};
+use crate::report::{Story, cause_name};
 use ferry_model::api::Move;
-use ferry_model::event::{Cause, Phase, What};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -82,10 +83,13 @@ impl Summary {
         for leg in &self.legs {
             let moved = &leg.moved;
             writeln!(out, "\n{} moved from {} to {}", moved.name, moved.source, moved.target)?;
-            for (phase, from, to, sent) in phases(moved) {
-                let took = span_us(to - from);
-                let sent = if sent > 0 { format!("   {}", bytes(sent)) } else { String::new() };
-                writeln!(out, "  {:>10}  {:<10} {took:>10}{sent}", span_us(from), name_of(phase))?;
+            let story = Story::of(moved);
+            for phase in &story.phases {
+                let (from, took) = (span_us(phase.begin_us), span_us(phase.us()));
+                writeln!(out, "  {from:>10}  {:<10} {took:>10}", phase_name(phase.what))?;
+            }
+            for round in &story.rounds {
+                writeln!(out, "  {}", progress::round(&round.what))?;
             }
             let [down, total] = [moved.downtime_us, moved.total_us].map(|us| us.map_or("?".into(), span_us));
             writeln!(
@@ -93,9 +97,15 @@ impl Summary {
                 "  stood still {down}, {total} in all; the clients waited at most {:.1} ms",
                 leg.seen.outage_ms
             )?;
-            let causes: Vec<String> =
-                causes(moved).map(|(cause, us)| format!("{} {}", name_of(cause), span_us(us))).collect();
+            let sums = &story.summary;
+            let causes: Vec<String> = sums
+                .spent
+                .iter()
+                .map(|spent| format!("{} {}", cause_name(spent.cause), span_us(spent.us)))
+                .collect();
             writeln!(out, "  of that: {}", causes.join(", "))?;
+            let (sent, still) = (bytes(sums.sent_bytes), bytes(sums.sent_in_pause_bytes));
+            writeln!(out, "  {sent} of content sent, {still} of it while it stood still")?;
         }
         writeln!(out, "\n{} replies over {} connections:", self.replies, self.connections)?;
         let (lost, wrong, doubled) = (self.replies_lost, self.replies_wrong, self.replies_doubled);
@@ -106,41 +116,6 @@ impl Summary {
         )?;
         writeln!(out, "  longest outage that a client saw: {:.1} ms", self.outage_ms_max)
     }
-}
-
-/// Phases with begin and end in microseconds since the move began, and the bytes that went over in them.
-fn phases(moved: &Move) -> Vec<(Phase, u64, u64, u64)> {
-    let mut found: Vec<(Phase, u64, u64, u64)> = Vec::new();
-    for event in &moved.events {
-        match &event.what {
-            What::PhaseStart { phase } => found.push((*phase, event.at_us, event.at_us, 0)),
-            What::PhaseEnd { phase } => {
-                if let Some(one) = found.iter_mut().rev().find(|one| one.0 == *phase) {
-                    one.2 = event.at_us;
-                }
-            }
-            What::Progress { phase, bytes, .. } => {
-                if let Some(one) = found.iter_mut().rev().find(|one| one.0 == *phase) {
-                    one.3 = one.3.max(*bytes);
-                }
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
-/// What the time in which the workload stood still went to, in order of the reports.
-fn causes(moved: &Move) -> impl Iterator<Item = (Cause, u64)> + '_ {
-    moved.events.iter().filter_map(|event| match &event.what {
-        What::Spent { cause, us } => Some((*cause, *us)),
-        _ => None,
-    })
-}
-
-/// The name that a phase or a cause has in JSON.
-fn name_of(named: impl Serialize) -> String {
-    serde_json::to_value(named).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,0 +1,7 @@
+//! A workload that writes and checks itself, a client that times its replies, and the hosts between which it moves: what `bench live`
+//! measures with.
+
+pub mod client;
+pub mod slowdown;
+pub mod stage;
+pub mod writer;
