@@ -165,7 +165,7 @@ impl Cgroup {
     }
 
     /// The kernel delays its notifications by 10 ms, more than a whole checkpoint may take: so ask again and again,
-    /// first in quick succession.
+    /// first without a pause, because a pause costs the wake-up of a processor.
     fn wait_until(
         &self,
         wait_max: Duration,
@@ -180,6 +180,9 @@ impl Cgroup {
             let waited = start.elapsed();
             if waited > wait_max {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, failure.to_owned()));
+            }
+            if waited < Duration::from_micros(100) {
+                continue;
             }
             std::thread::sleep((waited / 8).clamp(Duration::from_micros(20), Duration::from_millis(5)));
         }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::time::{Duration, Instant};
 
 /// `user_regs_struct`: 27 words in the kernel's order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,6 +117,8 @@ const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
 const NT_PRSTATUS: usize = 1;
 const NT_X86_XSTATE: usize = 0x202;
 const EVENT_STOP: i32 = 128;
+/// Room for the extended state of most processors: with AVX-512 it is 2.7 KiB.
+const EXTENDED_BYTES: usize = 4 << 10;
 /// Largest extended state that is read: AMX tiles included it is about 11 KiB.
 const EXTENDED_BYTES_MAX: usize = 64 << 10;
 
@@ -176,11 +179,18 @@ pub fn set_registers(tid: i32, registers: &Registers) -> io::Result<()> {
 
 /// Reads the XSAVE area: x87, SSE, AVX and what else the processor has.
 pub fn extended(tid: i32) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0u8; EXTENDED_BYTES_MAX];
-    let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, &raw mut vector as usize)?;
-    bytes.truncate(vector.iov_len);
-    Ok(bytes)
+    let mut room = EXTENDED_BYTES;
+    loop {
+        let mut bytes = vec![0u8; room];
+        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, &raw mut vector as usize)?;
+        // The kernel fills what there is, and says nothing of what had no room.
+        if vector.iov_len < room || room == EXTENDED_BYTES_MAX {
+            bytes.truncate(vector.iov_len);
+            return Ok(bytes);
+        }
+        room = EXTENDED_BYTES_MAX;
+    }
 }
 
 /// Writes the XSAVE area. `EINVAL` or `EFAULT` if the processor's format is another.
@@ -238,12 +248,34 @@ pub fn rseq(tid: i32) -> io::Result<Option<RseqConfiguration>> {
     Ok((configuration.address != 0).then_some(configuration))
 }
 
+/// How long to look for a stop before sleeping: one that comes at all soon comes within some ten microseconds, or some hundred where
+/// its processor sleeps. Whoever sleeps meanwhile lets a second one go to sleep.
+const LOOK_BEFORE_SLEEP: Duration = Duration::from_micros(200);
+
 /// Waits for the next stop or the end of one thread.
 pub fn wait(tid: i32) -> io::Result<Stop> {
+    // A tracee on the same processor runs when this thread sleeps. It never yields: on a busy machine that would let everybody else run.
+    if !crate::schedule::stays()
+        && let Some(stop) = look(tid, LOOK_BEFORE_SLEEP)?
+    {
+        return Ok(stop);
+    }
     loop {
         if let Some(stop) = wait_with(tid, 0)? {
             return Ok(stop);
         }
+    }
+}
+
+/// Looks for the next stop for so long, without sleeping.
+pub fn look(tid: i32, time_max: Duration) -> io::Result<Option<Stop>> {
+    let begin = Instant::now();
+    loop {
+        let stop = poll(tid)?;
+        if stop.is_some() || begin.elapsed() > time_max {
+            return Ok(stop);
+        }
+        std::hint::spin_loop();
     }
 }
 

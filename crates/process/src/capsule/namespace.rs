@@ -1,21 +1,19 @@
 //! Work inside of a capsule's namespaces, from outside.
 //!
-//! A process with one thread can enter all of them, but not come back from some: so a forked helper enters, works,
-//! and hands its result over a pipe. It stays outside of the pid namespace and of the workload's cgroup: a frozen
-//! workload does not hinder it, and no task of it ever sees it.
+//! Host name, System V objects and network are a thread's own affair: it goes in, works, and comes back, which costs some
+//! microseconds where a forked helper costs a millisecond, of a time in which the workload stands still. It stays outside of the
+//! pid namespace and of the workload's cgroup: a frozen workload does not hinder it, and no task of it ever sees it.
 
 use super::Capsule;
 use super::error::{Doing, Error, Result};
 use crate::records::capsule::{Ipc, Setting};
-use ferry_sys::fork::{self, Forked};
-use minicbor::{Decode, Encode};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::thread::LinkNameSpaceType;
 pub use rustix::thread::ThreadNameSpaceType as Kinds;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io;
 
-/// Largest result of a helper.
-const RESULT_BYTES_MAX: u64 = 256 << 20;
 /// Settings of ipc and network namespaces that travel: files beneath /proc/sys.
 const IPC_SETTINGS: [&str; 9] = [
     "kernel/shmmax",
@@ -46,59 +44,64 @@ const NETWORK_SETTINGS: [&str; 14] = [
 ];
 const SETTING_BYTES_MAX: usize = 4096;
 
-/// Runs `work` in namespaces `kinds` of the process that `member` is a pidfd of, in a forked helper.
-///
-/// # Errors
-/// What `work` returned, or that the helper could not enter or died.
-pub fn inside<T>(member: BorrowedFd<'_>, kinds: Kinds, work: impl FnOnce() -> io::Result<T>) -> io::Result<T>
-where
-    T: Encode<()> + for<'b> Decode<'b, ()>,
-{
-    let (reader, writer) = io::pipe()?;
-    match fork::fork()? {
-        Forked::Child => {
-            drop(reader);
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                rustix::thread::move_into_thread_name_spaces(member, kinds)?;
-                work()
-            }));
-            let told: std::result::Result<T, (i32, String)> = match result {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err((error.raw_os_error().unwrap_or(0), error.to_string())),
-                Err(_) => Err((0, "The helper failed".into())),
-            };
-            let written = minicbor::to_vec(&told).map_err(io::Error::other).and_then(|bytes| {
-                let mut writer = File::from(rustix::fd::OwnedFd::from(writer));
-                writer.write_all(&bytes)
-            });
-            fork::exit_now(i32::from(written.is_err()))
-        }
-        Forked::Parent(pid, _) => {
-            drop(writer);
-            let mut bytes = Vec::new();
-            let read = reader.take(RESULT_BYTES_MAX).read_to_end(&mut bytes);
-            let _ = fork::wait(pid, true);
-            read?;
-            let told: std::result::Result<T, (i32, String)> = minicbor::decode(&bytes)
-                .map_err(|_| io::Error::other("A helper in the capsule's namespaces died"))?;
-            told.map_err(|(errno, text)| match errno {
-                0 => io::Error::other(text),
-                errno => io::Error::from_raw_os_error(errno),
-            })
+/// The namespaces that a thread can enter and leave again.
+const OWN: [(Kinds, LinkNameSpaceType, &str); 3] = [
+    (Kinds::NETWORK, LinkNameSpaceType::Network, "net"),
+    (Kinds::INTER_PROCESS_COMMUNICATION, LinkNameSpaceType::InterProcessCommunication, "ipc"),
+    (Kinds::HOST_NAME_AND_NIS_DOMAIN_NAME, LinkNameSpaceType::HostNameAndNISDomainName, "uts"),
+];
+
+/// The calling thread's own namespaces, to which it goes back when this is dropped.
+struct Away(Vec<(OwnedFd, LinkNameSpaceType)>);
+
+impl Away {
+    fn from(kinds: Kinds) -> io::Result<Self> {
+        let open = |(_, kind, name): &(Kinds, LinkNameSpaceType, &str)| {
+            let path = format!("/proc/thread-self/ns/{name}");
+            let opened = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            Ok((opened, *kind))
+        };
+        OWN.iter().filter(|(kind, ..)| kinds.contains(*kind)).map(open).collect::<io::Result<_>>().map(Self)
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        for (own, kind) in &self.0 {
+            // It was there a moment ago, and holds it open: only a bug keeps it from going back, and then nothing may go on.
+            rustix::thread::move_into_link_name_space(own.as_fd(), Some(*kind))
+                .expect("back in the own namespaces");
         }
     }
 }
 
+/// Runs `work` in namespaces `kinds` (network, System V objects, host name) of the process that `member` is a pidfd of, on this thread.
+///
+/// # Errors
+/// What `work` returned, or that the namespaces could not be entered.
+pub fn inside<T>(
+    member: BorrowedFd<'_>,
+    kinds: Kinds,
+    work: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let known = OWN.iter().fold(Kinds::empty(), |known, (kind, ..)| known | *kind);
+    if !known.contains(kinds) {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "A namespace from which no thread comes back",
+        ));
+    }
+    let _away = Away::from(kinds)?;
+    rustix::thread::move_into_thread_name_spaces(member, kinds)?;
+    work()
+}
+
 impl Capsule {
-    /// Runs `work` in the capsule's namespaces `kinds`, in a forked helper that stays outside of its pid namespace and
-    /// cgroup.
+    /// Runs `work` in the capsule's namespaces `kinds`, on this thread, which stays outside of its pid namespace and cgroup.
     ///
     /// # Errors
-    /// What `work` returned, or that the helper could not enter or died.
-    pub fn inside<T>(&self, kinds: Kinds, work: impl FnOnce() -> io::Result<T>) -> io::Result<T>
-    where
-        T: Encode<()> + for<'b> Decode<'b, ()>,
-    {
+    /// As [`inside`].
+    pub fn inside<T>(&self, kinds: Kinds, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         inside(self.init.as_fd(), kinds, work)
     }
 
@@ -136,8 +139,8 @@ impl Capsule {
     }
 }
 
-/// What only a process in the namespaces can read: host and domain name, System V objects, settings. By one helper,
-/// because the workload is frozen meanwhile and a fork costs most of it.
+/// What can only be read in the namespaces: host and domain name, System V objects, settings. In one go: the workload is frozen
+/// meanwhile.
 pub(super) fn read(capsule: &Capsule) -> Result<(String, String, Ipc, Vec<Setting>)> {
     let files = IPC_SETTINGS.iter().chain(NETWORK_SETTINGS.iter().filter(|_| capsule.own_network()));
     capsule

@@ -6,7 +6,7 @@
 
 use super::seize::SeizedThread;
 use crate::records::task::Wait;
-use ferry_sys::proc;
+use ferry_sys::proc::{self, status};
 use ferry_sys::process_vm;
 use ferry_sys::ptrace::{self, Registers};
 use ferry_sys::schedule;
@@ -31,13 +31,25 @@ pub struct KnownWait {
     pub end_ns: Option<u64>,
 }
 
-/// How long a thread had been off its processor before the freeze.
+/// A wait that was seen while the thread was in it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Observed {
-    waited_ns: u64,
+    /// When it went off its processor, nanoseconds of this host's CLOCK_BOOTTIME.
+    since_ns: u64,
+    /// How often it had gone off its processor by itself, this time included.
+    switches: u64,
 }
 
-/// Looks which threads of a process are in a wait whose rest only the kernel knows, and since when. Nothing is stopped.
+impl Observed {
+    /// Whether a thread that is stopped now, and has gone off its processor so often since, is still in this wait. A frozen cgroup
+    /// costs one time, a stop under ptrace another; a wait that ended and another that began cost one more.
+    pub(super) fn is_of(self, switches: u64, stops: u64) -> bool {
+        switches.checked_sub(self.switches).is_some_and(|since| since <= stops)
+    }
+}
+
+/// Looks which threads of a process are in a wait whose rest only the kernel knows, and since when. Nothing is stopped. To be
+/// called before they are frozen: who is frozen begins to wait anew, by all that is to be seen of it.
 pub(super) fn observe(pid: i32) -> HashMap<i32, Observed> {
     let mut found = HashMap::new();
     for tid in proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default() {
@@ -48,25 +60,27 @@ pub(super) fn observe(pid: i32) -> HashMap<i32, Observed> {
             continue;
         }
         let path = format!("/proc/{pid}/task/{tid}");
+        let Ok(status) = status::read(&format!("{pid}/task/{tid}")) else { continue };
         let Some(start) = exec_start(&format!("{path}/sched")) else { continue };
         let Some(stat) =
             proc::read_path(&format!("{path}/stat")).ok().and_then(|line| proc::stat::parse(&line).ok())
         else {
             continue;
         };
-        found.insert(tid, (start, stat.processor));
+        found.insert(tid, (start, stat.processor, status.voluntary_switches));
     }
     if found.is_empty() {
         return HashMap::new();
     }
-    let now = schedule::on_each_processor(found.values().map(|(_, processor)| *processor), || {
-        exec_start("/proc/thread-self/sched")
+    let now = schedule::on_each_processor(found.values().map(|(_, processor, _)| *processor), || {
+        Some((exec_start("/proc/thread-self/sched")?, schedule::boottime_ns()))
     });
     found
         .into_iter()
-        .filter_map(|(tid, (start, processor))| {
-            let now = now.get(&processor).copied().flatten()?;
-            Some((tid, Observed { waited_ns: now.saturating_sub(start) }))
+        .filter_map(|(tid, (start, processor, switches))| {
+            let (now, now_ns) = now.get(&processor).copied().flatten()?;
+            let since_ns = now_ns.saturating_sub(now.saturating_sub(start));
+            Some((tid, Observed { since_ns, switches }))
         })
         .collect()
 }
@@ -165,7 +179,8 @@ pub(super) fn wait_of(
         libc::SYS_poll => u64::try_from(registers.rdx as i32).ok().map(|ms| ms * 1_000_000),
         _ => None,
     };
-    let left_ns = total.map(|total| total.saturating_sub(observed.map_or(0, |observed| observed.waited_ns)));
+    let waited_ns = observed.map_or(0, |observed| boottime_ns.saturating_sub(observed.since_ns));
+    let left_ns = total.map(|total| total.saturating_sub(waited_ns));
     Some(Wait { call, left_ns })
 }
 
@@ -176,4 +191,17 @@ fn timespec(pid: i32, address: u64) -> Option<u64> {
     }
     let word = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
     word(0).checked_mul(1_000_000_000)?.checked_add(word(8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_ended_and_began_anew_is_not_the_one_that_was_seen() {
+        let seen = Observed { since_ns: 5, switches: 40 };
+        assert!(seen.is_of(41, 1) && seen.is_of(42, 2));
+        assert!(!seen.is_of(42, 1) && !seen.is_of(43, 2));
+        assert!(!seen.is_of(39, 2), "another thread with the same number");
+    }
 }

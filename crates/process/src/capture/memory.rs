@@ -174,13 +174,14 @@ pub(super) fn capture(
     observed: Option<&Advice>,
     objects: &mut Objects,
 ) -> Result<Mapped, Error> {
+    let grown = observed.map(|advice| with_grown(advice, maps));
     let known = |advice: &Advice| {
         maps.iter().all(|mapping| {
             mapping.name.starts_with(b"[v") || advice.contains_key(&(mapping.start, mapping.end))
         })
     };
     let asked;
-    let advice = match observed {
+    let advice = match &grown {
         Some(advice) if known(advice) => advice,
         _ => {
             asked = observe(pid).ok_or_else(|| {
@@ -225,6 +226,26 @@ pub(super) fn capture(
     let ranges = intersect(&regions, &private);
     let access = SpaceAccess { space: SpaceId(id), via: Via::Task { pid }, ranges };
     Ok(Mapped { space, access })
+}
+
+/// What was seen, and the same of mappings that have grown since: a heap at its end, a stack at its begin. They grow only where
+/// their flags are alike.
+fn with_grown(advice: &Advice, maps: &[Mapping]) -> Advice {
+    let starts: HashMap<u64, u64> = advice.keys().map(|(start, end)| (*start, *end)).collect();
+    let ends: HashMap<u64, u64> = advice.keys().map(|(start, end)| (*end, *start)).collect();
+    let mut all = advice.clone();
+    for mapping in maps.iter().filter(|mapping| !advice.contains_key(&(mapping.start, mapping.end))) {
+        let by_start = starts.get(&mapping.start).filter(|end| **end < mapping.end);
+        let by_end = ends.get(&mapping.end).filter(|start| **start > mapping.start);
+        let before = by_start
+            .map(|end| (mapping.start, *end))
+            .or_else(|| by_end.map(|start| (*start, mapping.end)))
+            .and_then(|before| advice.get(&before));
+        if let Some(flags) = before {
+            all.insert((mapping.start, mapping.end), *flags);
+        }
+    }
+    all
 }
 
 /// The parts of `regions` that are in one of `within`; both ascend.
@@ -334,6 +355,25 @@ mod tests {
         );
         let wanted = [(0x2000, 0x1000), (0x4000, 0x1000), (0xb000, 0x1000)];
         assert_eq!(ranges.iter().map(|range| (range.start, range.len)).collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn what_has_grown_keeps_its_flags_and_what_was_split_is_asked_about() {
+        let mapping = |start: u64, end: u64| Mapping { start, end, ..Mapping::default() };
+        let advice: Advice = [(0x1000, 0x3000), (0x8000, 0x9000), (0xa000, 0xd000)]
+            .into_iter()
+            .map(|bounds| (bounds, (Flags::default(), 0)))
+            .collect();
+        let maps = [
+            mapping(0x1000, 0x5000),
+            mapping(0x7000, 0x9000),
+            mapping(0xa000, 0xb000),
+            mapping(0xb000, 0xd000),
+        ];
+        let known = with_grown(&advice, &maps);
+        let asked: Vec<u64> =
+            maps.iter().filter(|m| !known.contains_key(&(m.start, m.end))).map(|m| m.start).collect();
+        assert_eq!(asked, [0xa000, 0xb000]);
     }
 
     #[test]

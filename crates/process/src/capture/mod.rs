@@ -1,6 +1,7 @@
 //! Capture: from a running tree to a [`State`], from outside.
 //!
-//! 1. [`seize()`] attaches to every thread and stops it. (Safety never rests on that: a cgroup that is frozen stays frozen when
+//! 1. [`seize()`] looks at the tree, attaches to every thread and stops it; of a tree that is frozen first, [`look`] comes before the
+//!    freeze and [`seize_frozen`] after it. (Safety never rests on that: a cgroup that is frozen stays frozen when
 //!    the tracer dies.)
 //! 2. [`Seized::capture`] reads `/proc` and asks ptrace; what only a task itself can say is asked by one batch per thread.
 //! 3. [`Seized::release`] puts everything back and lets go, or [`Seized::kill`] ends the tree.
@@ -18,7 +19,7 @@ mod thread;
 mod tree;
 
 pub use scope::Scope;
-pub use seize::{Seized, SeizedTask, SeizedThread, TaskRef, seize};
+pub use seize::{Looked, Seized, SeizedTask, SeizedThread, TaskRef, look, seize, seize_frozen};
 
 pub(crate) use scope::members;
 

@@ -30,14 +30,16 @@ pub(super) struct Member {
 impl Member {
     fn look(pid: i32) -> Self {
         let threads = proc::numbers(&format!("/proc/{pid}/task")).unwrap_or_default();
-        let mut children = Vec::new();
-        for tid in &threads {
-            let text = proc::read_path(&format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
-            let words = text.split(u8::is_ascii_whitespace).filter_map(|word| std::str::from_utf8(word).ok());
-            children.extend(words.filter_map(|word| word.parse::<i32>().ok()));
-        }
+        let children = threads.iter().flat_map(|tid| children(pid, *tid)).collect();
         Self { pid, threads, children }
     }
+}
+
+/// The children of one thread.
+fn children(pid: i32, tid: i32) -> Vec<i32> {
+    let text = proc::read_path(&format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+    let words = text.split(u8::is_ascii_whitespace).filter_map(|word| std::str::from_utf8(word).ok());
+    words.filter_map(|word| word.parse().ok()).collect()
 }
 
 /// One look at the whole scope.
@@ -80,7 +82,10 @@ fn orphans(root: i32, all: &[Member]) -> Vec<Member> {
     let mut found = Vec::new();
     let mut ancestor = parent(root);
     while let Some(above) = ancestor {
-        let children = Member::look(above).children.into_iter();
+        // The kernel gives orphans to the first thread of whoever collects them that is alive.
+        let first_ended = is_zombie(above, above);
+        let children = if first_ended { Member::look(above).children } else { children(above, above) };
+        let children = children.into_iter();
         let belongs = |pid: &i32| *pid != own && !known.contains(pid) && known.contains(&session(*pid));
         found.extend(children.filter(belongs).map(Member::look));
         ancestor = parent(above).filter(|_| above != 1);

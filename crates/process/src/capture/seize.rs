@@ -85,18 +85,86 @@ pub struct Seized {
 /// How long a thread may take to stop before the attempt is given up and begun again: a parent waiting for its vfork child is
 /// in an uninterruptible wait, but not for long.
 const STOP_WAIT_MAX: Duration = Duration::from_millis(100);
+/// How long to look for a stop before sleeping a little. Not in turns with others that want the processor: a thread that yields on
+/// a busy machine waits for each of them.
+const LOOK_BEFORE_SLEEP: Duration = Duration::from_micros(200);
 /// How long to try in all.
 const TRIES_MAX: Duration = Duration::from_secs(5);
 
-/// Stops every thread of the tree. If the cgroup is frozen, the tasks stay stopped when it is thawed afterwards, and must be
-/// thawed for [`Seized::capture`] to ask them anything.
+/// What was seen of a tree while it ran.
+#[derive(Clone, Debug, Default)]
+pub struct Looked {
+    observed: HashMap<i32, Observed>,
+    advice: HashMap<i32, Advice>,
+}
+
+impl Looked {
+    fn at(found: &[Member]) -> Self {
+        let mut looked = Self::default();
+        for member in found {
+            looked.observed.extend(interrupted::observe(member.pid));
+            if let Some(advice) = memory::observe(member.pid) {
+                looked.advice.insert(member.pid, advice);
+            }
+        }
+        looked
+    }
+}
+
+/// Looks at a tree that runs, for [`seize_frozen`]: at what is dear to read, and what can only be known before a freeze. It stops
+/// nothing.
+///
+/// # Errors
+/// When the scope cannot be read.
+pub fn look(scope: &Scope) -> Result<Looked, Error> {
+    Ok(Looked::at(&scan(scope)?))
+}
+
+/// Stops every thread of a tree that runs.
 ///
 /// # Errors
 /// [`Error::Stuck`] when a thread is in an uninterruptible wait; then everything runs on as before.
 pub fn seize(scope: &Scope) -> Result<Seized, Error> {
+    patiently(|| {
+        let found = scan(scope)?;
+        let looked = Looked::at(&found);
+        try_seize(scope, found, looked, 1)
+    })
+}
+
+/// Stops every thread of a tree whose cgroup is frozen, and that was looked at before. The tasks stay stopped when the cgroup is
+/// thawed afterwards, and it must be thawed for [`Seized::capture`] to ask them anything.
+///
+/// # Errors
+/// As [`seize`].
+pub fn seize_frozen(scope: &Scope, looked: &Looked) -> Result<Seized, Error> {
+    patiently(|| {
+        let found = scan(scope)?;
+        // They stand still already: their flags are read beside the stopping.
+        let late = late_advice(&found, &looked.advice);
+        match try_seize(scope, found, looked.clone(), 2) {
+            Ok(mut seized) => {
+                seized.late = late;
+                Ok(seized)
+            }
+            Err(error) => {
+                late.map(LateAdvice::end);
+                Err(error)
+            }
+        }
+    })
+}
+
+/// Fresher flags, or none: then those are used that were seen a moment ago, or they are read in their turn.
+fn late_advice(found: &[Member], early: &HashMap<i32, Advice>) -> Option<LateAdvice> {
+    let pids: Vec<i32> = found.iter().map(|member| member.pid).collect();
+    LateAdvice::begin(&pids, early).ok()
+}
+
+fn patiently(mut attempt: impl FnMut() -> Result<Seized, Error>) -> Result<Seized, Error> {
     let begin = Instant::now();
     loop {
-        match try_seize(scope) {
+        match attempt() {
             Err(Error::Stuck { .. }) if begin.elapsed() < TRIES_MAX => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -105,36 +173,30 @@ pub fn seize(scope: &Scope) -> Result<Seized, Error> {
     }
 }
 
-fn try_seize(scope: &Scope) -> Result<Seized, Error> {
+/// `stops`: how often each thread has been stopped by Ferry since it was looked at.
+fn try_seize(scope: &Scope, found: Vec<Member>, looked: Looked, stops: u64) -> Result<Seized, Error> {
     let mut seized = Seized {
         tasks: Vec::new(),
         machine: Machine::default(),
-        observed: HashMap::new(),
-        advice: HashMap::new(),
+        observed: looked.observed,
+        advice: looked.advice,
         late: None,
         done: false,
         since: Instant::now(),
     };
-    let found = scan(scope)?;
-    for member in &found {
-        seized.observed.extend(interrupted::observe(member.pid));
-        if let Some(advice) = memory::observe(member.pid) {
-            seized.advice.insert(member.pid, advice);
-        }
-    }
-    seized.since = Instant::now();
     let mut attached: Vec<(i32, i32)> = Vec::new();
-    let (found, stops) = match stop_all(scope, found, &mut attached) {
+    let (found, stopped) = match stop_all(scope, found, &mut attached) {
         Ok(done) => done,
         Err(error) => {
             let_go(&attached);
             return Err(error);
         }
     };
-    let pids: Vec<i32> = found.iter().map(|member| member.pid).collect();
-    // Without it the flags are those of a moment ago, or are read in their turn.
-    seized.late = LateAdvice::begin(&pids, &seized.advice).ok();
-    if let Err(error) = seized.read_identities(&found, &stops) {
+    if stops == 1 {
+        // Before, they ran.
+        seized.late = late_advice(&found, &seized.advice);
+    }
+    if let Err(error) = seized.read_identities(&found, &stopped) {
         let_go(&attached);
         seized.done = true;
         return Err(error);
@@ -142,6 +204,12 @@ fn try_seize(scope: &Scope) -> Result<Seized, Error> {
     if seized.tasks.is_empty() {
         return Err(Error::Empty);
     }
+    let threads = seized.tasks.iter().flat_map(|task| &task.threads);
+    let switches: HashMap<i32, u64> =
+        threads.map(|thread| (thread.tid, thread.status.voluntary_switches)).collect();
+    seized
+        .observed
+        .retain(|tid, observed| switches.get(tid).is_some_and(|switches| observed.is_of(*switches, stops)));
     Ok(seized)
 }
 
@@ -207,9 +275,9 @@ fn attach_new(
 /// Signal of the stop, or `None` when the thread ended.
 fn stop_one(tid: i32) -> Result<Option<i32>, Error> {
     let begin = Instant::now();
-    let mut rounds = 0u32;
+    let mut pause = Duration::from_micros(20);
     loop {
-        match ptrace::poll(tid) {
+        match ptrace::look(tid, LOOK_BEFORE_SLEEP) {
             Ok(Some(Stop::Event { signal })) => return Ok(Some(signal)),
             // A signal that was on its way: let it be delivered; the stop follows before any of its handler runs.
             Ok(Some(Stop::Signal(signal))) => {
@@ -220,12 +288,8 @@ fn stop_one(tid: i32) -> Result<Option<i32>, Error> {
             }
             Ok(Some(Stop::Gone(_))) => return Ok(None),
             Ok(None) => {
-                rounds += 1;
-                if rounds > 200 {
-                    std::thread::sleep(Duration::from_micros(20));
-                } else {
-                    std::thread::yield_now();
-                }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(1));
                 if begin.elapsed() > STOP_WAIT_MAX {
                     return Err(Error::Stuck { tid, waited: begin.elapsed() });
                 }

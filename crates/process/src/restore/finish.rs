@@ -6,6 +6,7 @@
 use super::descriptors::{self, FileSource};
 use super::grow::part_of;
 use super::puppets::{Puppets, Restored};
+use super::turns::Turns;
 use super::{Error, process, thread};
 use crate::capture::interrupted::KnownWait;
 use crate::records::task::{Life, Task};
@@ -20,6 +21,7 @@ use std::os::unix::fs::FileExt;
 
 /// Runs all of it.
 pub(super) fn run(puppets: &mut Puppets, files: &dyn FileSource) -> Result<Restored, Error> {
+    let _turns = Turns::begin(&puppets.family);
     let tasks = puppets.state.tasks.clone();
     let alive: Vec<&Task> = tasks.iter().filter(|task| !matches!(task.life, Life::Zombie { .. })).collect();
     seal(puppets)?;
@@ -35,12 +37,13 @@ pub(super) fn run(puppets: &mut Puppets, files: &dyn FileSource) -> Result<Resto
     let mut warnings = Vec::new();
     // Children first: what they tell their parents on the way is taken away before the parents get what was pending.
     for task in alive.iter().rev() {
-        settle(puppets, task, &tasks, restore_ids, &mut warnings)?;
+        let bound = settle(puppets, task, &tasks, restore_ids, &mut warnings)?;
         outside(puppets, task, &mut warnings);
         depart(puppets, task)?;
         if let Life::Stopped { signal, .. } = task.life {
             stop_again(puppets, task, signal)?;
         }
+        puppets.scatter(task, &bound)?;
     }
     let cgroup = puppets.home.cgroup.clone();
     if let Some(path) = cgroup {
@@ -102,14 +105,15 @@ fn can_choose_timer_ids(puppets: &mut Puppets, alive: &[&Task]) -> Result<bool, 
     Ok(program.result(0) >= 0)
 }
 
-/// Everything that the threads of one process do themselves: one batch each, all at once.
+/// Everything that the threads of one process do themselves: one batch each, all at once. Returns the numbers of those that are
+/// where they are to run.
 fn settle(
     puppets: &mut Puppets,
     task: &Task,
     tasks: &[Task],
     restore_ids: bool,
     warnings: &mut Vec<String>,
-) -> Result<(), Error> {
+) -> Result<Vec<i32>, Error> {
     let space = puppets.state.spaces.iter().find(|space| Some(space.id) == task.space);
     let space = space.ok_or_else(|| Error::Damaged(format!("process {} has no address space", task.pid)))?;
     let family = &mut puppets.family;
@@ -118,10 +122,12 @@ fn settle(
     let mut program = Program::new(family.layout()?);
     process::settings(&mut program, task, space, &children, &mut tolerated)?;
     process::timers(&mut program, task, restore_ids)?;
-    let mut parts = Vec::new();
+    let processors = family.host()?.processors;
+    let (mut parts, mut bindings) = (Vec::new(), Vec::new());
     for (index, thread) in task.threads.iter().enumerate() {
         let first = if index == 0 { 0 } else { program.len() };
-        thread::settings(&mut program, thread, &mut tolerated);
+        let binding = thread::settings(&mut program, thread, &processors, &mut tolerated);
+        bindings.extend(binding.map(|call| (thread.tid, call)));
         if index == 0 {
             // A change of credentials resets it.
             let args = [libc::PR_SET_DUMPABLE as u64, u64::from(space.dumpable == 1), 0, 0, 0];
@@ -153,7 +159,8 @@ fn settle(
             warnings.push(format!("Process {}: cannot {}: {reason}", task.pid, program.what(index)));
         }
     }
-    Ok(())
+    bindings.retain(|(_, call)| program.result(*call) >= 0);
+    Ok(bindings.into_iter().map(|(tid, _)| tid).collect())
 }
 
 /// Threads in the order of their records.

@@ -4,13 +4,14 @@
 //! bears the first puppets. Like a captured task it is safe against our death: it goes on with its loop.
 
 use super::Error;
-use super::passing;
+use super::{passing, turns};
 use ferry_sys::proc::{self, maps, status};
 use ferry_sys::process_vm;
 use ferry_sys::ptrace::{self, Registers, Stop};
 use ferry_sys::remote::machine::undo_block;
 use ferry_sys::remote::tail::Tail;
 use ferry_sys::remote::{Machine, SharedMemory, Site, Tracee, code};
+use ferry_sys::schedule::{self, Affinity};
 use rustix::fd::{AsFd, BorrowedFd};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -34,6 +35,10 @@ pub(super) struct Host {
     mem: File,
     /// Descriptors that were passed to it, as it numbers them.
     pub(super) passed: Vec<i32>,
+    /// Where it may run, to be given back to it.
+    pub(super) home: Affinity,
+    /// The processors that this comes to.
+    pub(super) processors: Affinity,
 }
 
 impl Host {
@@ -90,7 +95,9 @@ impl Host {
             machine.single(tracee, &site, libc::SYS_munmap, &[address, len])?;
         }
         let memory = map_shared(machine, tracee, &site, area)?;
-        let host = Self { tracee, site, area, memory, registers, mask, tail, mem, passed: Vec::new() };
+        let (home, processors) = turns::home(pid).map_err(failed("the affinity"))?;
+        let passed = Vec::new();
+        let host = Self { tracee, site, area, memory, registers, mask, tail, mem, passed, home, processors };
         host.reach().write(area, code::bytes()).map_err(failed("the shared memory"))?;
         Ok(host)
     }
@@ -165,6 +172,7 @@ impl Host {
         let pid = self.tracee.tid;
         let failed =
             |what: &str| Error::host(format!("{what} process {pid}, under which the tree was rebuilt"));
+        schedule::set_affinity(pid, &self.home).map_err(failed("resume"))?;
         ptrace::set_registers(pid, &self.registers).map_err(failed("resume"))?;
         ptrace::set_signal_mask(pid, self.mask).map_err(failed("resume"))?;
         self.mem.write_all_at(&vec![0u8; Tail::bytes()], self.tail.base).map_err(failed("clean up"))?;

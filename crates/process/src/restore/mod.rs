@@ -16,6 +16,7 @@ mod passing;
 mod process;
 mod puppets;
 mod thread;
+mod turns;
 
 pub use descriptors::{FileSource, NoFiles};
 pub use puppets::{Home, Puppets, Restored};

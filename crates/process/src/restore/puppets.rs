@@ -6,6 +6,7 @@ use super::files::early::Lobby;
 use super::grow::Family;
 use super::host::{AREA_BYTES, Host};
 use super::mapping::{self, ObjectFds};
+use super::turns::Turns;
 use super::{Error, finish};
 use crate::capture::TaskRef;
 use crate::capture::interrupted::KnownWait;
@@ -76,6 +77,7 @@ impl Puppets {
         for object in &state.objects {
             puppets.objects.push((object.clone(), create_object(object)?));
         }
+        let _turns = Turns::begin(&puppets.family);
         let (cgroup, objects) = puppets.pass()?;
         puppets.family.grow(&births, &state.tasks, cgroup)?;
         puppets.map(&objects)?;

@@ -5,14 +5,21 @@ use super::Error;
 use crate::records::task::{Credentials, Task, Thread};
 use ferry_sys::ptrace::{self, Registers, Stop};
 use ferry_sys::remote::{Program, Tracee};
+use ferry_sys::schedule::Affinity;
 
 const PR_CAP_AMBIENT: u64 = 47;
 const PR_CAP_AMBIENT_RAISE: u64 = 2;
 const CAPABILITIES: u64 = 41;
 
 /// Adds a thread's calls. Those that change its rights come last. `tolerated` gets the indices of calls whose failure is only
-/// worth a warning.
-pub(super) fn settings(program: &mut Program, thread: &Thread, tolerated: &mut Vec<usize>) {
+/// worth a warning. `processors` are those of this host that a thread may have. Returns the index of the call by which the thread
+/// binds itself to some of them, if it does.
+pub(super) fn settings(
+    program: &mut Program,
+    thread: &Thread,
+    processors: &Affinity,
+    tolerated: &mut Vec<usize>,
+) -> Option<usize> {
     let tolerate = |program: &mut Program, index: usize, tolerated: &mut Vec<usize>| {
         program.accept(&[libc::EPERM, libc::EINVAL, libc::ENODEV, libc::EACCES, libc::EBUSY]);
         tolerated.push(index);
@@ -54,6 +61,7 @@ pub(super) fn settings(program: &mut Program, thread: &Thread, tolerated: &mut V
         let index = program.call("forbid CPUID", libc::SYS_arch_prctl, &[ARCH_SET_CPUID, 0]);
         tolerate(program, index, tolerated);
     }
+    let binding = bind(program, thread, processors, tolerated);
     scheduling(program, thread, tolerated);
     credentials(program, &thread.credentials, tolerated);
     if thread.parent_death_signal != 0 {
@@ -65,12 +73,37 @@ pub(super) fn settings(program: &mut Program, thread: &Thread, tolerated: &mut V
             thread.parent_death_signal as u64,
         );
     }
+    binding
 }
 
 const SS_ONSTACK: u32 = 1;
 const SS_DISABLE: u32 = 2;
 const TSC_SIGSEGV: u32 = 2;
 const ARCH_SET_CPUID: u64 = 0x1012;
+
+/// Binds a thread to the processors that it was bound to.
+fn bind(
+    program: &mut Program,
+    thread: &Thread,
+    processors: &Affinity,
+    tolerated: &mut Vec<usize>,
+) -> Option<usize> {
+    const SCHED_DEADLINE: u32 = 6;
+    let wanted = Affinity::from_mask(&thread.scheduling.affinity);
+    // The mask is that of the source's processors; where it allows all of this host's, it says nothing.
+    let bound = !thread.scheduling.affinity.is_empty() && !wanted.covers(processors);
+    // The kernel gives deadlines only to a thread that may run everywhere, and not to one that its tracer keeps on one processor.
+    if !bound && thread.scheduling.policy != SCHED_DEADLINE {
+        return None;
+    }
+    let mask = program.data(if bound { wanted.mask() } else { Affinity::ANYWHERE.mask() });
+    let args = [0, Affinity::BYTES as u64, mask];
+    let index = program.call("set the affinity", libc::SYS_sched_setaffinity, &args);
+    // None of them is here: then the thread runs on all.
+    program.accept(&[libc::EINVAL, libc::EPERM]);
+    tolerated.push(index);
+    Some(index)
+}
 
 fn scheduling(program: &mut Program, thread: &Thread, tolerated: &mut Vec<usize>) {
     const RESET_ON_FORK: u64 = 1;
@@ -91,26 +124,12 @@ fn scheduling(program: &mut Program, thread: &Thread, tolerated: &mut Vec<usize>
         program.accept(&[libc::EPERM, libc::EINVAL, libc::EBUSY]);
         tolerated.push(index);
     }
-    // The mask is that of the source's processors; where none of them is here, the thread runs on all.
-    if !schedule.affinity.is_empty() && !covers_this_host(&schedule.affinity) {
-        let mask = program.data(&schedule.affinity);
-        let args = [0, schedule.affinity.len() as u64, mask];
-        let index = program.call("set the affinity", libc::SYS_sched_setaffinity, &args);
-        program.accept(&[libc::EINVAL, libc::EPERM]);
-        tolerated.push(index);
-    }
     if schedule.io_priority != 0 {
         let args = [1, 0, schedule.io_priority as u64];
         let index = program.call("set the I/O priority", libc::SYS_ioprio_set, &args);
         program.accept(&[libc::EPERM, libc::EINVAL, libc::ENOSYS]);
         tolerated.push(index);
     }
-}
-
-/// Whether a mask allows every processor of this host: then it says nothing.
-fn covers_this_host(mask: &[u8]) -> bool {
-    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    (0..count).all(|processor| mask.get(processor / 8).is_some_and(|byte| byte >> (processor % 8) & 1 == 1))
 }
 
 /// What the shim's own root is: a thread with exactly this needs no call.

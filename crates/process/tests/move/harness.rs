@@ -159,9 +159,11 @@ fn move_over(
 ) -> (Capsule, i32, Vec<capture::interrupted::KnownWait>) {
     let group = source.cgroup();
     let begin = Instant::now();
+    let scope = Scope::Cgroup(group.path().to_owned());
+    let looked = capture::look(&scope).unwrap();
     group.freeze().unwrap();
     group.wait_frozen(Duration::from_secs(5)).unwrap();
-    let mut seized = capture::seize(&Scope::Cgroup(group.path().to_owned())).unwrap();
+    let mut seized = capture::seize_frozen(&scope, &looked).unwrap();
     group.thaw().unwrap();
     let mut captured = seized.capture(&Context { waits }).unwrap();
     let log = OpenOptions::new().append(true).open(directory.join("log")).unwrap();

@@ -48,6 +48,7 @@ objects!(
     registers,
     robust,
     rseq,
+    scheduling,
     shared_descriptors,
     sigio,
     signals,

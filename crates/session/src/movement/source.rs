@@ -193,6 +193,10 @@ impl SourceRole {
         // Their handshakes cost as much as a small workload's whole pause.
         let streams = self.open_streams(request, secret)?;
 
+        if !self.cold {
+            self.ask(Client::look)?;
+        }
+
         self.ground.recorder.phase(Phase::Freeze);
         driver.feed(Input::FreezeNow, self).map_err(|e| stopped(&e))?;
         if let Some(failure) = self.failure.take() {

@@ -14,6 +14,7 @@ use ferry_process::records::State;
 use ferry_transfer::access::SpaceAccess;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::time::Instant;
 
 /// Contents of memory file systems and System V segments, in the workload's directory, while they travel.
 pub(crate) const CONTENTS: &str = "contents";
@@ -27,11 +28,21 @@ struct Taken {
 }
 
 impl Workload {
+    /// Looks at the running tasks, for the capture that follows their freeze.
+    pub(super) fn look(&mut self) -> Result<()> {
+        self.require(&[Phase::Running], "be looked at")?;
+        let scope = Scope::Cgroup(self.cgroup()?.path().to_owned());
+        self.looked = Some((capture::look(&scope).map_err(failed)?, Instant::now()));
+        Ok(())
+    }
+
     /// State and the way to the memory. The workload stays frozen, and nothing traces it afterwards.
     pub(super) fn capture(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
         self.require(&[Phase::Frozen], "be captured")?;
+        let looked = self.looked.take().map(|(looked, _)| looked).unwrap_or_default();
         let cgroup = self.cgroup()?;
-        let mut seized = capture::seize(&Scope::Cgroup(cgroup.path().to_owned())).map_err(failed)?;
+        let scope = Scope::Cgroup(cgroup.path().to_owned());
+        let mut seized = capture::seize_frozen(&scope, &looked).map_err(failed)?;
         let thawed = cgroup.thaw().map_err(|e| unable("The workload's cgroup does not thaw", &e));
         let captured = thawed.and_then(|()| self.capture_seized(&mut seized));
         // Frozen again before anything is let go, whatever happened.

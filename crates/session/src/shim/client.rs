@@ -145,6 +145,11 @@ impl Client {
         }
     }
 
+    /// [`Request::Look`].
+    pub fn look(&mut self) -> Result<()> {
+        self.done(&Request::Look)
+    }
+
     /// [`Request::Freeze`].
     pub fn freeze(&mut self) -> Result<()> {
         self.done(&Request::Freeze)

@@ -65,6 +65,10 @@ pub enum Request {
     /// Reads what the workload holds; stops nothing.
     #[n(7)]
     Inspect,
+    /// Looks at the running tasks for the capture that is to come: at what is dear to read. To be asked directly before
+    /// [`Request::Freeze`], which does it itself where it was not asked.
+    #[n(30)]
+    Look,
     /// Freezes all tasks and locks the network.
     #[n(8)]
     Freeze,

@@ -299,6 +299,7 @@ impl Server {
                 let (state, spaces) = workload.capture()?;
                 Ok(Answer::Captured { state: state.into(), spaces })
             }
+            Request::Look => workload.look().map(|()| Answer::Done),
             Request::Thaw => workload.thaw().map(|()| Answer::Done),
             Request::Ground { spec, clocks } => workload.ground(&spec, clocks).map(|()| Answer::Done),
             Request::Prepare { spec, state, as_clone } => {

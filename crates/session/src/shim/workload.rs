@@ -11,6 +11,7 @@ use ferry_model::ids::WorkloadId;
 use ferry_network::announce::Announcer;
 use ferry_process::adoption::Adoption;
 use ferry_process::capsule::{self, Capsule, Cgroup, Command, Started, User};
+use ferry_process::capture::Looked;
 use ferry_process::capture::files::{self, Held};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -22,6 +23,9 @@ use std::time::{Duration, Instant};
 
 /// How long the tasks may take to freeze: one that waits for a disk cannot be interrupted.
 pub(super) const FREEZE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long what was seen of running tasks is worth something: mappings and flags change.
+const LOOK_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// A workload on this host.
 pub(super) struct Workload {
@@ -43,6 +47,8 @@ pub(super) struct Workload {
     pub(super) announcing: Option<(Announcer, Vec<Instant>)>,
     /// Timed waits of tasks, from the last capture or restore.
     pub(super) waits: Vec<ferry_process::capture::interrupted::KnownWait>,
+    /// What was seen of the tasks while they ran, and when.
+    pub(super) looked: Option<(Looked, Instant)>,
     log: File,
 }
 
@@ -62,6 +68,7 @@ impl Workload {
             hashes: FileHashes::default(),
             announcing: None,
             waits: Vec::new(),
+            looked: None,
             log,
         })
     }
@@ -328,6 +335,10 @@ impl Workload {
 
     pub(super) fn freeze(&mut self) -> Result<()> {
         self.require(&[Phase::Running, Phase::Frozen], "be frozen")?;
+        let fresh = self.looked.as_ref().is_some_and(|(_, at)| at.elapsed() < LOOK_AGE_MAX);
+        if !fresh && self.phase() == Phase::Running {
+            self.look()?;
+        }
         let cgroup = self.cgroup()?;
         self.set_network(false)?;
         let frozen = cgroup.freeze().and_then(|()| cgroup.wait_frozen(FREEZE_TIME_MAX));
@@ -357,6 +368,7 @@ impl Workload {
         self.end_repair()?;
         self.unlock_connections();
         self.ends_connections = false;
+        self.looked = None;
         self.cgroup()?.thaw().map_err(|e| unable("The workload does not thaw", &e))?;
         self.set_phase(Phase::Running)
     }

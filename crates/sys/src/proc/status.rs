@@ -46,6 +46,8 @@ pub struct Status {
     pub locked: u64,
     /// Resident bytes.
     pub resident: u64,
+    /// How often the thread gave its processor away because it had to wait.
+    pub voluntary_switches: u64,
     /// Features of user space that a restore would have to set (`x86_Thread_features`).
     pub thread_features: Vec<u8>,
 }
@@ -92,6 +94,7 @@ fn field(status: &mut Status, name: &[u8], value: &[u8]) -> Option<()> {
         b"Cpus_allowed" => status.processors = mask(value)?,
         b"VmLck" => status.locked = decimal(value)?.0.saturating_mul(1024),
         b"VmRSS" => status.resident = decimal(value)?.0.saturating_mul(1024),
+        b"voluntary_ctxt_switches" => status.voluntary_switches = number(value)?,
         b"x86_Thread_features" => status.thread_features = value.to_vec(),
         _ => {}
     }
