@@ -1,8 +1,8 @@
 //! The readers of what comes from another node, before and after it has said who it is.
 
 use ferry_model::ids::HostName;
-use ferry_transfer::space::SpaceId;
-use ferry_transfer::wire::{control, frame, greeting};
+use ferry_transfer::space::{Range, SpaceId};
+use ferry_transfer::wire::{control, frame, greeting, rounds};
 use std::io::{self, Read, Write};
 use zerocopy::IntoBytes;
 
@@ -47,6 +47,46 @@ pub fn frame_seeds() -> Vec<Vec<u8>> {
     let pages = frame::Frame::Pages { space: SpaceId(3), address: 0x7000, len: 4096, zero: false };
     let end = frame::Frame::End { frames: 9, bytes: 36864 };
     [pages, end].map(|one| frame::Header::new(one, 5).as_bytes().to_vec()).to_vec()
+}
+
+/// Reads a frame of a round. One that is accepted has ranges in order that have as many bytes as its content, within the limits.
+pub fn round(bytes: &[u8]) {
+    use rounds::frame::{BYTES_MAX, Frame, RANGES_MAX, decode};
+    let Ok((frame, ranges, content)) = decode(bytes, 5) else { return };
+    assert!(ranges.len() <= RANGES_MAX && content.len() <= BYTES_MAX);
+    assert!(ranges.iter().all(|range| range.len > 0 && range.start.checked_add(range.len).is_some()));
+    assert!(ranges.windows(2).all(|two| two[0].end() <= two[1].start));
+    if let Frame::Pages { .. } = frame {
+        assert_eq!(ranges.iter().map(|range| range.len).sum::<u64>(), content.len() as u64);
+    }
+}
+
+/// Pages as they are, packed pages, and zeros.
+#[must_use]
+pub fn round_seeds() -> Vec<Vec<u8>> {
+    use rounds::frame::{Frame, Header, pack, write_table};
+    let ranges = [Range { start: 0x7000, len: 0x1000 }, Range { start: 0x9000, len: 0x2000 }];
+    let (space, content) = (SpaceId(3), vec![7; 0x3000]);
+    let mut packed = Vec::new();
+    pack(&content, &mut packed);
+    let pages = |body: &[u8], compressed| Frame::Pages {
+        space,
+        ranges: 2,
+        bytes: 0x3000,
+        body: body.len(),
+        compressed,
+    };
+    let whole = |frame: &Frame, body: &[u8]| {
+        let mut bytes = Header::new(frame, 5).as_bytes().to_vec();
+        write_table(&ranges, &mut bytes).expect("ranges of pages");
+        bytes.extend_from_slice(body);
+        bytes
+    };
+    vec![
+        whole(&pages(&content, false), &content),
+        whole(&pages(&packed, true), &packed),
+        whole(&Frame::Zero { space, ranges: 2 }, &[]),
+    ]
 }
 
 /// Reads a greeting.

@@ -53,13 +53,14 @@ mod tests {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(content).unwrap();
             let via = Via::File { path: format!("/proc/self/fd/{}", file.as_raw_fd()) };
-            let ranges = vec![Range { start: 0, len: content.len() as u64 }];
+            let ranges = vec![Range { start: 0, len: 3 * 4096 }];
             (file, SpaceAccess { space: SpaceId(4), via, ranges })
         };
-        let mut content = vec![7; 3 * 4096];
+        // Its last page has an end.
+        let mut content = vec![7; 3 * 4096 - 100];
         content[4096..8192].fill(0);
         let (_source, from) = object(&content);
-        let (target, to) = object(&vec![9; 3 * 4096]);
+        let (target, to) = object(&vec![9; 3 * 4096 - 100]);
         let mut carrier = Local(LinuxSink::open(vec![to]).unwrap());
         let shared = StillSpace::open(from).unwrap();
         let mut engine = Engine::arm(vec![shared]).unwrap();

@@ -28,7 +28,11 @@ impl Opened {
                 // What process_vm_readv refuses (PROT_NONE with content) the mem file still gives.
                 mem.read_exact_at(&mut buffer[done..], address + done as u64)
             }
-            Self::File(file) => file.read_exact_at(buffer, address),
+            Self::File(file) => {
+                let len = within(file, address, buffer.len())?;
+                buffer[len..].fill(0);
+                file.read_exact_at(&mut buffer[..len], address)
+            }
         }
     }
 
@@ -39,7 +43,7 @@ impl Opened {
                 // Read-only private pages (RELRO, text that was written to) are only written by the mem file.
                 mem.write_all_at(&bytes[done..], address + done as u64)
             }
-            Self::File(file) => file.write_all_at(bytes, address),
+            Self::File(file) => file.write_all_at(&bytes[..within(file, address, bytes.len())?], address),
         }
     }
 
@@ -82,6 +86,12 @@ impl Opened {
         }
         Ok(())
     }
+}
+
+/// How many of `len` bytes at `address` a file has: its last page reads as zero behind its end, and writing there would make it longer.
+fn within(file: &File, address: u64, len: usize) -> io::Result<usize> {
+    let rest = file.metadata()?.len().saturating_sub(address);
+    Ok(usize::try_from(rest).map_or(len, |rest| rest.min(len)))
 }
 
 /// Sum of the lengths, if it is at most `limit`.

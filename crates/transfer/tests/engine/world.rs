@@ -328,7 +328,7 @@ impl TrackedSpace for Space {
         if !self.world.lock().alive.contains(&self.id.0) {
             return Err(io::Error::other("the space is no more"));
         }
-        let backed = self.choose(|_, at| at.kind.file && !at.kind.shared);
+        let backed = self.choose(|_, at| at.kind.file);
         self.world.step();
         let content = self.choose(|_, at| at.content.is_some());
         self.world.step();
