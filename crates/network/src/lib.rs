@@ -2,8 +2,8 @@
 //!
 //! A workload with an address of its own has a network namespace with one device, the inner end of a veth pair; the
 //! outer end is a port of a bridge of the host's. The identity (MAC, addresses, routes, neighbours) moves; the pair is
-//! made anew. The lock is the outer end being down: not a single packet, so no reset, leaves or enters. A tree that was adopted has
-//! no device of its own: its connections are locked by rules ([`nft`]). After a move
+//! made anew. The lock is that port being disabled: not a single packet, so no reset, leaves or enters. What comes meanwhile is
+//! kept ([`hold`]). A tree that was adopted has no device of its own: its connections are locked by rules ([`nft`]). After a move
 //! the announcement tells switches and neighbours where the addresses now are.
 //!
 //! All of it is synchronous rtnetlink; nothing is remembered between calls: names follow from the workload's id.
@@ -11,6 +11,7 @@
 pub mod announce;
 mod attach;
 mod error;
+pub mod hold;
 mod identity;
 mod link;
 pub mod nft;

@@ -11,10 +11,15 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
+const INFO_SLAVE_DATA: u16 = 5;
+const BRPORT_STATE: u16 = 1;
+const AF_BRIDGE: u8 = 7;
+const SETLINK: u16 = 19;
 const VETH_PEER: u16 = 1;
 const IFF_UP: u32 = 1;
 /// Length of `struct ifinfomsg`.
@@ -31,7 +36,14 @@ pub(crate) struct Link {
     pub(crate) up: bool,
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) mtu: u32,
+    /// A bridge's port: its state.
+    pub(crate) port: Option<u8>,
 }
+
+/// A port that lets nothing pass.
+pub(crate) const DISABLED: u8 = 0;
+/// A port that lets everything pass.
+pub(crate) const FORWARDING: u8 = 3;
 
 fn head(index: u32, flags: u32, change: u32) -> [u8; HEAD] {
     let mut head = [0; HEAD];
@@ -61,6 +73,10 @@ fn parse(message: &Received) -> Option<Link> {
             IFLA_LINKINFO => {
                 let kind = attributes(value).find(|(kind, _)| *kind == INFO_KIND);
                 link.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
+                let port = attributes(value).find(|(kind, _)| *kind == INFO_SLAVE_DATA);
+                let state =
+                    port.and_then(|(_, port)| attributes(port).find(|(kind, _)| *kind == BRPORT_STATE));
+                link.port = state.and_then(|(_, state)| state.first().copied());
             }
             _ => {}
         }
@@ -84,6 +100,14 @@ pub(crate) fn find(route: &mut Route, name: &str) -> io::Result<Option<Link>> {
 /// Brings a link up or down.
 pub(crate) fn set_up(route: &mut Route, index: u32, up: bool) -> io::Result<()> {
     route.ask(Message::new(NEWLINK, 0, &head(index, u32::from(up), IFF_UP)))
+}
+
+/// Sets the state of a bridge's port: at once, unlike [`set_up`], which waits until nobody is still sending by the device.
+pub(crate) fn set_port(route: &mut Route, index: u32, state: u8) -> io::Result<()> {
+    let mut head = head(index, 0, 0);
+    head[0] = AF_BRIDGE;
+    let message = Message::new(SETLINK, 0, &head);
+    route.ask(message.with_nested(IFLA_PROTINFO, &[], |port| port.with(BRPORT_STATE, &[state])))
 }
 
 /// Removes a link.

@@ -137,6 +137,57 @@ fn two_workloads_talk_until_one_is_locked() {
     assert!(eventually("10.7.0.2"));
 }
 
+#[test]
+fn what_comes_for_a_locked_workload_is_kept_and_delivered() {
+    use ferry_network::hold::{Holder, deliver};
+    use std::io::{Read, Write};
+    host();
+    bridge_create("br0").unwrap();
+    let (first, second) = (workload(), workload());
+    for (namespace, name, last) in [(&first, "fyone", 1), (&second, "fytwo", 2)] {
+        attach(namespace.as_fd(), "br0", name, &identity(last)).unwrap();
+        unlock(name).unwrap();
+    }
+    let (from, at) = (socket(&first, "10.7.0.1"), socket(&second, "10.7.0.2"));
+    at.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let listener = in_namespace(second.as_fd(), || std::net::TcpListener::bind("10.7.0.2:0")).unwrap();
+    let mut near = in_namespace(first.as_fd(), || {
+        std::net::TcpStream::connect_timeout(&listener.local_addr()?, Duration::from_secs(10))
+    })
+    .unwrap();
+    let (mut far, _) = listener.accept().unwrap();
+
+    let holder = Holder::open("br0", identity(2)).unwrap();
+    lock("fytwo").unwrap();
+    assert!(locked("fytwo").unwrap());
+    holder.begin().unwrap();
+    from.send_to(b"meanwhile", at.local_addr().unwrap()).unwrap();
+    from.send_to(b"not for it", "10.7.0.3:9").unwrap();
+    // More than a packet: handed on uncut and without checksums between devices of one machine.
+    let block: Vec<u8> = (0..10_000_u32).map(|at| (at >> 3) as u8).collect();
+    near.write_all(&block).unwrap();
+    at.set_nonblocking(true).unwrap();
+    assert!(at.recv(&mut [0; 16]).is_err(), "it is locked");
+    at.set_nonblocking(false).unwrap();
+    let frames = holder.take();
+    assert!(frames.len() >= 2 && holder.take().is_empty(), "{}", frames.len());
+
+    unlock("fytwo").unwrap();
+    holder.end().unwrap();
+    assert_eq!(deliver("fytwo", &frames).unwrap(), frames.len());
+    let mut buffer = [0; 16];
+    assert_eq!(at.recv(&mut buffer).unwrap(), 9);
+    assert_eq!(&buffer[..9], b"meanwhile");
+    at.set_nonblocking(true).unwrap();
+    assert!(at.recv(&mut buffer).is_err(), "and once only");
+    let mut got = vec![0; block.len()];
+    far.read_exact(&mut got).unwrap();
+    assert!(got == block);
+    // Nothing is kept any more.
+    from.send_to(b"again", at.local_addr().unwrap()).unwrap();
+    assert!(holder.take().is_empty());
+}
+
 fn socket(namespace: &OwnedFd, ip: &str) -> std::net::UdpSocket {
     let ip: std::net::IpAddr = ip.parse().unwrap();
     in_namespace(namespace.as_fd(), || std::net::UdpSocket::bind((ip, 0))).unwrap()

@@ -8,6 +8,7 @@ pub mod fdinfo;
 pub mod features;
 pub mod fork;
 pub mod handle;
+pub mod inet_diag;
 pub mod ioctl;
 pub mod kcmp;
 pub mod mapped;

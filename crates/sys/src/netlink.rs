@@ -1,13 +1,13 @@
-//! Netlink messages: building, sending, acknowledgement, dumps. Enough for rtnetlink.
+//! Netlink messages: building, sending, acknowledgement, dumps. Enough for rtnetlink and `sock_diag`.
 //!
 //! A socket belongs to the network namespace in which it was opened, for ever: [`in_namespace`] opens one (or does
 //! anything else) in another namespace and comes back.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::io;
@@ -135,7 +135,7 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// A netlink socket for rtnetlink.
+/// A netlink socket for rtnetlink, or for `sock_diag`.
 #[derive(Debug)]
 pub struct Route {
     socket: OwnedFd,
@@ -148,7 +148,19 @@ impl Route {
     /// # Errors
     /// EMFILE and the like.
     pub fn open() -> io::Result<Self> {
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        Self::of(None)
+    }
+
+    /// The same for `sock_diag(7)`.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; EPROTONOSUPPORT where the kernel has none.
+    pub fn open_diag() -> io::Result<Self> {
+        Self::of(Some(netlink::SOCK_DIAG))
+    }
+
+    fn of(protocol: Option<Protocol>) -> io::Result<Self> {
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
         bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         Ok(Self { socket, sequence: 0 })
     }

@@ -5,6 +5,8 @@
 
 use crate::holder::{Holder, Moved, in_own_network, number, read};
 use ferry_process::capture::files::Error;
+use ferry_process::restore::files::release_left;
+use ferry_sys::tcp_repair::{self, Queue};
 use ferry_sys::{sockaddr, sockopt};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -28,7 +30,8 @@ fn stream(moved: &Moved, fd: i32) -> TcpStream {
 fn expect(stream: &mut TcpStream, expected: &[u8]) {
     let mut buffer = vec![0; expected.len()];
     stream.read_exact(&mut buffer).unwrap();
-    assert!(buffer == expected, "{} bytes differ", expected.len());
+    let differs = (0..expected.len()).find(|at| buffer[*at] != expected[*at]);
+    assert!(differs.is_none(), "{} bytes differ at {differs:?}", expected.len());
 }
 
 #[test]
@@ -213,11 +216,11 @@ fn sockets_that_never_were_connected_and_those_that_were() {
 #[test]
 fn much_that_was_lost_on_its_way_is_sent_again_before_the_slow_timer() {
     in_own_network(|| {
+        small_segments();
         let (listener, own, mut peer) = connection("127.0.0.1:0");
         let mut writer = own.try_clone().unwrap();
-        sockopt::set_int(&writer, libc::IPPROTO_TCP, libc::TCP_MAXSEG, 1000).unwrap();
         // Until the window is wide.
-        let block: Vec<u8> = (0..400_000_u32).map(|at| ((at * 31) >> 3) as u8).collect();
+        let block: Vec<u8> = (0..400_000_u32).map(|at| (1 + ((at * 31) >> 3)) as u8).collect();
         std::thread::scope(|scope| {
             scope.spawn(|| writer.write_all(&block).unwrap());
             expect(&mut peer, &block);
@@ -267,4 +270,134 @@ fn an_error_that_was_not_told_is_told_after_a_cancelled_move_and_after_one() {
         assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET));
         assert_eq!(own.read(&mut [0]).unwrap(), 0);
     });
+}
+
+/// Where the process that restores is killed, in the middle of giving a connection what it had.
+#[derive(Clone, Copy, Debug)]
+enum Killed {
+    /// Before all of it.
+    Before,
+    /// So many bytes are in the queue as sent.
+    Sent(usize),
+    /// And it is out of repair mode, with so many more.
+    Written(usize),
+    /// All is in, the end too.
+    Ended,
+}
+
+/// Gives the connection `fd` of `moved` a part of what it is to have, as the release would, and loses the rest with the process.
+/// `sent` is what counts as sent, with the byte before it.
+fn cut_short(moved: &Moved, fd: i32, at: Killed, sent: &[u8], unsent: &[u8]) {
+    let socket = moved.fd(fd);
+    let _ = ferry_sys::socket_filter::detach(socket);
+    let put = |bytes: &[u8]| {
+        tcp_repair::choose(socket, Queue::Send).unwrap();
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            bytes = &bytes[sockaddr::send(socket, bytes, None).unwrap()..];
+        }
+        tcp_repair::choose(socket, Queue::None).unwrap();
+    };
+    match at {
+        Killed::Before => {}
+        Killed::Sent(count) => put(&sent[..count]),
+        Killed::Written(_) | Killed::Ended => {
+            put(sent);
+            tcp_repair::end_silently(socket).unwrap();
+            let count = if let Killed::Written(count) = at { count } else { unsent.len() };
+            let mut bytes = &unsent[..count];
+            while !bytes.is_empty() {
+                bytes = &bytes[sockaddr::send(socket, bytes, None).unwrap()..];
+            }
+            if let Killed::Ended = at {
+                rustix::net::shutdown(socket, rustix::net::Shutdown::Write).unwrap();
+            }
+        }
+    }
+}
+
+/// Ends the process that restored `moved` and lets another do what it had left to do, twice.
+fn replaced(moved: Moved, tcp: &[i32]) -> Holder {
+    let written = moved.made.unreleased().unwrap().unwrap();
+    let held = tcp.iter().map(|fd| moved.fd(*fd).try_clone_to_owned().unwrap()).collect();
+    let tasks = Holder::with(held);
+    drop(moved);
+    for _ in 0..2 {
+        release_left(&written, &[tasks.task], None).unwrap();
+    }
+    tasks
+}
+
+#[test]
+fn what_was_not_sent_outlives_who_restored_it_and_gets_there_once() {
+    let answer = b"0123456789 the answer";
+    let all = answer.len();
+    for at in [Killed::Before, Killed::Written(0), Killed::Written(7), Killed::Written(all), Killed::Ended] {
+        in_own_network(|| {
+            let (listener, own, mut peer) = connection("127.0.0.1:0");
+            let o = number(&own);
+            let mut writer = own.try_clone().unwrap();
+            sockopt::set_int(&writer, libc::IPPROTO_TCP, libc::TCP_CORK, 1).unwrap();
+            writer.write_all(answer).unwrap();
+            ferry_sys::socket_filter::drop_all(&peer).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+            drop(writer);
+            let moved = Holder::with(vec![listener.into(), own.into()]).move_here();
+            ferry_sys::socket_filter::detach(&peer).unwrap();
+            cut_short(&moved, o, at, &[], answer);
+            let _tasks = replaced(moved, &[o]);
+            let mut got = Vec::new();
+            peer.read_to_end(&mut got).unwrap();
+            assert_eq!(got, answer, "{at:?}");
+        });
+    }
+}
+
+#[test]
+fn much_that_was_on_its_way_outlives_who_restored_it() {
+    let block: Vec<u8> = (0..400_000_u32).map(|at| (1 + ((at * 31) >> 3)) as u8).collect();
+    for at in [Killed::Before, Killed::Sent(20_000), Killed::Written(0)] {
+        in_own_network(|| {
+            small_segments();
+            let (listener, own, mut peer) = connection("127.0.0.1:0");
+            let mut writer = own.try_clone().unwrap();
+            // Until the window is wide.
+            std::thread::scope(|scope| {
+                scope.spawn(|| writer.write_all(&block).unwrap());
+                expect(&mut peer, &block);
+            });
+            ferry_sys::socket_filter::drop_all(&peer).unwrap();
+            let lost = &block[..40_000];
+            writer.write_all(lost).unwrap();
+            drop(writer);
+            let o = number(&own);
+            let moved = Holder::with(vec![listener.into(), own.into()]).move_here();
+            ferry_sys::socket_filter::detach(&peer).unwrap();
+            let (unsent, segment) = unsent_of(&moved, o);
+            let (sent, unsent) = lost.split_at(lost.len() - unsent as usize);
+            assert!(sent.len() > 20_000 && segment < 2000, "{} count as sent, by {segment}", sent.len());
+            cut_short(&moved, o, at, &[&[0], sent].concat(), unsent);
+            let tasks = replaced(moved, &[o]);
+            expect(&mut peer, lost);
+            drop(tasks);
+            // The end comes right after it.
+            assert_eq!(peer.read(&mut [0]).unwrap(), 0, "{at:?}");
+        });
+    }
+}
+
+/// Segments as on an Ethernet: what counts as sent is then soon more than the first window of a connection.
+fn small_segments() {
+    let done = std::process::Command::new("ip").args(["link", "set", "lo", "mtu", "1500"]).status();
+    assert!(done.unwrap().success());
+}
+
+/// How many bytes of the send queue were never sent, and the size of a segment.
+fn unsent_of(moved: &Moved, fd: i32) -> (u32, u32) {
+    use ferry_process::records::file::Kind;
+    use ferry_process::records::socket::Detail;
+    let Kind::Socket(socket) = &moved.description(fd).kind else { panic!("no socket") };
+    let Detail::Tcp(tcp) = &socket.detail else { panic!("no TCP") };
+    let connection = tcp.connection.as_ref().unwrap();
+    (connection.unsent, connection.mss)
 }

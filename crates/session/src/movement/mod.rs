@@ -12,6 +12,7 @@ mod images;
 pub mod link;
 mod memory;
 pub mod node;
+mod packets;
 mod planning;
 pub mod recorder;
 mod registry;

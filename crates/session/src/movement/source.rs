@@ -15,7 +15,7 @@ use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Phase};
 use ferry_model::handover::entry::last_record;
 use ferry_model::handover::{
-    Answer, Cas, Entry, Input, Key, Message, Outcome, Purpose, Receipt, Source, Terms,
+    Answer, Body, Cas, Entry, Input, Key, Message, Outcome, Purpose, Receipt, Source, Terms,
 };
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
@@ -299,10 +299,22 @@ impl SourceRole {
         answer
     }
 
+    /// What came for the workload since its network was locked goes after it. Lost, it is sent again by whoever sent it.
+    fn pass_packets(&mut self) {
+        if self.clone {
+            return;
+        }
+        if let Ok(frames) = self.ask(Client::held)
+            && !frames.is_empty()
+        {
+            let _ = self.ground.link.send(&control::Message::Frames { frames });
+        }
+    }
+
     fn freeze(&mut self) -> Result<()> {
         let recorder = self.ground.recorder.clone();
         let began = Instant::now();
-        self.ask(Client::freeze)?;
+        self.ask(if self.clone { Client::freeze_for_a_while } else { Client::freeze })?;
         recorder.spent(Cause::Freeze, began);
         if self.cold {
             // It starts anew: nothing of what it is just now goes along but its files.
@@ -323,6 +335,9 @@ impl World for SourceRole {
 
     fn send(&mut self, message: Message) {
         self.ground.say(&message);
+        if matches!(message.body, Body::Commit { .. }) {
+            self.pass_packets();
+        }
     }
 
     fn act(&mut self, act: Act) -> Option<Input> {
@@ -344,6 +359,7 @@ impl World for SourceRole {
             },
             Act::Destroy => {
                 self.ground.recorder.phase(Phase::Finish);
+                self.pass_packets();
                 match files::destroy(&self.ground.node, self.workload) {
                     Ok(()) => {
                         self.shim = None;

@@ -189,7 +189,7 @@ impl SuspendRole {
     fn take(&mut self) -> Result<Input> {
         self.frozen = Some(Instant::now());
         self.phase(Phase::Freeze);
-        self.alone.ask(Client::freeze)?;
+        self.alone.ask(if self.leave_running { Client::freeze_for_a_while } else { Client::freeze })?;
         let init = self.alone.ask(Client::status)?.init;
         let init = init.ok_or_else(|| Error::new(Kind::Unable, "The capsule is gone"))?;
         let (state, spaces) = self.alone.ask(Client::capture)?;

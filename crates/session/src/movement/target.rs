@@ -3,6 +3,7 @@
 use super::ground::{Ground, Role, reserve, settle, stopped};
 use super::link::Link;
 use super::node::{Node, Offer};
+use super::packets::Packets;
 use super::recorder::Recorder;
 use super::{files, memory, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
@@ -82,6 +83,7 @@ pub(super) struct TargetRole {
     hashes: Vec<Hash>,
     filling: Option<JoinHandle<Result<Hash>>>,
     failure: Option<Error>,
+    packets: Packets,
 }
 
 /// Takes part in a move that `peer` began, from its first question on. Returns when it is over; `None` when it was only a question.
@@ -125,6 +127,7 @@ pub(super) fn run(
         hashes: Vec::new(),
         filling: None,
         failure: None,
+        packets: Packets::default(),
     };
     let reserve = Target::reserve(key, role.ground.parties(), terms);
     let mut driver = Driver::start(reserve, &mut role).map_err(|e| stopped(&e))?;
@@ -320,6 +323,14 @@ impl TargetRole {
         answer
     }
 
+    /// Lets what the source has kept arrive, once the workload runs. Lost, it is sent again by whoever sent it.
+    fn deliver(&mut self) {
+        let Some(packets) = self.packets.due() else { return };
+        if let Err(error) = self.ask(|shim| shim.deliver(packets)) {
+            self.ground.recorder.say(format!("Packets of the pause were not delivered: {error}"));
+        }
+    }
+
     /// All memory is in: makes the workload whole.
     fn complete(&mut self) -> Result<Receipt> {
         let memory = match self.filling.take() {
@@ -369,6 +380,8 @@ impl World for TargetRole {
                     Ok(()) => {
                         self.tell(Cause::Resume, began);
                         self.ground.node.arrived(self.ground.key.id);
+                        self.packets.runs();
+                        self.deliver();
                         Some(Input::Thawed)
                     }
                     Err(error) => {
@@ -417,6 +430,11 @@ impl Role for TargetRole {
                 self.failure.get_or_insert(error);
                 Err(reason)
             }
+            control::Message::Frames { frames } => {
+                self.packets.add(frames);
+                self.deliver();
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -452,6 +470,7 @@ pub(super) fn recover(
         hashes: Vec::new(),
         filling: None,
         failure: None,
+        packets: Packets::default(),
     };
     let mut driver = Driver::start((target, effects), &mut role).map_err(|e| stopped(&e))?;
     settle(&mut driver, &mut role, |_| false).map_err(|e| stopped(&e))

@@ -32,6 +32,7 @@ impl Workload {
     pub(super) fn look(&mut self) -> Result<()> {
         self.require(&[Phase::Running], "be looked at")?;
         let scope = Scope::Cgroup(self.cgroup()?.path().to_owned());
+        self.open_holder();
         self.looked = Some((capture::look(&scope).map_err(failed)?, Instant::now()));
         Ok(())
     }

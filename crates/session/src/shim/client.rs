@@ -7,6 +7,7 @@ use super::{LOG, SOCKET};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::plan::Resource;
 use ferry_transfer::access::SpaceAccess;
+use minicbor::bytes::ByteVec;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -152,7 +153,12 @@ impl Client {
 
     /// [`Request::Freeze`].
     pub fn freeze(&mut self) -> Result<()> {
-        self.done(&Request::Freeze)
+        self.done(&Request::Freeze { stays: None })
+    }
+
+    /// [`Request::Freeze`] of a workload that goes on here.
+    pub fn freeze_for_a_while(&mut self) -> Result<()> {
+        self.done(&Request::Freeze { stays: Some(true) })
     }
 
     /// [`Request::Capture`]: state, and where the memory is.
@@ -194,6 +200,19 @@ impl Client {
     /// [`Request::EndConnections`].
     pub fn end_connections(&mut self) -> Result<()> {
         self.done(&Request::EndConnections)
+    }
+
+    /// [`Request::Held`]: frames.
+    pub fn held(&mut self) -> Result<Vec<ByteVec>> {
+        match self.call(&Request::Held)? {
+            Answer::Held { frames } => Ok(frames),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// [`Request::Deliver`].
+    pub fn deliver(&mut self, frames: Vec<ByteVec>) -> Result<()> {
+        self.done(&Request::Deliver { frames })
     }
 
     /// [`Request::Release`].

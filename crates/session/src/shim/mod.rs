@@ -11,11 +11,14 @@ pub(crate) mod clone;
 mod connection;
 pub mod envelope;
 mod exec;
+mod freeze;
 mod furniture;
 mod ground;
 mod inspect;
 mod lock;
 mod network;
+mod orphans;
+mod packets;
 pub mod protocol;
 mod rebuild;
 pub mod record;
@@ -23,6 +26,7 @@ mod run;
 pub mod spec;
 pub mod stream;
 mod terminal;
+mod unsent;
 mod workload;
 
 pub(crate) use capture::CONTENTS;
@@ -36,6 +40,9 @@ pub const SOCKET: &str = "shim.sock";
 
 /// Name of a shim's record in a workload's state directory.
 pub(crate) const RECORD: &str = "shim.cbor";
+
+/// Name of what connections are still to be given, in a workload's state directory.
+pub(crate) const CONNECTIONS: &str = "connections.cbor";
 
 /// Name of the log file in a workload's state directory.
 pub const LOG: &str = "log";

@@ -69,9 +69,13 @@ pub enum Request {
     /// [`Request::Freeze`], which does it itself where it was not asked.
     #[n(30)]
     Look,
-    /// Freezes all tasks and locks the network.
+    /// Freezes all tasks and locks the network, when connections that the workload has closed have told their peers everything.
     #[n(8)]
-    Freeze,
+    Freeze {
+        /// The workload goes on here afterwards, and they have time then.
+        #[n(0)]
+        stays: Option<bool>,
+    },
     /// Captures the execution state of the frozen tasks. They stay frozen, with no tracer attached.
     #[n(9)]
     Capture,
@@ -115,6 +119,16 @@ pub enum Request {
     /// peers get a reset. A thaw takes it back.
     #[n(17)]
     EndConnections,
+    /// What was sent to the frozen workload since this was last asked: it is another host's now. Answered by [`Answer::Held`].
+    #[n(40)]
+    Held,
+    /// Frames that another host has kept for this workload, which runs here by now.
+    #[n(41)]
+    Deliver {
+        /// As they were kept.
+        #[n(0)]
+        frames: Vec<ByteVec>,
+    },
     /// Makes what a workload that will arrive needs and what is known before it is captured: cgroup, namespaces, clocks, network
     /// device (down). [`Request::Prepare`] of the same workload follows.
     #[n(24)]
@@ -196,6 +210,13 @@ pub enum Answer {
     /// The connection is a stream of [`crate::shim::stream`] frames from here.
     #[n(7)]
     Stream,
+    /// Answer to [`Request::Held`].
+    #[n(40)]
+    Held {
+        /// Frames with what the kernel says about each ([`ferry_network::hold`]).
+        #[n(0)]
+        frames: Vec<ByteVec>,
+    },
 }
 
 /// Where a shim stands.
@@ -345,6 +366,13 @@ mod tests {
         assert_eq!(receive::<Request>(&mut bytes.as_slice()).unwrap(), request);
         bytes.truncate(bytes.len() - 1);
         assert!(receive::<Request>(&mut bytes.as_slice()).is_err());
+    }
+
+    #[test]
+    fn a_freeze_without_words_is_one_before_a_move() {
+        // As a node of an older version asks.
+        let framed = [3, 0, 0, 0, 0x82, 8, 0x80];
+        assert_eq!(receive::<Request>(&mut framed.as_slice()).unwrap(), Request::Freeze { stays: None });
     }
 
     #[test]

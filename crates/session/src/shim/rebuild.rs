@@ -140,6 +140,7 @@ impl Workload {
         let recreated = self.restore_files(state, &puppets)?;
         let restored = puppets.finish(&recreated).map_err(failed)?;
         recreated.seal().map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        self.write_connections(&recreated)?;
         for warning in &restored.warnings {
             eprintln!("{warning}");
         }
@@ -175,8 +176,10 @@ impl Workload {
             Some(Building::Whole(recreated)) => {
                 recreated.release_network().map_err(|e| Error::from_source(Kind::Unable, &e))?;
             }
-            _ => self.end_repair()?,
+            _ => self.release_left()?,
         }
+        // Before anything runs: from here on the program writes into its connections itself.
+        self.forget_connections()?;
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         capsule.cgroup().thaw().map_err(|e| unable("The workload does not thaw", &e))?;
         self.building = None;

@@ -266,7 +266,7 @@ impl Server {
         let answered = match request {
             Request::Exec { spec } => self.exec(at, &spec),
             Request::Attach { size } => self.attach(at, size),
-            Request::Freeze => self.freeze(),
+            Request::Freeze { stays } => self.freeze(stays.unwrap_or(false)),
             Request::Inspect => self.inspect(),
             other => self.answer(other),
         };
@@ -313,6 +313,15 @@ impl Server {
                 workload.ends_connections = true;
                 Ok(Answer::Done)
             }
+            Request::Held => {
+                let frames = workload.held_frames().into_iter().map(Into::into).collect();
+                Ok(Answer::Held { frames })
+            }
+            Request::Deliver { frames } => {
+                workload.require(&[Phase::Running], "be given packets")?;
+                let frames: Vec<_> = frames.into_iter().map(Into::into).collect();
+                workload.deliver_frames(&frames).map(|()| Answer::Done)
+            }
             Request::Release => workload.release().map(|()| Answer::Done),
             Request::Resize { size } => {
                 let terminal = workload.terminal.as_ref().ok_or_else(no_terminal)?;
@@ -322,18 +331,18 @@ impl Server {
             Request::Wait
             | Request::Exec { .. }
             | Request::Attach { .. }
-            | Request::Freeze
+            | Request::Freeze { .. }
             | Request::Inspect => Err(Error::new(Kind::Bug, "Served elsewhere")),
         }
     }
 
     /// The plan names what speaks against it; this is for what was started after it.
-    fn freeze(&mut self) -> Result<Answer> {
+    fn freeze(&mut self, stays: bool) -> Result<Answer> {
         if let Some(exec) = self.execs.iter().find(|exec| exec.has_client()) {
             let Blocker { what, lifted_by } = exec.blocker();
             return Err(Error::new(Kind::Refused, what).hint(lifted_by));
         }
-        self.workload.freeze().map(|()| Answer::Done)
+        self.workload.freeze(stays).map(|()| Answer::Done)
     }
 
     fn inspect(&mut self) -> Result<Answer> {

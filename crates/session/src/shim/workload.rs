@@ -9,6 +9,7 @@ use crate::facts::FileHashes;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::WorkloadId;
 use ferry_network::announce::Announcer;
+use ferry_network::hold::Holder;
 use ferry_process::adoption::Adoption;
 use ferry_process::capsule::{self, Capsule, Cgroup, Command, Started, User};
 use ferry_process::capture::Looked;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 pub(super) const FREEZE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How long what was seen of running tasks is worth something: mappings and flags change.
-const LOOK_AGE_MAX: Duration = Duration::from_secs(1);
+pub(super) const LOOK_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// A workload on this host.
 pub(super) struct Workload {
@@ -43,6 +44,8 @@ pub(super) struct Workload {
     pub(super) ends_connections: bool,
     /// Hashes of its code, remembered from plan to plan.
     pub(super) hashes: FileHashes,
+    /// Keeps packets while the workload stands still.
+    pub(super) holder: Option<Holder>,
     /// Repetitions of the announcement that are still due.
     pub(super) announcing: Option<(Announcer, Vec<Instant>)>,
     /// Timed waits of tasks, from the last capture or restore.
@@ -66,6 +69,7 @@ impl Workload {
             held: None,
             ends_connections: false,
             hashes: FileHashes::default(),
+            holder: None,
             announcing: None,
             waits: Vec::new(),
             looked: None,
@@ -333,60 +337,6 @@ impl Workload {
         let _ = self.log.write_all(bytes);
     }
 
-    pub(super) fn freeze(&mut self) -> Result<()> {
-        self.require(&[Phase::Running, Phase::Frozen], "be frozen")?;
-        let fresh = self.looked.as_ref().is_some_and(|(_, at)| at.elapsed() < LOOK_AGE_MAX);
-        if !fresh && self.phase() == Phase::Running {
-            self.look()?;
-        }
-        let cgroup = self.cgroup()?;
-        self.set_network(false)?;
-        let frozen = cgroup.freeze().and_then(|()| cgroup.wait_frozen(FREEZE_TIME_MAX));
-        if let Err(e) = frozen {
-            self.set_phase(Phase::Frozen)?;
-            self.thaw()?;
-            return Err(unable("The workload does not freeze", &e));
-        }
-        self.set_phase(Phase::Frozen)?;
-        self.lock_connections();
-        Ok(())
-    }
-
-    /// Back to running. Harmless when it runs.
-    pub(super) fn thaw(&mut self) -> Result<()> {
-        match self.phase() {
-            Phase::Running | Phase::Exited => return Ok(()),
-            Phase::Frozen => {}
-            phase => {
-                return Err(Error::new(
-                    Kind::Refused,
-                    format!("A workload that is {} cannot run on", words(phase)),
-                ));
-            }
-        }
-        self.set_network(true)?;
-        self.end_repair()?;
-        self.unlock_connections();
-        self.ends_connections = false;
-        self.looked = None;
-        self.cgroup()?.thaw().map_err(|e| unable("The workload does not thaw", &e))?;
-        self.set_phase(Phase::Running)
-    }
-
-    /// Takes connections out of repair mode that a capture, here or in a shim that died, put into it.
-    pub(super) fn end_repair(&mut self) -> Result<()> {
-        if let Some(mut held) = self.held.take() {
-            held.resume();
-            return Ok(());
-        }
-        if self.capsule.is_none() && self.adopted.is_none() {
-            return Ok(());
-        }
-        let tasks = self.tasks()?;
-        files::end_repair(&tasks)?;
-        Ok(())
-    }
-
     /// Kills what there is and removes the capsule.
     pub(super) fn destroy(&mut self) -> Result<()> {
         self.building = None;
@@ -406,6 +356,7 @@ impl Workload {
             let _ = network::lock(spec);
         }
         self.announcing = None;
+        self.holder = None;
         if let Some(capsule) = self.capsule.take() {
             let _ = capsule.cgroup().kill();
             let _ = capsule.cgroup().thaw();
@@ -425,6 +376,7 @@ impl Workload {
         if let Some(spec) = &device {
             network::detach(spec)?;
         }
+        self.forget_connections()?;
         self.record = None;
         Record::remove(&self.dir).map_err(|e| unable("The workload's record could not be removed", &e))
     }
@@ -486,7 +438,7 @@ pub(super) fn no_capsule() -> Error {
     Error::new(Kind::Refused, "The workload has no capsule")
 }
 
-fn words(phase: Phase) -> &'static str {
+pub(super) fn words(phase: Phase) -> &'static str {
     match phase {
         Phase::Empty => "not started",
         Phase::Running => "running",

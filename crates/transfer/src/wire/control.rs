@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Either side may say `Failed` where something else was due; the handover then decides what that means. `Event` may come from the
-//! target at any time.
+//! target at any time, `Frames` from the source after the commit. A message of a kind that is not known here is skipped.
 
 use super::invalid;
 use ferry_model::error::Error;
@@ -152,6 +152,13 @@ pub enum Message {
     /// Nothing more will be said.
     #[n(12)]
     Bye,
+    /// Source, after the commit: what was sent to the workload while it stood still. The target delivers it when the workload runs.
+    #[n(40)]
+    Frames {
+        /// Ethernet frames, each with what the sender's kernel says about it (`struct virtio_net_hdr`) in front.
+        #[n(0)]
+        frames: Vec<ByteVec>,
+    },
 }
 
 /// What a [`Message::Bulk`] announces.
@@ -174,11 +181,19 @@ pub fn send(stream: &mut impl Write, message: &Message) -> io::Result<()> {
     stream.flush()
 }
 
-/// Receives a message.
+/// Receives a message. One of a kind that only a later version knows is skipped.
 pub fn receive(stream: &mut impl Read) -> io::Result<Message> {
-    let message = receive_limited(stream, MESSAGE_BYTES_MAX)?;
-    check(&message)?;
-    Ok(message)
+    loop {
+        let bytes = receive_bytes(stream, MESSAGE_BYTES_MAX)?;
+        match minicbor::decode(&bytes) {
+            Ok(message) => {
+                check(&message)?;
+                return Ok(message);
+            }
+            Err(error) if error.is_unknown_variant() => {}
+            Err(error) => return Err(unreadable(&error)),
+        }
+    }
 }
 
 /// For the fuzzer: a message in a slice, length included.
@@ -209,6 +224,14 @@ pub fn send_limited<T: Encode<()>>(stream: &mut impl Write, message: &T, bytes_m
 
 /// Receives any CBOR value of at most `bytes_max`. Memory grows with what really comes, not with what is announced.
 pub fn receive_limited<T: for<'b> Decode<'b, ()>>(stream: &mut impl Read, bytes_max: usize) -> io::Result<T> {
+    minicbor::decode(&receive_bytes(stream, bytes_max)?).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &minicbor::decode::Error) -> io::Error {
+    invalid(format!("A message that cannot be read: {error}"))
+}
+
+fn receive_bytes(stream: &mut impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut len = [0; 4];
     stream.read_exact(&mut len)?;
     let len = u32::from_le_bytes(len) as usize;
@@ -220,7 +243,7 @@ pub fn receive_limited<T: for<'b> Decode<'b, ()>>(stream: &mut impl Read, bytes_
     if bytes.len() < len {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    minicbor::decode(&bytes).map_err(|e| invalid(format!("A message that cannot be read: {e}")))
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -241,6 +264,20 @@ mod tests {
             send(&mut bytes, &message).unwrap();
             assert_eq!(decode(&bytes).unwrap(), message);
         }
+    }
+
+    #[test]
+    fn a_message_of_a_later_version_is_skipped() {
+        let mut bytes = Vec::new();
+        // Kind 9999, with a field.
+        let later = [0x82, 0x19, 0x27, 0x0f, 0x81, 0x01];
+        bytes.extend((later.len() as u32).to_le_bytes());
+        bytes.extend(later);
+        send(&mut bytes, &Message::Bye).unwrap();
+        assert_eq!(decode(&bytes).unwrap(), Message::Bye);
+        // What is known and damaged is not.
+        let damaged = [2, 0, 0, 0, 0x82, 0x05];
+        assert!(decode(&damaged).is_err());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Segment<'a> {
     pub flags: u8,
     /// The peer's window, as it stands in the header: before it is scaled.
     pub window: u16,
+    /// Its time stamp, and the one of ours that it echoes.
+    pub stamps: Option<[u32; 2]>,
 }
 
 /// Plays a segment.
@@ -40,10 +42,15 @@ pub fn segment(played: &Segment<'_>) -> io::Result<()> {
     segment.extend(to_port.to_be_bytes());
     segment.extend(played.sequence.to_be_bytes());
     segment.extend(played.acknowledged.to_be_bytes());
-    // Five words of header; no urgent data.
-    segment.extend([5 << 4, ACK | played.flags]);
+    // Five words of header, three of options; no urgent data.
+    let words = if played.stamps.is_some() { 8 } else { 5 };
+    segment.extend([words << 4, ACK | played.flags]);
     segment.extend(played.window.to_be_bytes());
     segment.extend([0; 4]);
+    if let Some(stamps) = played.stamps {
+        segment.extend([1, 1, 8, 10]);
+        segment.extend(stamps.iter().flat_map(|stamp| stamp.to_be_bytes()));
+    }
     send(from, to, libc::IPPROTO_TCP as u8, segment, 16)
 }
 

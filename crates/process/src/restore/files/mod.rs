@@ -14,6 +14,7 @@ mod nameless;
 pub(crate) mod over;
 mod pipe;
 mod plain;
+mod release;
 mod socket;
 mod tcp;
 mod terminal;
@@ -21,6 +22,7 @@ mod udp;
 mod unix;
 
 pub use error::Error;
+pub use release::release_left;
 
 use super::FileSource;
 use crate::records::Files;
@@ -49,7 +51,7 @@ pub struct Recreated {
     files: Files,
     descriptions: Vec<OwnedFd>,
     nameless: Vec<OwnedFd>,
-    connections: Vec<tcp::Pending>,
+    connections: Vec<release::Pending>,
     /// The workload's network namespace, where it is not this process's own.
     net: Option<OwnedFd>,
 }
@@ -61,7 +63,7 @@ pub(crate) struct Restore<'a> {
     /// By index of the description.
     pub(crate) open: Vec<Option<OwnedFd>>,
     pub(crate) nameless: Vec<OwnedFd>,
-    pub(crate) connections: Vec<tcp::Pending>,
+    pub(crate) connections: Vec<release::Pending>,
     /// This process's own `/proc/self/fd`, opened outside: the workload's /proc does not show it.
     pub(crate) own: &'a OwnedFd,
     ahead: event::Ahead,
@@ -150,29 +152,29 @@ impl Recreated {
         Ok(())
     }
 
+    /// What connections are still to be given by [`Self::release_network`], for [`release_left`] to do in its stead. To be written down
+    /// before anybody counts on the workload. None: there are no connections.
+    ///
+    /// # Errors
+    /// When a connection cannot be looked at.
+    pub fn unreleased(&self) -> Result<Option<Vec<u8>>, Error> {
+        release::write_down(&self.connections, &self.descriptions)
+    }
+
     /// Takes the connections out of repair mode: only when the network is right, so that no reset escapes, and before the
-    /// tasks run. What was never sent is sent now.
+    /// tasks run. What was never sent is sent now. May be repeated.
     ///
     /// # Errors
     /// The first connection that refuses; the others are released all the same.
     pub fn release_network(&mut self) -> Result<(), Error> {
-        let connections = std::mem::take(&mut self.connections);
-        if connections.is_empty() {
-            return Ok(());
-        }
-        // Acknowledgements are played to some.
-        let place = Place { mount: None, net: self.net.as_ref().map(AsFd::as_fd) };
-        let released = within(place, || {
-            let mut first = Ok(());
-            for pending in connections {
-                let done = pending.release(&self.descriptions);
-                if first.is_ok() {
-                    first = done;
-                }
-            }
-            first
+        let mut connections = std::mem::take(&mut self.connections);
+        let (net, descriptions) = (self.net.as_ref(), &self.descriptions);
+        let released = release::release_all(&mut connections, net, |pending| {
+            let fd = descriptions.get(pending.number as usize).map(OwnedFd::try_clone);
+            fd.transpose().map_err(Error::kernel("copy a connection's descriptor"))
         });
-        released.map_err(Error::kernel("enter the workload's network namespace"))?
+        self.connections = connections;
+        released
     }
 }
 

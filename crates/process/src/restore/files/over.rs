@@ -121,6 +121,7 @@ impl Over<'_> {
             acknowledged: SEQUENCE,
             flags,
             window: 1 << 15,
+            stamps: None,
         };
         // The acknowledgement of the FIN may reach the peer that is none: then this host's own reset is played too.
         let play = |sequence, flags, states: &[u8]| {

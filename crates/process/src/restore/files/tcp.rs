@@ -13,53 +13,27 @@
 
 use super::inject;
 use super::over::Over;
-use super::socket::{new, set_buffers, set_options, set_reuse, widen};
+use super::release::{Pending, Sent};
+use super::socket::{new, set_buffers, set_options, widen};
 use super::{Error, Restore};
 use crate::records::socket::{Connection, Socket, TcpSocket};
-use ferry_sys::ioctl::{self, Int};
 use ferry_sys::sockaddr;
 use ferry_sys::tcp_repair::{self, Agreed, Queue};
 use rustix::fd::OwnedFd;
-use rustix::net::Shutdown;
 
 pub(super) const LISTEN: u8 = 10;
 const SYN_SENT: u8 = 2;
-const CLOSE: u8 = 7;
+pub(super) const CLOSE: u8 = 7;
 /// Segments that a new connection may have under way (RFC 6928).
 const FIRST_WINDOW: usize = 10;
-
-/// What is left to do at the release.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    /// Description.
-    number: usize,
-    /// Sent before the move: more than a new connection may have under way.
-    sent: Option<Sent>,
-    /// Written when the connection is out of repair mode.
-    unsent: Vec<u8>,
-    shutdown: Option<Shutdown>,
-    /// A connection that was being made: its peer.
-    connect: Option<Vec<u8>>,
-    socket: Socket,
-}
 
 /// What is put into a connection at the release.
 #[derive(Debug)]
 struct Queues {
+    /// Number of the first byte that is put into it.
+    first: u32,
     sent: Option<Sent>,
     unsent: Vec<u8>,
-}
-
-/// Data that counts as sent.
-#[derive(Debug)]
-struct Sent {
-    bytes: Vec<u8>,
-    local: Vec<u8>,
-    remote: Vec<u8>,
-    /// Number of its first byte.
-    sequence: u32,
-    /// The peer's window, not scaled.
-    window: u16,
 }
 
 /// Makes the socket of description `number`.
@@ -73,7 +47,7 @@ pub(super) fn create(
     if let Some(connection) = &record.connection {
         let sent = connection.send_queue.len().saturating_sub(connection.unsent as usize);
         let slow = sent > FIRST_WINDOW * connection.mss.max(1) as usize;
-        let Queues { sent, unsent } = match connect(&fd, socket, record, connection, slow)? {
+        let Queues { first, sent, unsent } = match connect(&fd, socket, record, connection, slow)? {
             Some(queues) => queues,
             None => {
                 fd = new(socket)?;
@@ -81,14 +55,8 @@ pub(super) fn create(
                     .ok_or_else(|| Error::broken("A connection whose segments have no size"))?
             }
         };
-        restore.connections.push(Pending {
-            number,
-            sent,
-            unsent,
-            shutdown: shutdown_of(record),
-            connect: None,
-            socket: socket.clone(),
-        });
+        let shutdown = shutdown_of(record);
+        restore.connections.push(Pending { first, sent, unsent, shutdown, ..Pending::new(number, socket) });
         return Ok(fd);
     }
     if record.state == CLOSE && record.shutdown != 0 {
@@ -106,28 +74,19 @@ pub(super) fn create(
     match record.state {
         LISTEN => rustix::net::listen(&fd, record.backlog.min(i32::MAX as u32) as i32)
             .map_err(Error::kernel("listen"))?,
-        SYN_SENT => restore.connections.push(Pending {
-            number,
-            sent: None,
-            unsent: Vec::new(),
-            shutdown: None,
-            connect: record.remote.clone(),
-            socket: socket.clone(),
-        }),
+        SYN_SENT => restore
+            .connections
+            .push(Pending { connect: record.remote.clone(), ..Pending::new(number, socket) }),
         _ => {}
     }
     Ok(fd)
 }
 
-fn shutdown_of(record: &TcpSocket) -> Option<Shutdown> {
+/// Directions that the program has shut: `RCV_SHUTDOWN` 1, `SEND_SHUTDOWN` 2.
+fn shutdown_of(record: &TcpSocket) -> u32 {
     use crate::capture::files::tcp_state as state;
     let sent = matches!(record.state, state::FIN_WAIT1 | state::FIN_WAIT2 | state::LAST_ACK | state::CLOSING);
-    match (sent, record.shutdown & 1 != 0) {
-        (true, true) => Some(Shutdown::Both),
-        (true, false) => Some(Shutdown::Write),
-        (false, true) => Some(Shutdown::Read),
-        (false, false) => None,
-    }
+    record.shutdown & 1 | if sent { 2 } else { 0 }
 }
 
 /// Rebuilds a connection and gives what is to be put into it at the release. Only if `slow`, some of it counts as sent. `None`: it
@@ -160,7 +119,7 @@ fn connect(
     set(Queue::Receive, received.wrapping_sub(connection.receive_queue.len() as u32))
         .map_err(Error::kernel(what()))?;
     let unacknowledged = written.wrapping_sub(connection.send_queue.len() as u32);
-    // See `Sent::put` for the byte before.
+    // See `release` for the byte before.
     let first = unacknowledged.wrapping_sub(u32::from(slow));
     set(Queue::Send, first).map_err(Error::kernel(what()))?;
     sockaddr::bind(fd, local).map_err(Error::kernel(format!("bind {}", show(local))))?;
@@ -203,12 +162,13 @@ fn connect(
             acknowledged: first,
             flags: inject::FIN,
             window: peer_window(connection),
+            stamps: None,
         };
         inject::segment_until(&fin, || Ok(tcp_repair::info(fd)?.state == state::CLOSE_WAIT))
             .map_err(Error::kernel(format!("play the end of {name}")))?;
     }
     if !slow {
-        return Ok(Some(Queues { sent: None, unsent: connection.send_queue.clone() }));
+        return Ok(Some(Queues { first, sent: None, unsent: connection.send_queue.clone() }));
     }
     let (sent, unsent) = connection.send_queue.split_at(sent);
     let sent = Sent {
@@ -218,7 +178,7 @@ fn connect(
         sequence: unacknowledged,
         window: peer_window(connection),
     };
-    Ok(Some(Queues { sent: Some(sent), unsent: unsent.to_vec() }))
+    Ok(Some(Queues { first, sent: Some(sent), unsent: unsent.to_vec() }))
 }
 
 /// The peer's window as it says it.
@@ -227,78 +187,12 @@ fn peer_window(connection: &Connection) -> u16 {
     u16::try_from(connection.window[1] >> scale).unwrap_or(u16::MAX)
 }
 
-impl Sent {
-    /// Puts it into the send queue as sent, and plays the acknowledgement of what is before it.
-    fn put(&self, fd: &OwnedFd) -> std::io::Result<()> {
-        tcp_repair::choose(fd, Queue::Receive)?;
-        let sequence = tcp_repair::sequence(fd)?;
-        tcp_repair::choose(fd, Queue::Send)?;
-        // Never sent again: the peer has it.
-        fill(fd, &[0])?;
-        fill(fd, &self.bytes)?;
-        tcp_repair::choose(fd, Queue::None)?;
-        inject::segment(&inject::Segment {
-            from: &self.remote,
-            to: &self.local,
-            sequence,
-            acknowledged: self.sequence,
-            flags: 0,
-            window: self.window,
-        })?;
-        let left = self.bytes.len();
-        match inject::wait_for(|| Ok(ioctl::get(fd, Int::Unacknowledged)?.max(0) as usize <= left)) {
-            // The peer spoke meanwhile: its own acknowledgement comes, or the slow timer.
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(()),
-            done => done,
-        }
-    }
-}
-
 pub(super) fn fill(fd: &OwnedFd, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let done = sockaddr::send(fd, &bytes[..bytes.len().min(1 << 16)], None)?;
         bytes = &bytes[done..];
     }
     Ok(())
-}
-
-impl Pending {
-    /// Lets the connection go on.
-    pub(super) fn release(self, descriptions: &[OwnedFd]) -> Result<(), Error> {
-        let Some(fd) = descriptions.get(self.number) else { return Ok(()) };
-        if let Some(remote) = &self.connect {
-            return call_again(fd, remote);
-        }
-        // Only now may a reset reach it.
-        let _ = ferry_sys::socket_filter::detach(fd);
-        if let Some(sent) = &self.sent {
-            sent.put(fd).map_err(Error::kernel("fill a connection's send queue"))?;
-        }
-        // With something to send nothing else is needed; without, a probe makes the peer say what it has.
-        let end = if self.unsent.is_empty() { tcp_repair::end(fd) } else { tcp_repair::end_silently(fd) };
-        end.map_err(Error::kernel("end the repair of a connection"))?;
-        fill(fd, &self.unsent).map_err(Error::kernel("send again what waited in a connection"))?;
-        if let Some(how) = self.shutdown {
-            // The peer may have reset it meanwhile.
-            let _ = rustix::net::shutdown(fd, how);
-        }
-        set_buffers(fd, &self.socket)?;
-        set_reuse(fd, &self.socket)
-    }
-}
-
-/// Calls a peer that had not answered yet.
-fn call_again(fd: &OwnedFd, remote: &[u8]) -> Result<(), Error> {
-    let what = || format!("call {} again", show(remote));
-    let before = rustix::fs::fcntl_getfl(fd).map_err(Error::kernel(what()))?;
-    let waiting = before | rustix::fs::OFlags::NONBLOCK;
-    rustix::fs::fcntl_setfl(fd, waiting).map_err(Error::kernel(what()))?;
-    let done = sockaddr::connect(fd, remote);
-    rustix::fs::fcntl_setfl(fd, before).map_err(Error::kernel(what()))?;
-    match done {
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
-        done => done.map_err(Error::kernel(what())),
-    }
 }
 
 /// An internet address for people.
