@@ -17,6 +17,7 @@ use ferry_process::records::{MemoryObject, State};
 use ferry_process::restore::files::{Recreated, RestoreContext};
 use ferry_process::restore::{self, Home, Puppets, Restored};
 use ferry_sys::proc::stat;
+use ferry_sys::schedule::Stay;
 use ferry_sys::timens::Clocks;
 use ferry_transfer::linux::LinuxSink;
 use serde::Serialize;
@@ -147,6 +148,8 @@ pub fn restore(request: &Request) -> Result<Running> {
     let memory_us = micros(since);
 
     let since = Instant::now();
+    // Descriptors are made on a thread that is waited for: it need not wake another processor. Memory is in by now.
+    let _stay = Stay::here();
     // After the memory: a memfd is sealed when its descriptors are made, and takes nothing more.
     let bound = Bound::new(request.detach)?;
     let descriptors = descriptors(&state, &puppets, &nursery, &bound)?;
