@@ -6,9 +6,10 @@ static volatile sig_atomic_t told, told_by, told_tid;
 
 static void tell(int signal, siginfo_t *info, void *context) {
     (void)context;
-    told = signal;
     told_by = info->si_fd;
     told_tid = gettid();
+    /* Last: another thread waits for it, and looks at the rest then. */
+    __atomic_store_n(&told, signal, __ATOMIC_SEQ_CST);
 }
 
 static volatile pid_t other_tid;

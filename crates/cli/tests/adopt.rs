@@ -12,11 +12,13 @@ use support::{NAME, STEP_MAX, Verdict, carry, clear, ferry, fleet, go, shim_logs
 type Scenario = (&'static str, fn() -> Verdict);
 
 fn main() -> std::process::ExitCode {
-    let scenarios: [Scenario; 5] = [
+    let scenarios: [Scenario; 7] = [
         ("there_and_back_with_threads_children_and_connections", there_and_back),
         ("a_shim_and_a_node_that_die_leave_it_as_it_was", outlives),
         ("let_go_of_it_is_where_it_was", let_go),
         ("refusals_by_name", refusals),
+        ("what_it_uses_of_the_hosts_system_v_objects_stands_in_the_way", system_v),
+        ("a_directory_that_is_written_to_is_named_or_stands_in_the_way", declared),
         ("a_frozen_trees_connection_is_held_back_and_goes_on", held_back),
     ];
     let trial = |(name, run): Scenario| Trial::test(name, move || run().map_err(Failed::from));
@@ -51,7 +53,8 @@ fn start(host: &Host, command: &str) -> Result<i32, String> {
 }
 
 fn adopt(host: &Host, pid: i32) -> Verdict {
-    let said = ferry(host, &["adopt", &pid.to_string(), "--name", NAME])?;
+    // Where its output goes is written to; nothing else there is its own.
+    let said = ferry(host, &["adopt", &pid.to_string(), "--name", NAME, "--with", "/root/log"])?;
     if said.trim() == NAME { Ok(()) } else { Err(format!("adopt said {said:?}")) }
 }
 
@@ -166,6 +169,81 @@ fn let_go() -> Verdict {
         Ok(home.is_empty() && is_gone(alpha, pid)?)
     })?;
     alpha.sh("rmdir /sys/fs/cgroup/home").map_err(words)?;
+    clear(fleet)
+}
+
+/// A data base with a journal, logs that are put aside, files that were open once. The plan names the directory with the line to type; so
+/// named it moves, with everything that nobody has open. A directory that is only read is nobody's matter.
+fn declared() -> Verdict {
+    let source = program("keeper.py");
+    let fleet = fleet(&[(&source, "/srv/keeper.py")])?;
+    let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
+    alpha
+        .sh("mkdir -p /var/lib/keeper /opt/reference /tmp/aside && echo never touched > /var/lib/keeper/kept && \
+             echo read only > /opt/reference/text && echo in memory > /tmp/aside/kept")
+        .map_err(words)?;
+    let pid = start(alpha, "/usr/bin/python3 /srv/keeper.py /var/lib/keeper /opt/reference/text")?;
+    adopt(alpha, pid)?;
+    for verb in ["plan", "move"] {
+        let said = try_ferry(alpha, &[verb, NAME, "--to", "beta"])?;
+        let text = format!("{}{}", said.stdout, said.stderr);
+        let named =
+            ["/var/lib/keeper is written to", &format!("pid {pid}, descriptor "), "/var/lib/keeper/base"];
+        let line = format!("ferry adopt {pid} --with /var/lib/keeper");
+        let named = named.iter().all(|name| text.contains(name)) && text.contains(&line);
+        let others =
+            ["/root is written", "/opt/reference is", "/srv is"].iter().any(|other| text.contains(other));
+        expect(&format!("{verb} ended with {}: {text}", said.code), said.code == 3 && named && !others)?;
+    }
+    let link = "ln -s /var/lib/keeper /root/link";
+    alpha.sh(link).map_err(words)?;
+    let refused = try_ferry(alpha, &["plan", NAME, "--to", "beta", "--with", "/root/link"])?;
+    expect(&refused.stderr, refused.code == 2 && refused.stderr.contains("--with /var/lib/keeper"))?;
+
+    // What a plan is told it does not note; what a move is told, it does.
+    let with = ["--with", "/var/lib/keeper", "--with", "/tmp/aside"];
+    let plan = try_ferry(alpha, &[&["plan", NAME, "--to", "beta"], &with[..]].concat())?;
+    expect(&format!("plan: {}{}", plan.stdout, plan.stderr), plan.code == 0)?;
+    expect("the plan was noted", try_ferry(alpha, &["plan", NAME, "--to", "beta"])?.code == 3)?;
+    ferry(alpha, &["rm", NAME])?;
+    let again = ["adopt", &pid.to_string(), "--name", NAME, "--with", "/root/log", "--with", "/tmp/aside"];
+    ferry(alpha, &again)?;
+    expect("half of it is enough", try_ferry(alpha, &["plan", NAME, "--to", "beta"])?.code == 3)?;
+    ferry(alpha, &["move", NAME, "--to", "beta", "--with", "/var/lib/keeper"])?;
+    until("nothing of it is left at the source", || is_gone(alpha, pid))?;
+    carry(beta, alpha)?;
+    let seen = ferry(alpha, &["exec", NAME, "--", "/bin/cat", "/tmp/aside/kept"])?;
+    expect(&format!("what was named of /tmp arrived as {seen:?}"), seen == "in memory\n")?;
+    go(alpha)?;
+    let code = ferry(alpha, &["wait", NAME])?;
+    let log = alpha.sh("cat /var/lib/ferry/workloads/*/upper/root/log").map_err(words)?;
+    expect(&format!("it ended with {code}: {log}"), code.trim() == "0" && log.contains("OK"))?;
+    clear(fleet)
+}
+
+fn system_v() -> Verdict {
+    const PROGRAM: &str = "import ctypes, struct, time\n\
+        c = ctypes.CDLL(None)\n\
+        s, q, m = c.semget(0, 1, 0o1600), c.msgget(0, 0o1600), c.shmget(0, 4096, 0o1600)\n\
+        assert min(s, q, m) >= 0\n\
+        assert c.semop(s, struct.pack('HHH', 0, 1, 0), 1) == 0\n\
+        assert c.msgsnd(q, struct.pack('q', 1) + b'text', 4, 0) == 0\n\
+        print('READY', flush=True)\n\
+        time.sleep(1000)\n";
+    let fleet = fleet(&[])?;
+    let alpha = &fleet.nodes[0];
+    alpha.write("/srv/user.py", PROGRAM.as_bytes()).map_err(words)?;
+    let pid = start(alpha, "/usr/bin/python3 /srv/user.py")?;
+    adopt(alpha, pid)?;
+    let plan = try_ferry(alpha, &["plan", NAME, "--to", "beta"])?;
+    for what in ["segment", "semaphores", "queue"] {
+        let line = format!("Process {pid} uses the System V {what} ");
+        expect(
+            &format!("{what}: {}{}", plan.stdout, plan.stderr),
+            plan.code == 3 && plan.stdout.contains(&line),
+        )?;
+    }
+    ferry(alpha, &["rm", "--force", NAME])?;
     clear(fleet)
 }
 

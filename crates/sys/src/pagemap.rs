@@ -165,23 +165,26 @@ fn guards_are_known() -> bool {
     })
 }
 
-/// All private pages with content of process `pid` between `start` and `end`: present or swapped, not the file's own and not
-/// the zero page. `maps` are the mappings, ascending, for the fallback. Regions ascend and are as long as possible.
+/// All private pages with content of process `pid` in `maps`, which ascend, or between them: present or swapped, not the file's own and
+/// not the zero page; and pages that are guards, in any mapping there. Regions ascend and are as long as possible.
+///
+/// Before Linux 6.15 the kernel does not tell guards (there are some from 6.13 on). There they are found as content that cannot be read,
+/// so that a capture fails rather than to lose them.
 ///
 /// # Errors
 /// EPERM or EACCES where this process may not look.
-pub fn private_content(pid: i32, maps: &[(u64, u64)]) -> io::Result<Vec<Region>> {
+pub fn private_content(pid: i32, maps: &[(u64, u64)]) -> io::Result<(Vec<Region>, Vec<Region>)> {
     let Some((start, end)) = maps.first().zip(maps.last()).map(|(first, last)| (first.0, last.1)) else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     };
     let pagemap = Pagemap::open(pid)?;
-    // A guard is found here: its page cannot be read, so that a capture fails rather than to lose it.
-    let query = Query { refused: IS_FILE | IS_ZERO, told: 0, ..Query::PRIVATE_CONTENT };
-    match pagemap.scan(start, end, &query) {
+    let told = if guards_are_known() { IS_GUARD } else { 0 };
+    let query = Query { refused: IS_FILE | IS_ZERO, told, ..Query::PRIVATE_CONTENT };
+    match pagemap.scan_with(start, end, &query) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
-            read_entries(&pagemap.0, maps)
+            Ok((read_entries(&pagemap.0, maps)?, Vec::new()))
         }
-        result => result,
+        result => Ok(result?.into_iter().partition(|region| region.categories & IS_GUARD == 0)),
     }
 }
 
@@ -245,7 +248,7 @@ mod tests {
             let start = at as u64;
             let pid = std::process::id() as i32;
             let wanted = [(start, start + PAGE), (start + 2 * PAGE, start + 3 * PAGE)];
-            let found = private_content(pid, &[(start, start + len as u64)]).unwrap();
+            let (found, _) = private_content(pid, &[(start, start + len as u64)]).unwrap();
             assert_eq!(found.iter().map(|r| (r.start, r.end)).collect::<Vec<_>>(), wanted);
             let pagemap = File::open("/proc/self/pagemap").unwrap();
             let read = read_entries(&pagemap, &[(start, start + len as u64)]).unwrap();

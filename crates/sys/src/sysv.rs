@@ -25,6 +25,9 @@ pub struct Object {
     pub gid: u32,
     /// Segment: bytes. Semaphores: how many. Queue: messages.
     pub size: u64,
+    /// Who made a segment or sent to a queue last, and who attached to or detached from the segment or received from the queue last; 0:
+    /// nobody, or (semaphores, see [`semaphore_users`]) not told.
+    pub users: [i32; 2],
 }
 
 /// The kinds of object.
@@ -57,6 +60,12 @@ pub fn list(kind: Kind) -> io::Result<Vec<Object>> {
         Kind::Queue => "qnum",
     };
     let column = |name: &str| header.iter().position(|each| *each == name);
+    let users = match kind {
+        Kind::Segment => ["cpid", "lpid"],
+        Kind::Semaphores => [""; 2],
+        Kind::Queue => ["lspid", "lrpid"],
+    };
+    let users = users.map(column);
     let (Some(mode), Some(size), Some(uid), Some(gid)) =
         (column("perms"), column(size_name), column("uid"), column("gid"))
     else {
@@ -71,6 +80,7 @@ pub fn list(kind: Kind) -> io::Result<Vec<Object>> {
             size: fields.get(size)?.parse().ok()?,
             uid: fields.get(uid)?.parse().ok()?,
             gid: fields.get(gid)?.parse().ok()?,
+            users: users.map(|user| user.and_then(|at| fields.get(at)?.parse().ok()).unwrap_or(0)),
         })
     };
     lines.take(OBJECTS_MAX).map(|line| parse(line).ok_or_else(|| io::ErrorKind::InvalidData.into())).collect()
@@ -201,6 +211,17 @@ pub fn semaphore_values(id: i32, count: u64) -> io::Result<Vec<u16>> {
     checked(unsafe { libc::semctl(id, 0, libc::GETALL, values.as_mut_ptr()) })?;
     values.truncate(count);
     Ok(values)
+}
+
+/// For each of `count` semaphores of a set who changed it or waited for it last, as a process id of the caller's namespace; 0: nobody, or
+/// somebody who is not in it.
+///
+/// # Errors
+/// EINVAL when there is none.
+pub fn semaphore_users(id: i32, count: u64) -> io::Result<Vec<i32>> {
+    let count = i32::try_from(count.min(1 << 16)).unwrap_or(0);
+    // SAFETY: GETPID takes no pointer.
+    (0..count).map(|at| checked(unsafe { libc::semctl(id, at, libc::GETPID) })).collect()
 }
 
 /// Makes the set that `object` describes, with these values.

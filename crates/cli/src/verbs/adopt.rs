@@ -1,7 +1,8 @@
 //! `ferry adopt`: a process tree that already runs becomes a workload.
 
 use crate::context::Context;
-use ferry_model::api::{AdoptRequest, Workload};
+use crate::values;
+use ferry_model::api::{AdoptRequest, With, Workload};
 use ferry_model::error::{Error, Kind, Result};
 use std::process::ExitCode;
 
@@ -13,9 +14,12 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  ferry adopt 4711 --name legacy
+  ferry adopt 4711 --name legacy --with /var/lib/legacy
   ferry plan legacy --to beta
   ferry rm legacy              it runs on, without Ferry
+
+Files that it has open move with it. What else it needs of the host's files is named by --with, as in `ferry run`: a directory that
+it writes to has to be (`ferry plan` gives the line), for what else is in it is open at some moments only.
 
 Adopted are the process and all its descendants. Not adopted are: process 1, tasks of the kernel, Ferry's own processes, what
 belongs to a workload already, what a debugger traces, and the tree from which the command is given.
@@ -27,12 +31,15 @@ pub struct Args {
     /// Name of the workload; without it, one is made up
     #[arg(long, value_name = "N")]
     name: Option<String>,
+    /// Path of the host that it needs, with all that is beneath
+    #[arg(long, value_name = "PATH[:BINDING]", value_parser = values::with)]
+    with: Vec<With>,
 }
 
 /// Adopts it.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     refuse_own(args.pid)?;
-    let request = AdoptRequest { pid: args.pid, name: args.name };
+    let request = AdoptRequest { pid: args.pid, name: args.name, with: args.with };
     let workload: Workload = context.client()?.post("/v1/workloads/adopt", &request)?;
     context.show(&workload, |workload, out| writeln!(out, "{}", workload.name))?;
     Ok(ExitCode::SUCCESS)

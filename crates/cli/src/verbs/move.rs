@@ -3,8 +3,9 @@
 use crate::client::Client;
 use crate::context::Context;
 use crate::failure::usage;
+use crate::values;
 use crate::verbs::{follow, live, plan, workload_path};
-use ferry_model::api::{Move, MoveRequest, PlanRequest};
+use ferry_model::api::{Move, MoveRequest, PlanRequest, With};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::HostName;
 use ferry_model::plan::Plan;
@@ -44,6 +45,9 @@ pub struct Args {
     /// End TCP connections of the host's own address, which cannot move: their peers get a reset
     #[arg(long)]
     end_connections: bool,
+    /// Path that the workload needs beside those named when it began, with all that is beneath; as in `ferry run`, and noted for it
+    #[arg(long, value_name = "PATH[:BINDING]", value_parser = values::with)]
+    with: Vec<With>,
     /// Print the ids of the moves and do not wait
     #[arg(long)]
     detach: bool,
@@ -79,6 +83,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         live: args.live.into(),
         plan,
         end_connections: args.end_connections,
+        with: args.with,
     };
     let moves: Vec<Move> = client.post("/v1/moves", &request)?;
     follow::all(context, &client, &moves, args.detach)
@@ -103,6 +108,7 @@ fn show_plans(context: &Context, client: &Client, args: &Args) -> Result<()> {
             to: args.to.clone(),
             method: args.method.into(),
             end_connections: args.end_connections,
+            with: args.with.clone(),
         };
         let plan: Plan = client.post(&workload_path(workload, "/plan"), &request)?;
         let mut text = Vec::new();

@@ -2,9 +2,10 @@
 
 use crate::context::Context;
 use crate::output::{Style, bytes, table};
+use crate::values;
 use crate::verbs::workload_path;
 use clap::ValueEnum;
-use ferry_model::api::PlanRequest;
+use ferry_model::api::{PlanRequest, With};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::HostName;
 use ferry_model::plan::Plan;
@@ -36,6 +37,9 @@ pub struct Args {
     /// As of `ferry move`
     #[arg(long)]
     end_connections: bool,
+    /// As of `ferry move`, and not noted
+    #[arg(long, value_name = "PATH[:BINDING]", value_parser = values::with)]
+    with: Vec<With>,
     /// Write the plan to this file, for `ferry move --plan`
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -78,8 +82,12 @@ impl From<MethodArg> for Method {
 
 /// Makes the plan and prints it.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
-    let request =
-        PlanRequest { to: args.to, method: args.method.into(), end_connections: args.end_connections };
+    let request = PlanRequest {
+        to: args.to,
+        method: args.method.into(),
+        end_connections: args.end_connections,
+        with: args.with,
+    };
     let plan: Plan = context.client()?.post(&workload_path(&args.workload, "/plan"), &request)?;
     if let Some(path) = &args.output {
         let text = serde_json::to_vec_pretty(&plan).map_err(|cause| crate::failure::bug(&cause))?;

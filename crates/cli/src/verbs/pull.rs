@@ -45,6 +45,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         live: args.live.into(),
         plan: None,
         end_connections: false,
+        with: Vec::new(),
     };
     let moves: Vec<Move> = client.post("/v1/moves", &request)?;
     follow::all(context, &client, &moves, args.detach)

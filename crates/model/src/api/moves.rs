@@ -1,5 +1,6 @@
 //! Moves: things with an id that are listed, followed and cancelled.
 
+use super::With;
 use crate::error::Error;
 use crate::event::{Event, Summary};
 use crate::ids::{HostName, MoveId, WorkloadId};
@@ -22,6 +23,9 @@ pub struct PlanRequest {
     /// Connections that cannot move would be ended.
     #[serde(default)]
     pub end_connections: bool,
+    /// Paths that the workload needs, beside those that were named when it began.
+    #[serde(default)]
+    pub with: Vec<With>,
 }
 
 /// Asks for moves. With `from` the receiver begins it; without, the sender.
@@ -47,6 +51,10 @@ pub struct MoveRequest {
     /// Connections that cannot move, since they are of the host's own address, are ended: their peers get a reset.
     #[serde(default)]
     pub end_connections: bool,
+    /// Paths that the workload needs, beside those that were named when it began; noted for it. Only with one workload, begun by the
+    /// sender.
+    #[serde(default)]
+    pub with: Vec<With>,
 }
 
 /// Which end of a move this host is.

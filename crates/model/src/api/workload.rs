@@ -65,6 +65,9 @@ pub struct AdoptRequest {
     /// Name; none: one is made up.
     #[serde(default)]
     pub name: Option<String>,
+    /// Paths of the host that it needs beside the files that it has open.
+    #[serde(default)]
+    pub with: Vec<With>,
 }
 
 /// Where a workload stands.

@@ -1,6 +1,6 @@
 //! One resource, one decision: the first action of its cell that can be carried out between these two hosts.
 
-use super::{Options, UNATTACHED_BYTES_MAX, table};
+use super::{Method, Options, UNATTACHED_BYTES_MAX, table};
 use crate::facts::{Answer, Found};
 use crate::plan::{Blocker, Resource};
 use crate::resource::{Action, Attachment, Binding};
@@ -16,6 +16,11 @@ pub(super) struct Decision {
 pub(super) fn decide(resource: &Resource, answer: &Answer, options: &Options) -> Result<Decision, Blocker> {
     if let Some(decision) = by_reference_that_exists(resource, answer) {
         return Ok(decision);
+    }
+    if resource.sort == super::UNDECLARED
+        && let Some(blocker) = &resource.unsupported
+    {
+        return Err(blocker.clone());
     }
     if options.end_connections && ends(resource) {
         let reason = "it is ended, as --end-connections says: its peer gets a reset".to_owned();
@@ -43,6 +48,18 @@ fn by_reference_that_exists(resource: &Resource, answer: &Answer) -> Option<Deci
         action: Action::Rebind,
         reason: format!("both hosts have it on the same shared file system ({here})"),
         bytes: 0,
+    })
+}
+
+/// What becomes of a program that remembers the inode number of a file. None where it keeps it, or loses its memory too.
+pub(super) fn remembered(resource: &Resource, answer: &Answer, options: &Options) -> Option<String> {
+    let kept = by_reference_that_exists(resource, answer).is_some() || options.method == Method::Cold;
+    (!kept).then(|| {
+        format!(
+            "{} is an SQLite data base: whoever has it open remembers its inode number, which is another one after the move, and \
+             may begin no other transaction (\"attempt to write a readonly database\") until it opens the file again",
+            described(resource)
+        )
     })
 }
 

@@ -23,6 +23,14 @@ pub use stable::facts_hash;
 /// `--with`: moving it is possible, but it should not come as a surprise.
 pub const UNATTACHED_BYTES_MAX: u64 = 4 << 30;
 
+/// Sort of a directory of which the workload needs more than is known: it stands in the way until the user has named it by `--with`,
+/// or both hosts have it on the same shared file system.
+pub const UNDECLARED: &str = "undeclared-directory";
+
+/// Sort of a file of which somebody remembers the inode number, which is another one after a move unless both hosts share the file: named
+/// as an exception.
+pub const REMEMBERED_INODE: &str = "remembered-inode";
+
 /// How the workload is moved.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
@@ -130,7 +138,12 @@ pub fn make_here(inventory: &Inventory, answer: &Answer, options: &Options) -> P
     }));
 
     let mut items = Vec::with_capacity(inventory.resources.len());
+    let mut exceptions = exceptions(options);
     for resource in &inventory.resources {
+        if resource.sort == REMEMBERED_INODE {
+            exceptions.extend(decide::remembered(resource, answer, options));
+            continue;
+        }
         match item(resource, answer, options) {
             Ok(item) => items.push(item),
             Err(blocker) => blockers.push(blocker),
@@ -142,7 +155,7 @@ pub fn make_here(inventory: &Inventory, answer: &Answer, options: &Options) -> P
         target: options.target.clone(),
         items,
         blockers,
-        exceptions: exceptions(options),
+        exceptions,
         facts: facts_hash(inventory, answer, options),
     }
 }
@@ -152,8 +165,9 @@ fn item(resource: &Resource, answer: &Answer, options: &Options) -> Result<Item,
     if let Some((_, binding)) = options.bindings.iter().find(|(name, _)| *name == resource.name) {
         resource.binding = *binding;
     }
-    // A cold move loses the execution state, so what cannot be captured of it stands in nobody's way.
+    // A cold move loses the execution state, so what cannot be captured of it stands in nobody's way. Files it does not lose.
     if options.method != Method::Cold
+        && resource.sort != UNDECLARED
         && let Some(blocker) = &resource.unsupported
     {
         return Err(blocker.clone());

@@ -103,6 +103,31 @@ fn what_would_need_a_global_reference_is_refused_with_pid_descriptor_and_a_way_o
 }
 
 #[test]
+fn a_directory_that_nobody_named_blocks_whatever_the_method_unless_both_hosts_share_it() {
+    let mut directory = resource(UNDECLARED, "/srv/db", Binding::Identifier, Attachment::Unattached);
+    directory.unsupported =
+        Some(Blocker { what: "/srv/db is written to".into(), lifted_by: "name it".into() });
+    for method in [Method::Cold, Method::Warm, Method::StopAndCopy] {
+        let options = Options { method, ..options() };
+        let plan = make(&inventory(vec![directory.clone()]), &answer(vec![]), &options);
+        assert_eq!(plan.blockers, [directory.unsupported.clone().unwrap()], "{method:?}");
+    }
+    directory.shared = Some("nfs4 server:/export".into());
+    let there =
+        Holding { shared: directory.shared.clone(), ..holding(UNDECLARED, "/srv/db", Found::Different) };
+    assert!(make(&inventory(vec![directory]), &answer(vec![there]), &options()).blockers.is_empty());
+}
+
+#[test]
+fn what_an_inode_number_is_remembered_of_is_named_and_blocks_nothing() {
+    let file = resource(REMEMBERED_INODE, "/srv/base", Binding::Identifier, Attachment::Unattached);
+    let plan = make(&inventory(vec![file]), &answer(vec![]), &options());
+    assert!(plan.items.is_empty() && plan.blockers.is_empty(), "{plan:?}");
+    let named = |said: &String| said.contains("/srv/base (pid 7, descriptor 3) is an SQLite data base");
+    assert!(plan.exceptions.iter().any(named), "{:?}", plan.exceptions);
+}
+
+#[test]
 fn a_device_is_bound_again_by_type_and_a_taken_one_blocks() {
     let device = resource("device", "/dev/null", Binding::Type, Attachment::Fixed);
     let ask = |found| {

@@ -10,6 +10,7 @@ pub use history::keep_history;
 use crate::audit::Verdict;
 use crate::node::Node;
 use crate::peers::wire::{Reply, Request as Ask};
+use crate::workloads::declared;
 use ferry_model::api::{self, CloneRequest, MoveRequest, MoveRole, MoveState, PlanRequest};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Event, What};
@@ -34,8 +35,8 @@ impl Node {
     pub fn plan(&self, workload: &str, asked: &PlanRequest) -> Result<Plan> {
         let id = self.workloads.find(workload)?;
         self.workloads.client(id)?;
-        let end_connections = asked.end_connections;
-        self.movements()?.plan(&Request { end_connections, ..request(id, &asked.to, asked.method)? })
+        let (with, end_connections) = (declared(&asked.with)?, asked.end_connections);
+        self.movements()?.plan(&Request { with, end_connections, ..request(id, &asked.to, asked.method)? })
     }
 
     /// Begins moves. All of them are looked up first: a mistyped name begins none.
@@ -46,6 +47,13 @@ impl Node {
         if asked.plan.is_some() && asked.workloads.len() > 1 {
             return Err(Error::new(Kind::Usage, "A plan is for one workload, and several are named"));
         }
+        if !asked.with.is_empty() && (asked.workloads.len() > 1 || asked.from.is_some()) {
+            return Err(Error::new(
+                Kind::Usage,
+                "Paths are named for one workload, on the host that it runs on",
+            ));
+        }
+        let with = declared(&asked.with)?;
         let here = self.identity().name();
         match asked.from.as_ref().filter(|from| *from != here) {
             Some(from) if asked.to != *here => Err(Error::new(
@@ -65,6 +73,7 @@ impl Node {
                     let end_connections = asked.end_connections;
                     self.begin_move(Request {
                         plan,
+                        with: with.clone(),
                         end_connections,
                         live: asked.live,
                         ..request(id, &asked.to, asked.method)?
@@ -263,6 +272,7 @@ fn request(workload: WorkloadId, to: &HostName, method: Method) -> Result<Reques
         clone: None,
         plan: None,
         bindings: Vec::new(),
+        with: Vec::new(),
         end_connections: false,
         live: LiveOptions::default(),
     })

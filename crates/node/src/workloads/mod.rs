@@ -7,7 +7,7 @@ mod record;
 mod request;
 
 pub use record::gone_to;
-pub use request::new_id;
+pub use request::{declared, new_id};
 
 use crate::journals::OpenJournals;
 use crate::up::Config;
@@ -117,7 +117,7 @@ impl Workloads {
     pub fn detail(&self, id: WorkloadId) -> Result<WorkloadDetail> {
         let workload = self.get(id)?;
         let segments = match workload.state {
-            WorkloadState::Running => match self.client(id).and_then(|mut client| client.inspect()) {
+            WorkloadState::Running => match self.client(id).and_then(|mut client| client.inspect(&[])) {
                 Ok(resources) => request::segments(resources),
                 Err(error) => Segments { unread: Some(error.message), ..Segments::default() },
             },
@@ -138,7 +138,7 @@ impl Workloads {
     pub fn adopt(&self, request: &AdoptRequest) -> Result<Workload> {
         let id = request::new_id()?;
         let name = self.name_for(request.name.as_deref(), id)?;
-        let spec = request::adopted(id, &name, request.pid)?;
+        let spec = request::adopted(id, &name, request)?;
         self.start(spec, |client, spec| client.adopt(spec, request.pid), true)
     }
 

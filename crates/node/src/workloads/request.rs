@@ -1,6 +1,6 @@
 //! From what a user asks for to what a shim is told: names, environment, network identity, everything checked.
 
-use ferry_model::api::{RunRequest, Segments};
+use ferry_model::api::{self, AdoptRequest, RunRequest, Segments};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::WorkloadId;
 use ferry_model::plan::Resource;
@@ -8,7 +8,7 @@ use ferry_session::movement::own_mac;
 use ferry_session::shim::{Network, Size, Spec, With};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Longest name of a workload, characters: it is also its host name.
 const NAME_MAX: usize = 63;
@@ -54,14 +54,7 @@ pub fn spec(id: WorkloadId, name: &str, request: RunRequest, bridge: &str) -> Re
     if !cwd.starts_with('/') {
         return usage(format!("The working directory '{cwd}' is not an absolute path"));
     }
-    for with in &request.with {
-        if !with.path.starts_with('/') || with.path.contains('\0') {
-            return usage(format!("'{}' is not an absolute path", with.path));
-        }
-        if !Path::new(&with.path).exists() {
-            return usage(format!("{} is not there", with.path));
-        }
-    }
+    let with = named(&request.with)?;
     let network = request.net.map(|net| identity(id, &net, bridge)).transpose()?;
     Ok(Spec {
         id,
@@ -72,15 +65,52 @@ pub fn spec(id: WorkloadId, name: &str, request: RunRequest, bridge: &str) -> Re
         user: request.user,
         terminal: request.terminal.then_some(Size { rows: 24, columns: 80 }),
         network,
-        with: request.with.into_iter().map(|with| With { path: with.path, binding: with.binding }).collect(),
+        with,
         memory_bytes_max: request.memory_bytes,
         cpu_milli_max: request.cpu_milli,
         hostname: None,
     })
 }
 
+/// Paths that a workload needs, checked.
+fn named(with: &[api::With]) -> Result<Vec<With>> {
+    let usage = |message: String| Err(Error::new(Kind::Usage, message));
+    let mut all = Vec::new();
+    for with in with {
+        if !with.path.starts_with('/') || with.path.contains('\0') {
+            return usage(format!("'{}' is not an absolute path", with.path));
+        }
+        if !Path::new(&with.path).exists() {
+            return usage(format!("{} is not there", with.path));
+        }
+        // Without a slash at the end, or two in the middle.
+        let path: PathBuf = Path::new(&with.path).components().collect();
+        let path = path.to_string_lossy().into_owned();
+        if path == "/" {
+            return usage("The whole root is no part of a workload".to_owned());
+        }
+        all.push(With { path, binding: with.binding });
+    }
+    Ok(all)
+}
+
+/// As for a workload that already runs: under the name by which the kernel knows it, so that what is beneath can be told.
+pub fn declared(with: &[api::With]) -> Result<Vec<With>> {
+    let all = named(with)?;
+    for with in &all {
+        let real = std::fs::canonicalize(&with.path).map_err(|e| Error::from_source(Kind::Usage, &e))?;
+        if real != Path::new(&with.path) {
+            return Err(Error::new(Kind::Usage, format!("{} leads to {}", with.path, real.display()))
+                .hint(format!("name that: --with {}", real.display())));
+        }
+    }
+    Ok(all)
+}
+
 /// What the shim is told of a tree that already runs; what it was started with is read from the kernel.
-pub fn adopted(id: WorkloadId, name: &str, pid: i32) -> Result<Spec> {
+pub fn adopted(id: WorkloadId, name: &str, request: &AdoptRequest) -> Result<Spec> {
+    let pid = request.pid;
+    let with = declared(&request.with)?;
     let no_such = || Error::new(Kind::Usage, format!("There is no process {pid}"));
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).map_err(|_| no_such())?;
     let command: Vec<String> = bytes
@@ -106,7 +136,7 @@ pub fn adopted(id: WorkloadId, name: &str, pid: i32) -> Result<Spec> {
         user: (status.uid[1] != 0).then(|| format!("{}:{}", status.uid[1], status.gid[1])),
         terminal: None,
         network: None,
-        with: Vec::new(),
+        with,
         memory_bytes_max: None,
         cpu_milli_max: None,
         hostname: None,

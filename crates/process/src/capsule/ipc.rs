@@ -68,7 +68,7 @@ fn permissions(object: &Object) -> IpcPermissions {
 
 fn object(permissions: &IpcPermissions, size: u64) -> Object {
     let IpcPermissions { id, key, uid, gid, mode } = *permissions;
-    Object { id, key, mode, uid, gid, size }
+    Object { id, key, mode, uid, gid, size, users: [0; 2] }
 }
 
 /// Makes all objects that `ipc` describes; segments are filled by [`unpack`].

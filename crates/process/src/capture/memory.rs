@@ -221,9 +221,11 @@ pub(super) fn capture(
         .filter(|vma| vma.flags & vma::SHARED == 0 && !matches!(vma.backing, Backing::Kernel { .. }))
         .map(|vma| (vma.start, vma.end))
         .collect();
-    let regions =
+    let (regions, guards) =
         pagemap::private_content(pid, &private).map_err(Error::read("which pages hold content", pid))?;
     let ranges = intersect(&regions, &private);
+    let mapped: Vec<(u64, u64)> = space.vmas.iter().map(|vma| (vma.start, vma.end)).collect();
+    space.guards = intersect(&guards, &mapped).iter().map(|range| (range.start, range.len)).collect();
     let access = SpaceAccess { space: SpaceId(id), via: Via::Task { pid }, ranges };
     Ok(Mapped { space, access })
 }

@@ -1,5 +1,5 @@
 //! What belongs to the capsule rather than to one task: what was written to its root, memory file systems, mounts,
-//! `--with` paths, System V objects, limits; and what stands in the way, by name.
+//! System V objects, limits; and what stands in the way, by name.
 
 use crate::capsule::{Capsule, Error};
 use ferry_model::plan::{Blocker, Holder, Resource};
@@ -35,16 +35,6 @@ pub fn capsule(capsule: &Capsule) -> Result<Vec<Resource>, Error> {
     for mount in mounts.iter().filter(|mount| mount.kind != "tmpfs") {
         found.push(resource("mount", &format!("{} mounted at {}", mount.kind, mount.point), 0));
     }
-    for with in capsule.with() {
-        let binding = match with.binding.as_deref() {
-            Some("value") => Binding::Value,
-            Some("type") => Binding::Type,
-            _ => Binding::Identifier,
-        };
-        let host = Path::new(&with.host);
-        let sort = if host.is_dir() { "directory" } else { "file" };
-        found.push(Resource { binding, ..resource(sort, &with.path, tree_bytes(host)) });
-    }
     let objects = capsule.system_v()?;
     for segment in &objects.segments {
         let name = format!("System V segment {}", segment.permissions.id);
@@ -71,14 +61,18 @@ pub fn capsule(capsule: &Capsule) -> Result<Vec<Resource>, Error> {
     Ok(found)
 }
 
+/// How tightly a tree of that many bytes is attached to its host.
+pub(super) fn attachment_of(bytes: u64) -> Attachment {
+    if bytes < FASTENED_BYTES_MIN { Attachment::Unattached } else { Attachment::Fastened }
+}
+
 fn resource(sort: &str, name: &str, bytes: u64) -> Resource {
-    let attachment = if bytes < FASTENED_BYTES_MIN { Attachment::Unattached } else { Attachment::Fastened };
     Resource {
         sort: sort.into(),
         name: name.into(),
         holder: None,
         binding: Binding::Identifier,
-        attachment,
+        attachment: attachment_of(bytes),
         bytes,
         hash: None,
         unsupported: None,
@@ -104,7 +98,7 @@ fn refused(sort: &str, pid: Option<i32>, error: Error) -> Resource {
 }
 
 /// Bytes that a tree holds on its file system. Nothing is followed out of it.
-fn tree_bytes(root: &Path) -> u64 {
+pub(super) fn tree_bytes(root: &Path) -> u64 {
     let mut bytes = 0;
     let mut count = 0;
     let mut waiting = vec![root.to_owned()];

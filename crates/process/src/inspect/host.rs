@@ -11,6 +11,7 @@ use crate::records::memory::Backing;
 use ferry_model::plan::{Blocker, Holder, Resource};
 use ferry_model::resource::{Attachment, Binding};
 use ferry_sys::proc;
+use ferry_sys::sysv::{self, Kind as Ipc};
 use ferry_sys::timens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -37,6 +38,7 @@ pub fn host(tasks: &[TaskRef], furniture: &[Furniture]) -> Vec<Resource> {
     }
     let mut all: Vec<Resource> = found.into_values().collect();
     all.extend(tasks.iter().flat_map(of_namespaces));
+    all.extend(system_v(tasks));
     all.extend(other_terminals(tasks, furniture));
     all
 }
@@ -68,6 +70,33 @@ fn of_namespaces(task: &TaskRef) -> Vec<Resource> {
         resource(task, "namespace", what.clone(), Some(Blocker { what, lifted_by }))
     };
     NAMESPACES.iter().filter(other).map(refuse).collect()
+}
+
+/// System V objects of the host's namespace that one of the tree was the last to use. One that is attached is seen in its memory.
+fn system_v(tasks: &[TaskRef]) -> Vec<Resource> {
+    let mut found = Vec::new();
+    for (kind, sort, what) in [
+        (Ipc::Segment, "shared-memory-segment", "segment"),
+        (Ipc::Semaphores, "semaphores", "semaphores"),
+        (Ipc::Queue, "message-queue", "queue"),
+    ] {
+        // A kernel without them has none.
+        for object in sysv::list(kind).unwrap_or_default() {
+            let mut users = object.users.to_vec();
+            if kind == Ipc::Semaphores {
+                // Gone meanwhile.
+                users = sysv::semaphore_users(object.id, object.size).unwrap_or_default();
+            }
+            let Some(task) = tasks.iter().find(|task| users.contains(&task.host_pid)) else { continue };
+            let name = format!("System V {what} {}", object.id);
+            let what = format!("Process {} uses the {name} of the host (key {:#x})", task.ns_pid, object.key);
+            let lifted_by =
+                "start the program by ferry run: in a capsule it has System V objects of its own, which move"
+                    .into();
+            found.push(resource(task, sort, name, Some(Blocker { what, lifted_by })));
+        }
+    }
+    found
 }
 
 /// The pseudo-terminal that a tree uses and somebody else holds the other end of: the first one found.
@@ -147,9 +176,11 @@ pub fn leave_sessions(state: &mut State) {
     }
 }
 
-/// What of the host's memory file systems the tree uses: for each of them the paths beneath it.
+/// What of the host's memory file systems the tree uses, and what of it is `named` with all that is beneath: for each of them the
+/// paths beneath it.
 #[must_use]
-pub fn in_memory(state: &State) -> Vec<(String, Parts)> {
+pub fn in_memory<'a>(state: &State, named: impl Iterator<Item = &'a str>) -> Vec<(String, Parts)> {
+    let named: Vec<&str> = named.collect();
     let mut paths: BTreeSet<Vec<u8>> = BTreeSet::new();
     for description in &state.files.descriptions {
         if let Kind::File { path, .. } | Kind::Directory { path } = &description.kind {
@@ -167,7 +198,14 @@ pub fn in_memory(state: &State) -> Vec<(String, Parts)> {
     let beneath = |point: &str| -> Parts {
         let prefix = [point.as_bytes(), b"/"].concat();
         let parts = paths.iter().filter_map(|path| path.strip_prefix(prefix.as_slice()));
-        parts.filter(|part| !part.is_empty()).map(|part| (part.to_vec(), false)).collect()
+        let mut parts: Parts =
+            parts.filter(|part| !part.is_empty()).map(|part| (part.to_vec(), false)).collect();
+        for named in &named {
+            // The empty path: the whole of it.
+            let beneath = named.strip_prefix(point).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+            parts.extend(beneath.map(|rest| (rest.trim_start_matches('/').as_bytes().to_vec(), true)));
+        }
+        parts
     };
     IN_MEMORY
         .iter()

@@ -5,6 +5,7 @@ pub mod files;
 pub mod host;
 mod internet;
 pub mod tasks;
+pub mod written;
 
 pub use files::files;
 pub use tasks::tasks;

@@ -45,6 +45,9 @@ pub struct Space {
     /// `PR_GET_MEMORY_MERGE`.
     #[n(11)]
     pub merge_any: bool,
+    /// Guards (MADV_GUARD_INSTALL), each first byte and bytes: no content, and whoever touches them gets SIGSEGV.
+    #[cbor(n(12), default)]
+    pub guards: Vec<(u64, u64)>,
 }
 
 /// What a mapping is a mapping of.

@@ -6,6 +6,7 @@ use crate::records::task::{Life, PosixTimer, Task};
 use ferry_sys::remote::Program;
 
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
+const MADV_GUARD_INSTALL: u64 = 102;
 const PR_SET_THP_DISABLE: u64 = 41;
 const PR_SET_MDWE: u64 = 65;
 const PR_SET_MEMORY_MERGE: u64 = 67;
@@ -30,6 +31,14 @@ pub(super) fn settings(
     for vma in space.vmas.iter().filter(|vma| super::mapping::protected_later(vma)) {
         let args = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
         program.call("protect memory as it was", libc::SYS_mprotect, &args);
+    }
+    // By now the memory is in: what was there before a guard goes. Before the locks, which it does not like.
+    for (start, len) in &space.guards {
+        program.call(
+            "make a page a guard again (Linux 6.13)",
+            libc::SYS_madvise,
+            &[*start, *len, MADV_GUARD_INSTALL],
+        );
     }
     lock(program, space, tolerated);
     if space.thp_disabled {

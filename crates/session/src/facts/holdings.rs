@@ -6,6 +6,7 @@
 use super::{FileHashes, shared_identity};
 use ferry_model::facts::{Found, Holding};
 use ferry_model::plan::Resource;
+use ferry_model::resource::Binding;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -68,6 +69,12 @@ fn file(resource: &Resource, path: &Path, hashes: &FileHashes) -> Found {
         // Devices are bound by type: one under the same name serves.
         return Found::Same;
     }
+    // Bound by type: whatever is of that type serves.
+    if resource.binding == Binding::Type
+        && ((resource.sort == "directory" && kind.is_dir()) || (resource.sort == "file" && kind.is_file()))
+    {
+        return Found::Same;
+    }
     let Some(wanted) = resource.hash else {
         return if kind.is_file() || kind.is_dir() { Found::Different } else { Found::Absent };
     };
@@ -87,7 +94,7 @@ fn file(resource: &Resource, path: &Path, hashes: &FileHashes) -> Found {
 mod tests {
     use super::*;
     use ferry_model::ids::Hash;
-    use ferry_model::resource::{Attachment, Binding};
+    use ferry_model::resource::Attachment;
 
     fn resource(sort: &str, name: &str) -> Resource {
         Resource {

@@ -94,12 +94,16 @@ impl Stage {
             if !travels || name.is_empty() {
                 continue;
             }
+            // Memory file systems of a tree in no capsule go with the captured state.
+            let in_memory = adopted && is_in_memory(&item.resource.name);
             if spec.with.iter().any(|with| with.path == item.resource.name) {
-                with.insert(name.as_bytes().to_vec(), true);
+                if !in_memory {
+                    with.insert(name.as_bytes().to_vec(), true);
+                }
             } else if adopted && item.resource.binding == Binding::Identifier {
-                // It may change until the freeze. Memory file systems go with the captured state.
-                if !is_in_memory(&item.resource.name) {
-                    with.insert(name.as_bytes().to_vec(), false);
+                // It may change until the freeze.
+                if !in_memory {
+                    with.entry(name.as_bytes().to_vec()).or_insert(false);
                 }
             } else if fs::symlink_metadata(upper.join(name)).is_err() {
                 beneath.insert(name.as_bytes().to_vec(), false);

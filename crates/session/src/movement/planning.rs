@@ -49,7 +49,7 @@ pub(super) fn make(
     request: &Request,
     ask: impl FnOnce(control::Message) -> Result<control::Message>,
 ) -> Result<Plan> {
-    let resources = shim.inspect()?;
+    let resources = shim.inspect(&request.with)?;
     let status = shim.status()?;
     let spec = status.spec.unwrap_or_default();
     let own = spec.network.as_ref().and_then(|network| network.addresses.first().cloned());
@@ -94,6 +94,9 @@ pub(super) fn agree(
     link: &mut Link,
     request: &Request,
 ) -> Result<Plan> {
+    if !request.with.is_empty() {
+        shim.declare(&request.with)?;
+    }
     let mut plan = make(node, shim, request, |ask| {
         link.send(&ask).and_then(|()| link.expect(ANSWER_MAX)).map_err(|e| link_error(&e))
     })?;

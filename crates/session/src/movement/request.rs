@@ -1,6 +1,6 @@
 //! What a user asks of a move.
 
-use crate::shim::{Network, Spec};
+use crate::shim::{Network, Spec, With};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_model::plan::Plan;
@@ -25,6 +25,8 @@ pub struct Request {
     pub plan: Option<Plan>,
     /// Bindings that the user overrides.
     pub bindings: Vec<(String, Binding)>,
+    /// Paths that it needs beside those that were named before.
+    pub with: Vec<With>,
     /// Connections that cannot move are ended.
     pub end_connections: bool,
     /// What is asked of a method that copies while the workload runs; the number of page streams is any method's.
@@ -109,6 +111,7 @@ mod tests {
             clone: None,
             plan: None,
             bindings: Vec::new(),
+            with: Vec::new(),
             end_connections: false,
             live: LiveOptions::default(),
         };

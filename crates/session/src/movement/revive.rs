@@ -18,7 +18,7 @@ use ferry_model::facts;
 use ferry_model::handover::{Answer, Cas, Entry, Input, Key, Message, Outcome, Record, Restore, Standing};
 use ferry_model::ids::{Epoch, Hash, HostName, MoveId, WorkloadId};
 use ferry_model::plan::Inventory;
-use ferry_model::planning::{self, Method, Options};
+use ferry_model::planning::{self, Method, Options, UNDECLARED};
 use ferry_model::resource::Action;
 use serde::Serialize;
 use std::fs;
@@ -139,7 +139,9 @@ fn fits(node: &Arc<dyn Node>, image: &Image, spec: &Spec, clone: bool) -> Result
     let here = about.host == node.host();
     // A directory of the host that the workload was given is where it was, on the host that it was on.
     let stays = |name: &str| here && spec.with.iter().any(|with| with.path == name);
-    let on_disk = about.resources.iter().filter(|each| ON_DISK.contains(&each.sort.as_str()));
+    let undeclared = |sort: &str| sort == UNDECLARED && !here;
+    let on_disk =
+        about.resources.iter().filter(|each| ON_DISK.contains(&each.sort.as_str()) || undeclared(&each.sort));
     let resources: Vec<_> = on_disk.filter(|each| !stays(&each.name)).cloned().collect();
     let holdings = node.holdings(&resources);
     let answer = facts::Answer { facts: node.facts(), holdings, refusals: Vec::new() };

@@ -20,6 +20,7 @@ use ferry_model::handover::entry::checkpoint_of;
 use ferry_model::handover::{Answer, Cas, Entry, Input, Key, Message, Outcome, Receipt, Suspend};
 use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
 use ferry_model::plan::{Plan, Resource};
+use ferry_model::planning::UNDECLARED;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -149,7 +150,7 @@ fn prepare(
     }
     let init = status.init.filter(|_| status.phase == ShimPhase::Running);
     let init = init.ok_or_else(|| Error::new(Kind::Refused, format!("{} does not run here", spec.name)))?;
-    let resources = alone.ask(Client::inspect)?;
+    let resources = alone.ask(|shim| shim.inspect(&[]))?;
     refuse_unsupported(&resources)?;
     let mut making = Making::begin(&request.dir, &node.state(), request.threads)?;
     let root = PathBuf::from(format!("/proc/{init}/root"));
@@ -178,7 +179,9 @@ fn prepare(
 
 /// What cannot be saved is refused by name, before anything is touched.
 fn refuse_unsupported(resources: &[Resource]) -> Result<()> {
-    let mut blockers = resources.iter().filter_map(|resource| resource.unsupported.as_ref());
+    // Directories of the host stay where they are, for a restore on this host; one elsewhere looks whether they are there too.
+    let moving = resources.iter().filter(|resource| resource.sort != UNDECLARED);
+    let mut blockers = moving.filter_map(|resource| resource.unsupported.as_ref());
     let Some(first) = blockers.next() else { return Ok(()) };
     let mut error = Error::new(Kind::Refused, first.what.clone()).hint(first.lifted_by.clone());
     error.causes = blockers.map(|blocker| blocker.what.clone()).collect();

@@ -7,9 +7,10 @@ use super::CONTENTS;
 use super::protocol::{Exit, Phase};
 use super::record::Record;
 use super::spec::Spec;
-use super::workload::{Workload, place_name, unable};
+use super::workload::{Workload, capsule_with, place_name, unable};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::BootId;
+use ferry_model::resource::Binding;
 use ferry_process::adoption::Adoption;
 use ferry_process::capsule::contents;
 use ferry_process::inspect::host;
@@ -132,7 +133,11 @@ impl Workload {
         let pid = self.adopted.as_ref().map_or(0, Adoption::pid);
         let mut record = host::record(pid).map_err(failed)?;
         host::leave_sessions(&mut state);
-        let parts = host::in_memory(&state);
+        let with = self.record.as_ref().map(|record| record.spec.with.as_slice()).unwrap_or_default();
+        // What the target binds again is mounted in its capsule; what moves is not, there.
+        record.with = capsule_with(with).collect();
+        let named = with.iter().filter(|with| with.binding != Binding::Type);
+        let parts = host::in_memory(&state, named.map(|with| with.path.as_str()));
         record.tmpfs = parts.iter().map(|(point, _)| point.clone()).collect();
         let file = File::create(self.dir.join(CONTENTS));
         let mut file = BufWriter::new(file.map_err(|e| unable("No room for memory file systems", &e))?);

@@ -2,7 +2,7 @@
 //! threads that may block.
 
 use super::protocol::{self, Answer, ClocksAt, Exit, Request, Status};
-use super::spec::{ExecSpec, Size, Spec};
+use super::spec::{ExecSpec, Size, Spec, With};
 use super::{LOG, SOCKET};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::plan::Resource;
@@ -138,9 +138,9 @@ impl Client {
         }
     }
 
-    /// [`Request::Inspect`].
-    pub fn inspect(&mut self) -> Result<Vec<Resource>> {
-        match self.call(&Request::Inspect)? {
+    /// [`Request::Inspect`]. `with` counts as named, this once.
+    pub fn inspect(&mut self, with: &[With]) -> Result<Vec<Resource>> {
+        match self.call(&Request::Inspect { with: with.to_vec() })? {
             Answer::Inventory { resources } => Ok(resources),
             other => Err(unexpected(&other)),
         }
@@ -149,6 +149,11 @@ impl Client {
     /// [`Request::Look`].
     pub fn look(&mut self) -> Result<()> {
         self.done(&Request::Look)
+    }
+
+    /// [`Request::Declare`].
+    pub fn declare(&mut self, with: &[With]) -> Result<()> {
+        self.done(&Request::Declare { with: with.to_vec() })
     }
 
     /// [`Request::Freeze`].

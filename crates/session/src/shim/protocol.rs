@@ -4,7 +4,7 @@
 //! node that started it, and meets the next version of it. After [`Request::Attach`] and [`Request::Exec`] have been
 //! answered with [`Answer::Stream`] the connection carries [`crate::shim::stream`] frames.
 
-use super::spec::{ExecSpec, Size, Spec};
+use super::spec::{ExecSpec, Size, Spec, With};
 use ferry_model::error::Error;
 use ferry_model::plan::Resource;
 use ferry_transfer::access::SpaceAccess;
@@ -64,7 +64,11 @@ pub enum Request {
     },
     /// Reads what the workload holds; stops nothing.
     #[n(7)]
-    Inspect,
+    Inspect {
+        /// Paths that count as named beside those that were.
+        #[cbor(n(0), default)]
+        with: Vec<With>,
+    },
     /// Looks at the running tasks for the capture that is to come: at what is dear to read. To be asked directly before
     /// [`Request::Freeze`], which does it itself where it was not asked.
     #[n(30)]
@@ -128,6 +132,13 @@ pub enum Request {
         /// As they were kept.
         #[n(0)]
         frames: Vec<ByteVec>,
+    },
+    /// Names paths that the workload needs, beside those that were named when it began.
+    #[n(50)]
+    Declare {
+        /// Which; of one that was named before, the binding is this from now on.
+        #[n(0)]
+        with: Vec<With>,
     },
     /// Makes what a workload that will arrive needs and what is known before it is captured: cgroup, namespaces, clocks, network
     /// device (down). [`Request::Prepare`] of the same workload follows.

@@ -267,7 +267,7 @@ impl Server {
             Request::Exec { spec } => self.exec(at, &spec),
             Request::Attach { size } => self.attach(at, size),
             Request::Freeze { stays } => self.freeze(stays.unwrap_or(false)),
-            Request::Inspect => self.inspect(),
+            Request::Inspect { with } => self.inspect(&with),
             other => self.answer(other),
         };
         let answer = answered.unwrap_or_else(|error| Answer::Failed { error });
@@ -290,6 +290,7 @@ impl Server {
                 workload.adopt(&spec, pid)?;
                 Ok(Answer::Status { status: workload.status() })
             }
+            Request::Declare { with } => workload.declare(with).map(|()| Answer::Done),
             Request::Status => {
                 workload.ended();
                 Ok(Answer::Status { status: workload.status() })
@@ -332,7 +333,7 @@ impl Server {
             | Request::Exec { .. }
             | Request::Attach { .. }
             | Request::Freeze { .. }
-            | Request::Inspect => Err(Error::new(Kind::Bug, "Served elsewhere")),
+            | Request::Inspect { .. } => Err(Error::new(Kind::Bug, "Served elsewhere")),
         }
     }
 
@@ -345,8 +346,8 @@ impl Server {
         self.workload.freeze(stays).map(|()| Answer::Done)
     }
 
-    fn inspect(&mut self) -> Result<Answer> {
-        let mut resources = self.workload.inspect()?;
+    fn inspect(&mut self, with: &[super::With]) -> Result<Answer> {
+        let mut resources = self.workload.inspect(with)?;
         for exec in self.execs.iter().filter(|exec| exec.has_client()) {
             // One reason, not one for each of its streams.
             let stream = |each: &Resource| {

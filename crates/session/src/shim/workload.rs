@@ -2,7 +2,7 @@
 
 use super::protocol::{Exit, Phase, Status};
 use super::record::{Record, boot_id};
-use super::spec::{ExecSpec, Spec};
+use super::spec::{ExecSpec, Spec, With};
 use super::terminal::Terminal;
 use super::{LOG, network};
 use crate::facts::FileHashes;
@@ -398,25 +398,29 @@ pub(super) fn place_name(id: WorkloadId, dir: &Path) -> String {
 
 /// The capsule that a workload asks for.
 pub(super) fn capsule_spec(spec: &Spec, dir: &Path) -> capsule::Spec {
-    let with = spec.with.iter().map(|with| capsule::With {
-        path: with.path.clone(),
-        host: with.path.clone(),
-        binding: Some(format!("{:?}", with.binding).to_lowercase()),
-        read_only: false,
-    });
     capsule::Spec {
         name: place_name(spec.id, dir),
         directory: dir.to_owned(),
         hidden: dir.parent().and_then(Path::parent).map(Path::to_owned).into_iter().collect(),
         hostname: spec.hostname.clone().unwrap_or_else(|| spec.name.clone()),
         own_network: spec.network.is_some(),
-        with: with.collect(),
+        with: capsule_with(&spec.with).collect(),
         limits: capsule::Limits {
             memory_bytes: spec.memory_bytes_max,
             cpu_millis: spec.cpu_milli_max.and_then(|milli| u32::try_from(milli).ok()),
         },
         ..capsule::Spec::default()
     }
+}
+
+/// Host paths as a capsule gets them: at the same place.
+pub(super) fn capsule_with(with: &[With]) -> impl Iterator<Item = capsule::With> {
+    with.iter().map(|with| capsule::With {
+        path: with.path.clone(),
+        host: with.path.clone(),
+        binding: Some(format!("{:?}", with.binding).to_lowercase()),
+        read_only: false,
+    })
 }
 
 /// /dev/null as the capsule has it.

@@ -127,6 +127,7 @@ impl TestNode {
             clone: None,
             plan: None,
             bindings: Vec::new(),
+            with: Vec::new(),
             end_connections: false,
             live: LiveOptions::default(),
         }

@@ -159,7 +159,15 @@ pub(super) const PROBES: &[Probe] = &[
         need: Need::Sometimes,
         probe: |_| {
             unshare(UnshareFlags::NEWIPC).map_err(why("unshare"))?;
-            let object = crate::sysv::Object { id: 77, key: 0, mode: 0o600, uid: 0, gid: 0, size: 4096 };
+            let object = crate::sysv::Object {
+                id: 77,
+                key: 0,
+                mode: 0o600,
+                uid: 0,
+                gid: 0,
+                size: 4096,
+                users: [0; 2],
+            };
             crate::sysv::make_segment(&object).map_err(why("make a segment"))?;
             Ok("a segment got the number 77".into())
         },

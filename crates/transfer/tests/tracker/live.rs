@@ -45,7 +45,7 @@ fn assert_equal(child: &Tracked, copy: &Copy) {
     let maps = ferry_sys::proc::maps::parse(&maps).unwrap();
     let private = maps.iter().filter(|mapping| !mapping.shared && mapping.end < 1 << 63);
     let private: Vec<_> = private.map(|mapping| (mapping.start, mapping.end)).collect();
-    let content = ferry_sys::pagemap::private_content(child.pid(), &private).unwrap();
+    let content = ferry_sys::pagemap::private_content(child.pid(), &private).unwrap().0;
     let content: RangeSet =
         content.iter().map(|region| Range { start: region.start, len: region.end - region.start }).collect();
     let copy = copy.0.lock().unwrap();

@@ -25,7 +25,7 @@ pub fn pack(root: impl AsFd, out: &mut dyn Write, limits: &Limits) -> Result<Tot
     run(root, None, out, limits)
 }
 
-/// Parts of a tree: paths relative to its root, each with whether everything beneath it belongs to it.
+/// Parts of a tree: paths relative to its root, each with whether everything beneath it belongs to it. The empty path is the root.
 pub type Parts = BTreeMap<Vec<u8>, bool>;
 
 /// Writes some parts of the tree beneath `root`, with the directories that lead there. A part may be a mount point, or lie
@@ -134,7 +134,7 @@ pub(super) fn choice(parts: &Parts, path: &[u8]) -> Option<bool> {
         return Some(true);
     }
     let within = |(at, byte): (usize, &u8)| *byte == b'/' && parts.get(&path[..at]) == Some(&true);
-    if path.iter().enumerate().any(within) {
+    if parts.get(&b""[..]) == Some(&true) || path.iter().enumerate().any(within) {
         return Some(false);
     }
     let beneath = [path, b"/"].concat();
