@@ -23,6 +23,7 @@ pub mod proc;
 pub mod process_vm;
 pub mod ptrace;
 pub mod remote;
+pub mod replace;
 pub mod schedule;
 pub mod scm;
 pub mod signalfd;

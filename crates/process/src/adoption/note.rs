@@ -1,9 +1,10 @@
 //! What is on disk about an adopted tree: who is its root, and where each process came from.
 
 use crate::capsule::error::{Doing, Error, Result};
+use ferry_sys::replace::{beside, replace_durably};
 use minicbor::{Decode, Encode};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 const FILE: &str = "adoption.cbor";
@@ -47,11 +48,7 @@ impl Note {
     /// Writes it into `directory`: whole or not at all, and durably.
     pub(super) fn write(&self, directory: &Path) -> Result<()> {
         let write = || -> io::Result<()> {
-            let new = directory.join(format!("{FILE}.new"));
-            let mut file = fs::File::create(&new)?;
-            file.write_all(&minicbor::to_vec(self).map_err(io::Error::other)?)?;
-            file.sync_data()?;
-            fs::rename(&new, directory.join(FILE))
+            replace_durably(&directory.join(FILE), &minicbor::to_vec(self).map_err(io::Error::other)?)
         };
         write().doing(|| format!("write {}", directory.join(FILE).display()))
     }
@@ -72,10 +69,11 @@ impl Note {
     }
 
     pub(super) fn remove(directory: &Path) -> Result<()> {
-        for name in [FILE, "adoption.cbor.new"] {
-            match fs::remove_file(directory.join(name)) {
+        let path = directory.join(FILE);
+        for path in [&path, &beside(&path)] {
+            match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).doing(|| format!("remove {}", directory.join(name).display()));
+                    return Err(error).doing(|| format!("remove {}", path.display()));
                 }
                 _ => {}
             }

@@ -4,6 +4,7 @@ use super::error::{Doing, Error, Result};
 use super::spec::{Limits, Spec, With};
 use super::{END_MAX, group};
 use ferry_sys::cgroup::Cgroup;
+use ferry_sys::replace::replace;
 use minicbor::{Decode, Encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -50,9 +51,8 @@ impl Note {
     /// Writes it into `directory`: whole or not at all.
     pub(super) fn write(&self, directory: &Path) -> Result<()> {
         let write = || -> io::Result<()> {
-            let new = directory.join(format!("{FILE}.new"));
-            fs::write(&new, minicbor::to_vec(self).map_err(io::Error::other)?)?;
-            fs::rename(&new, directory.join(FILE))
+            // It means nothing after a reboot, and is written in the pause of a move.
+            replace(&directory.join(FILE), &minicbor::to_vec(self).map_err(io::Error::other)?)
         };
         write().doing(|| format!("write {}", directory.join(FILE).display()))
     }

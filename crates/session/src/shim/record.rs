@@ -5,9 +5,10 @@
 use super::protocol::{Exit, Phase};
 use super::spec::Spec;
 use ferry_model::ids::BootId;
+use ferry_sys::replace::replace_durably;
 use minicbor::{Decode, Encode};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::RECORD as FILE;
@@ -58,11 +59,7 @@ impl Record {
     /// Writes it, so that after a crash there is either this one or the one before.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         let bytes = minicbor::to_vec(self).map_err(|e| io::Error::other(e.to_string()))?;
-        let new = dir.join("shim.cbor.new");
-        let mut file = File::create(&new)?;
-        file.write_all(&bytes)?;
-        file.sync_data()?;
-        fs::rename(&new, dir.join(FILE))
+        replace_durably(&dir.join(FILE), &bytes)
     }
 
     /// Removes it: the workload is gone from this host.
