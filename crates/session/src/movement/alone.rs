@@ -7,7 +7,7 @@ use crate::handover::{Driver, Stopped, World};
 use crate::journal::Shared;
 use crate::shim::Client;
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::handover::{Entry, Input, Key, Machine, Outcome, Parties};
+use ferry_model::handover::{Answer, Cas, Entry, Input, Key, Machine, Outcome, Parties};
 use ferry_model::ids::{HostName, WorkloadId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -44,6 +44,14 @@ impl Alone {
     pub fn append(&self, entry: &Entry) -> Result<(), Stopped> {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         journal.append(entry).map_err(|e| Stopped(Box::new(e)))
+    }
+
+    pub fn cas(&self, cas: &Cas) -> Answer {
+        self.node.registry().cas(cas)
+    }
+
+    pub fn read(&self, id: WorkloadId) -> Answer {
+        self.node.registry().read(id)
     }
 
     pub fn entries(&self) -> Vec<Entry> {

@@ -263,19 +263,19 @@ impl World for ReviveRole {
 
     fn act(&mut self, act: Act) -> Option<Input> {
         match act {
-            Act::Check => Some(match self.alone.ask(Client::status) {
-                Ok(status) if status.phase == Phase::Prepared && status.whole != Some(false) => Input::Ready,
-                Ok(status) => {
-                    let why = format!("What was restored is {:?} and cannot start", status.phase);
-                    self.failure.get_or_insert_with(|| Error::new(Kind::Unable, why.clone()));
-                    Input::NotReady(why)
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    self.failure.get_or_insert(error);
-                    Input::NotReady(why)
-                }
-            }),
+            Act::Check => {
+                let status = self.alone.ask(Client::status);
+                let checked =
+                    status.and_then(|status| status.can_start().map_err(|why| Error::new(Kind::Unable, why)));
+                Some(match checked {
+                    Ok(()) => Input::Ready,
+                    Err(error) => {
+                        let why = error.to_string();
+                        self.failure.get_or_insert(error);
+                        Input::NotReady(why)
+                    }
+                })
+            }
             Act::Thaw => {
                 super::hold::before_resume();
                 self.alone.ask(Client::resume).ok()?;
@@ -292,11 +292,11 @@ impl World for ReviveRole {
     }
 
     fn cas(&mut self, cas: &Cas) -> Answer {
-        self.alone.node.registry().cas(cas)
+        self.alone.cas(cas)
     }
 
     fn read(&mut self, id: WorkloadId) -> Answer {
-        self.alone.node.registry().read(id)
+        self.alone.read(id)
     }
 
     fn copy_exists(&mut self) -> bool {

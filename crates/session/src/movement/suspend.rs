@@ -288,11 +288,11 @@ impl World for SuspendRole {
     }
 
     fn cas(&mut self, cas: &Cas) -> Answer {
-        self.alone.node.registry().cas(cas)
+        self.alone.cas(cas)
     }
 
     fn read(&mut self, id: WorkloadId) -> Answer {
-        self.alone.node.registry().read(id)
+        self.alone.read(id)
     }
 
     fn copy_exists(&mut self) -> bool {

@@ -7,7 +7,7 @@ use super::packets::Packets;
 use super::recorder::Recorder;
 use super::{files, memory, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
-use crate::shim::protocol::{ClocksAt, Phase as ShimPhase};
+use crate::shim::protocol::ClocksAt;
 use crate::shim::{Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Event, What};
@@ -241,7 +241,7 @@ impl TargetRole {
                         return Err(Error::new(Kind::RolledBack, reason));
                     }
                 }
-                control::Message::Bulk { kind: Bulk::Image } | control::Message::Bye => {
+                control::Message::Bye => {
                     return Err(Error::new(Kind::RolledBack, "The source ended the move"));
                 }
                 _ => {}
@@ -365,14 +365,13 @@ impl World for TargetRole {
                     Some(Input::Cancel(reason))
                 }
             },
-            Act::Check => Some(match self.ask(Client::status) {
-                Ok(status) if status.phase == ShimPhase::Prepared && status.whole == Some(false) => {
-                    Input::NotReady("A part of the prepared copy was killed while it was frozen".into())
-                }
-                Ok(status) if status.phase == ShimPhase::Prepared => Input::Ready,
-                Ok(status) => Input::NotReady(format!("The prepared copy is {:?}", status.phase)),
-                Err(error) => Input::NotReady(error.to_string()),
-            }),
+            Act::Check => {
+                let status = self.ask(Client::status).map_err(|error| error.to_string());
+                Some(match status.and_then(|status| status.can_start()) {
+                    Ok(()) => Input::Ready,
+                    Err(why) => Input::NotReady(why),
+                })
+            }
             Act::Thaw => {
                 super::hold::before_resume();
                 let began = Instant::now();

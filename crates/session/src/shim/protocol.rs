@@ -288,6 +288,23 @@ pub struct Status {
     pub whole: Option<bool>,
 }
 
+impl Status {
+    /// Whether what was prepared is there, whole, and can be resumed; if not, why.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    pub fn can_start(&self) -> Result<(), String> {
+        match (self.phase, self.whole) {
+            (Phase::Prepared, Some(false)) => {
+                Err("A part of the prepared copy was killed while it was frozen".into())
+            }
+            // An older shim does not say whether it is whole.
+            (Phase::Prepared, _) => Ok(()),
+            (phase, _) => Err(format!("The prepared copy is {phase:?} and cannot start")),
+        }
+    }
+}
+
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Exit {
@@ -384,6 +401,27 @@ mod tests {
         // As a node of an older version asks.
         let framed = [3, 0, 0, 0, 0x82, 8, 0x80];
         assert_eq!(receive::<Request>(&mut framed.as_slice()).unwrap(), Request::Freeze { stays: None });
+    }
+
+    #[test]
+    fn only_a_prepared_copy_that_is_whole_can_start() {
+        let status = |phase, whole| Status {
+            phase,
+            spec: None,
+            pid: None,
+            exit: None,
+            adopted: false,
+            shim_pid: 1,
+            log: String::new(),
+            init: None,
+            whole,
+        };
+        assert!(status(Phase::Prepared, Some(true)).can_start().is_ok());
+        assert!(status(Phase::Prepared, None).can_start().is_ok());
+        assert!(status(Phase::Prepared, Some(false)).can_start().unwrap_err().contains("killed"));
+        for phase in [Phase::Building, Phase::Lost, Phase::Exited, Phase::Empty] {
+            assert!(status(phase, None).can_start().is_err(), "{phase:?}");
+        }
     }
 
     #[test]

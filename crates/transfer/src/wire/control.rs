@@ -170,9 +170,7 @@ pub enum Bulk {
     /// Execution state.
     #[n(1)]
     State,
-    /// A whole image directory.
-    #[n(2)]
-    Image,
+    // 2 was a whole image directory, which nobody sent: not to be given to anything else.
 }
 
 /// Sends a message.
