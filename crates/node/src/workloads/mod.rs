@@ -52,7 +52,7 @@ impl Workloads {
     pub fn open(config: &Config, host: &HostName, boot: BootId, journals: Arc<OpenJournals>) -> Result<Self> {
         let dir = config.state.join("workloads");
         crate::files::make_private_dir(&dir)?;
-        Ok(Self {
+        let workloads = Self {
             records: Mutex::new(record::load_all(&dir)?),
             dir,
             ferry: config.ferry.clone(),
@@ -60,7 +60,9 @@ impl Workloads {
             bridge: config.bridge.clone(),
             boot,
             journals,
-        })
+        };
+        workloads.note_left();
+        Ok(workloads)
     }
 
     /// Directory of a workload.
@@ -171,7 +173,7 @@ impl Workloads {
 
     /// Takes back what a start has left that failed. If its shim died of it, a successor does: what was adopted half way is put back.
     fn undo(&self, dir: &Path, mut client: Client) {
-        let done = client.destroy().or_else(|_| match dir.join("shim.cbor").exists() {
+        let done = client.destroy().or_else(|_| match dir.join(ferry_session::shim::RECORD).exists() {
             true => Client::spawn(&self.ferry, dir, true)
                 .map_err(|cause| Error::from_source(Kind::Unable, &cause))
                 .and_then(|mut client| client.destroy()),

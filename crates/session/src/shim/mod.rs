@@ -39,7 +39,7 @@ pub use spec::{ExecSpec, Network, Size, Spec, With};
 pub const SOCKET: &str = "shim.sock";
 
 /// Name of a shim's record in a workload's state directory.
-pub(crate) const RECORD: &str = "shim.cbor";
+pub const RECORD: &str = "shim.cbor";
 
 /// Name of what connections are still to be given, in a workload's state directory.
 pub(crate) const CONNECTIONS: &str = "connections.cbor";
