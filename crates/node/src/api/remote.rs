@@ -7,22 +7,16 @@ use super::who::Who;
 use crate::audit::Verdict;
 use crate::node::Node;
 use crate::peers::Admitted;
+use crate::peers::accept::{Bounds, accept_all};
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::{TcpListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
-/// How long a handshake may take.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// Most handshakes at a time: a stranger can make us work, but only so much.
-const HANDSHAKES_MAX: usize = 64;
-
-/// Most connections that are served at a time.
-const CONNECTIONS_MAX: usize = 512;
+/// How many operators may be connected at a time.
+const BOUNDS: Bounds = Bounds { handshakes_max: 64, connections_max: 512 };
 
 /// Connections of operators, ready to be served.
 pub struct OperatorListener {
@@ -35,40 +29,27 @@ impl OperatorListener {
     pub fn new(listener: TcpListener, node: Arc<Node>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (send, ready) = mpsc::channel(1);
-        tokio::spawn(accept_all(listener, node, send));
+        tokio::spawn(listen(listener, node, send));
         Ok(Self { ready, address })
     }
 }
 
-async fn accept_all(listener: TcpListener, node: Arc<Node>, ready: mpsc::Sender<(UnixStream, Who)>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(turn) = handshakes.clone().acquire_owned().await else { return };
-        let Ok(place) = connections.clone().acquire_owned().await else { return };
-        let tcp = match listener.accept().await {
-            Ok((tcp, _)) => tcp,
-            Err(cause) => {
-                tracing::warn!(%cause, "a connection to the API could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+async fn listen(listener: TcpListener, node: Arc<Node>, ready: mpsc::Sender<(UnixStream, Who)>) {
+    let own = node.clone();
+    let handshake = move |tcp, place| {
+        let node = own.clone();
+        async move { node.peers().admit_operator(tcp, place).await }
+    };
+    let serve = move |admitted, from| {
         let (node, ready) = (node.clone(), ready.clone());
-        tokio::spawn(async move {
-            let from = tcp.peer_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
-            let admitted =
-                tokio::time::timeout(HANDSHAKE_TIME_MAX, node.peers().admit_operator(tcp, place)).await;
-            drop(turn);
+        async move {
             match admitted {
-                Ok(Ok(Admitted { name, stream })) => {
-                    let _ = ready.send((stream, Who::Operator(name))).await;
-                }
-                Ok(Err(cause)) => turned_away(node, from, cause.to_string()).await,
-                Err(_) => turned_away(node, from, "the handshake took too long".to_owned()).await,
+                Ok(Admitted { name, stream }) => drop(ready.send((stream, Who::Operator(name))).await),
+                Err(why) => turned_away(node, from, why).await,
             }
-        });
-    }
+        }
+    };
+    accept_all(listener, BOUNDS, handshake, serve).await;
 }
 
 async fn turned_away(node: Arc<Node>, from: String, why: String) {

@@ -1,60 +1,41 @@
 //! The listener for peers. What a client asks for in its first message (the application protocol) decides which
 //! handshake it gets: peers must show a certificate in it; who joins gets one that leads to nothing but joining.
 
+use super::accept::{Bounds, Place, accept_all};
 use super::serve::{Handler, serve};
 use super::{Peers, bridge, silence};
 use crate::trust::{certificate, tls};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
-/// How long a handshake may take.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// Most handshakes at a time: a stranger can make us work, but only so much.
-const HANDSHAKES_MAX: usize = 128;
-
-/// Most connections that are served at a time.
-const CONNECTIONS_MAX: usize = 1024;
+/// How many peers may be connected at a time.
+const BOUNDS: Bounds = Bounds { handshakes_max: 128, connections_max: 1024 };
 
 /// Accepts connections until the runtime ends.
 pub async fn listen(listener: TcpListener, peers: Arc<Peers>, handler: Arc<dyn Handler>) {
-    let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
-    let connections = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(turn) = handshakes.clone().acquire_owned().await else { return };
-        let Ok(place) = connections.clone().acquire_owned().await else { return };
-        let tcp = match listener.accept().await {
-            Ok((tcp, _)) => tcp,
-            Err(cause) => {
-                tracing::warn!(%cause, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    let own = peers.clone();
+    let handshake = move |tcp: TcpStream, place: Place| {
+        let peers = own.clone();
+        async move { Ok((accept(tcp, &peers).await?, place)) }
+    };
+    let serve = move |accepted: Result<(Accepted, Place), String>, from: String| {
         let (peers, handler) = (peers.clone(), handler.clone());
-        tokio::spawn(async move {
-            let from = tcp.peer_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
-            let accepted = tokio::time::timeout(HANDSHAKE_TIME_MAX, accept(tcp, &peers)).await;
-            drop(turn);
-            match accepted {
-                Ok(Ok(Accepted::Peer(tls))) => {
-                    if let Err(cause) = admit(tls, &peers, &handler, place) {
-                        handler.turned_away(&from, &cause.to_string());
-                    }
-                }
-                Ok(Ok(Accepted::Joiner(tls))) => {
-                    if let Err(cause) = admit_joiner(tls, &peers, &handler, place) {
-                        handler.turned_away(&from, &cause.to_string());
-                    }
-                }
-                Ok(Err(cause)) => handler.turned_away(&from, &cause.to_string()),
-                Err(_) => handler.turned_away(&from, "the handshake took too long"),
+        async move {
+            let admitted = accepted.and_then(|(accepted, place)| {
+                let admitted = match accepted {
+                    Accepted::Peer(tls) => admit(tls, &peers, &handler, place),
+                    Accepted::Joiner(tls) => admit_joiner(tls, &peers, &handler, place),
+                };
+                admitted.map_err(|cause| cause.to_string())
+            });
+            if let Err(why) = admitted {
+                handler.turned_away(&from, &why);
             }
-        });
-    }
+        }
+    };
+    accept_all(listener, BOUNDS, handshake, serve).await;
 }
 
 enum Accepted {
@@ -74,8 +55,6 @@ async fn accept(tcp: TcpStream, peers: &Peers) -> io::Result<Accepted> {
         Ok(Accepted::Peer(start.into_stream(peers.tls.server.clone()).await?.into()))
     }
 }
-
-type Place = tokio::sync::OwnedSemaphorePermit;
 
 fn admit(
     tls: TlsStream<TcpStream>,

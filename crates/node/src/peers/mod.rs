@@ -4,6 +4,7 @@
 //! requests, moves) is plain blocking reads and writes on the other end, on threads of its own. Whoever is put out of the
 //! fleet loses every open connection at once.
 
+pub mod accept;
 mod bridge;
 mod keep;
 mod listen;

@@ -153,6 +153,12 @@ fn what_cannot_be_a_workload_is_named() {
     assert!(said(0).contains("no process id"));
     assert!(said(4_194_303).contains("no process"));
     assert!(said(std::process::id().cast_signed()).contains("Ferry itself"));
+    // Where there are any to be seen: in a pid namespace of its own a machine shows none.
+    let is_kernel = |pid: &i32| stat::read(*pid).is_ok_and(|stat| stat.flags & 0x0020_0000 != 0);
+    match proc::numbers("/proc").unwrap().into_iter().find(is_kernel) {
+        Some(kernel) => assert!(said(kernel).contains("is a task of the kernel")),
+        None => eprintln!("no task of the kernel is seen here"),
+    }
     let tree = Tree::new(SLEEPERS);
     let last = *tree.members().last().unwrap();
     ferry_sys::ptrace::seize(last, 0).unwrap();
