@@ -8,8 +8,9 @@ use ferry_model::resource::Binding;
 use ferry_process::capture::Scope;
 use ferry_process::capture::files::FilesContext;
 use ferry_process::inspect;
+use ferry_process::live::Tracking;
 use ferry_sys::mountinfo;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,9 @@ impl Workload {
     /// The whole inventory: tasks with their code and memory, descriptors, capsule; with what cannot be moved, by name.
     pub(super) fn inspect(&self) -> Result<Vec<Resource>> {
         let scope = Scope::Cgroup(self.cgroup()?.path().to_owned());
-        let mut found = inspect::tasks(&scope).map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        let none = HashSet::new();
+        let watched = self.tracking.as_ref().map_or(&none, Tracking::watched);
+        let mut found = inspect::tasks(&scope, watched).map_err(|e| Error::from_source(Kind::Unable, &e))?;
 
         let tasks = self.tasks()?;
         let furniture = self.furniture();
