@@ -10,6 +10,7 @@ pub mod capture;
 mod clock;
 pub mod inspect;
 pub mod layout;
+pub mod live;
 pub mod nursery;
 pub mod records;
 pub mod restore;

@@ -5,9 +5,13 @@
 mod common;
 
 use common::{Place, counter, exec_spec, spec};
+use ferry_process::records::State;
+use ferry_session::shim::envelope::Envelope;
 use ferry_session::shim::protocol::{Exit, Phase};
 use ferry_session::shim::stream::Frame;
 use ferry_session::shim::{Client, Size};
+use ferry_transfer::engine::TrackedSpace;
+use ferry_transfer::linux::TaskTracker;
 use libtest_mimic::{Arguments, Trial};
 use std::time::Duration;
 
@@ -21,6 +25,8 @@ fn main() {
         Trial::test("exec_has_streams_of_its_own", common::run(exec)),
         Trial::test("a_terminal_is_typed_on_and_read", common::run(terminal)),
         Trial::test("frozen_means_still_and_thawed_means_on", common::run(freeze)),
+        Trial::test("tracked_memory_keeps_its_numbers_until_it_is_captured", common::run(tracked)),
+        Trial::test("a_tracking_ends_with_who_asked_for_it", common::run(untracked)),
         Trial::test("a_killed_shim_is_replaced_and_its_workload_never_notices", common::run(replaced)),
         Trial::test("a_terminal_outlives_the_shim_that_read_it", common::run(terminal_kept)),
         Trial::test("an_adopted_tree_outlives_its_shim_and_is_let_go", common::run(adopted)),
@@ -97,6 +103,82 @@ fn freeze() {
     assert_eq!(shim.status().unwrap().phase, Phase::Frozen);
     shim.thaw().unwrap();
     shim.thaw().unwrap();
+    place.wait_for_count("w", before + 3);
+    shim.destroy().unwrap();
+    place.assert_empty("w");
+}
+
+/// A shell whose child counts in its memory, and another that sleeps.
+fn family() -> Vec<String> {
+    let count = common::program().display().to_string();
+    ["/bin/sh", "-c", &format!("sleep 1000 & {count} count; true")].map(str::to_owned).to_vec()
+}
+
+fn tracked() {
+    let place = Place::new();
+    let mut shim = place.shim("w");
+    shim.start(spec(20, &family())).unwrap();
+    place.wait_for_count("w", 3);
+    let first = shim.track().unwrap();
+    assert!(first.untracked.is_empty() && first.spaces.len() == 3, "{first:?}");
+    let draft = Envelope::from_bytes(&first.draft).unwrap().state;
+    assert!(draft.capsule.is_some_and(|capsule| capsule.hostname == "test"));
+    let mut trackers: Vec<TaskTracker> = Vec::new();
+    for (space, pid, userfaultfd) in first.spaces {
+        trackers.push(TaskTracker::new(space, pid, userfaultfd.unwrap()).unwrap());
+    }
+    for tracker in &mut trackers {
+        assert!(tracker.scan().unwrap().dirty.bytes() > 0);
+    }
+    let before = place.count("w");
+    place.wait_for_count("w", before + 3);
+    let dirty: Vec<u64> = trackers.iter_mut().map(|each| each.scan().unwrap().dirty.bytes()).collect();
+    assert!(dirty.iter().any(|bytes| *bytes > 0) && dirty.contains(&0), "one counts, one sleeps: {dirty:?}");
+    let second = shim.track().unwrap();
+    assert!(second.spaces.len() == 3 && second.spaces.iter().all(|(.., userfaultfd)| userfaultfd.is_none()));
+    // The plan that is made meanwhile has nothing against it.
+    let held = shim.inspect().unwrap();
+    assert!(held.iter().all(|each| each.unsupported.is_none()), "{held:?}");
+    shim.freeze().unwrap();
+    assert!(shim.track().is_err(), "a frozen workload is captured");
+    let (state, _) = shim.capture().unwrap();
+    let state = Envelope::from_bytes(&state).unwrap().state;
+    let numbers = |state: &State| state.tasks.iter().map(|task| (task.pid, task.space)).collect::<Vec<_>>();
+    assert_eq!(numbers(&state), numbers(&draft_of(&second.draft)));
+    shim.thaw().unwrap();
+    place.wait_for_count("w", before + 9);
+    // It was given up: the next attempt begins anew, when what the first was given is closed.
+    drop(trackers);
+    assert!(shim.track().unwrap().spaces.into_iter().all(|(.., userfaultfd)| userfaultfd.is_some()));
+    shim.destroy().unwrap();
+}
+
+fn draft_of(bytes: &[u8]) -> State {
+    Envelope::from_bytes(bytes).unwrap().state
+}
+
+fn untracked() {
+    let place = Place::new();
+    let mut shim = place.shim("w");
+    shim.start(spec(21, &counter())).unwrap();
+    place.wait_for_count("w", 3);
+    let fresh = |tracked: ferry_session::shim::client::Tracked| {
+        tracked.spaces.into_iter().filter(|(.., userfaultfd)| userfaultfd.is_some()).count()
+    };
+    assert_eq!(fresh(shim.track().unwrap()), 1);
+    assert_eq!(fresh(shim.track().unwrap()), 0);
+    let mut other = place.shim("w");
+    assert_eq!(fresh(other.track().unwrap()), 1, "another node was handed nothing");
+    other.untrack().unwrap();
+    assert_eq!(fresh(other.track().unwrap()), 1);
+    assert_eq!(fresh(shim.track().unwrap()), 1);
+    // One that looks on and goes disturbs nothing; the end of the one that tracks is noticed.
+    drop(other);
+    assert_eq!(fresh(shim.track().unwrap()), 0);
+    drop(shim);
+    let mut shim = place.shim("w");
+    assert_eq!(fresh(shim.track().unwrap()), 1);
+    let before = place.count("w");
     place.wait_for_count("w", before + 3);
     shim.destroy().unwrap();
     place.assert_empty("w");

@@ -1,6 +1,7 @@
 //! Address spaces: mappings with their flags, the objects behind shared ones, and which pages hold content.
 
 use super::Error;
+use super::numbers::Numbers;
 use crate::records::memory::{Backing, MemoryObject, ObjectKind, Space, Vma, vma};
 use ferry_sys::pagemap;
 use ferry_sys::proc;
@@ -15,14 +16,14 @@ use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
 /// Flags and keys of mappings, by their bounds.
-pub(super) type Advice = HashMap<(u64, u64), (Flags, u32)>;
+pub(crate) type Advice = HashMap<(u64, u64), (Flags, u32)>;
 
 /// Spaces with fewer mappings and less memory than this are asked for their flags while they stand still: it costs little.
 const MAPPINGS_ASKED_LATE_MAX: usize = 200;
 const RESIDENT_ASKED_LATE_MAX: u64 = 32 << 20;
 
 /// Reads the flags of all mappings of a running process.
-pub(super) fn observe(pid: i32) -> Option<Advice> {
+pub(crate) fn observe(pid: i32) -> Option<Advice> {
     let text = proc::read(pid, "smaps").ok()?;
     let entries = smaps::parse(&text).ok()?;
     Some(entries.into_iter().map(|entry| ((entry.start, entry.end), (entry.flags, entry.key))).collect())
@@ -81,31 +82,32 @@ pub fn hole(spaces: &[&[Mapping]], len: u64) -> Option<u64> {
 }
 
 /// Reads the mappings of a process.
-pub(super) fn mappings(pid: i32) -> Result<Vec<Mapping>, Error> {
+pub(crate) fn mappings(pid: i32) -> Result<Vec<Mapping>, Error> {
     let text = proc::read(pid, "maps").map_err(Error::read("the mappings", pid))?;
     let mut all = maps::parse(&text).map_err(|bad| Error::read("the mappings", pid)(bad.into()))?;
     all.retain(|mapping| mapping.name != b"[vsyscall]");
     Ok(all)
 }
 
-/// All objects found so far, by device and inode.
+/// All objects found so far.
 #[derive(Debug)]
-pub(super) struct Objects {
-    next: u32,
-    by_inode: HashMap<((u32, u32), u64), u32>,
-    pub(super) found: Vec<MemoryObject>,
-    pub(super) access: Vec<SpaceAccess>,
+pub(crate) struct Objects {
+    pub(crate) numbers: Numbers,
+    pub(crate) found: Vec<MemoryObject>,
+    pub(crate) access: Vec<SpaceAccess>,
+    with_content: bool,
 }
 
 impl Objects {
-    /// Numbers of objects begin after those of the spaces.
-    pub(super) fn after(spaces: u32) -> Self {
-        Self { next: spaces, by_inode: HashMap::new(), found: Vec::new(), access: Vec::new() }
+    /// None yet. `with_content`: their content is looked for, else `access` has no ranges.
+    pub(crate) fn new(numbers: Numbers, with_content: bool) -> Self {
+        Self { numbers, found: Vec::new(), access: Vec::new(), with_content }
     }
 
     fn of(&mut self, pid: i32, ns_pid: i32, mapping: &Mapping, kind: ObjectKind) -> Result<u32, Error> {
-        if let Some(id) = self.by_inode.get(&(mapping.device, mapping.inode)) {
-            return Ok(*id);
+        let id = self.numbers.object((mapping.device, mapping.inode));
+        if self.found.iter().any(|object| object.id == id) {
+            return Ok(id);
         }
         let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
         let what = || format!("the object mapped at {:#x}", mapping.start);
@@ -115,8 +117,6 @@ impl Objects {
             let name = String::from_utf8_lossy(&mapping.name).into_owned();
             return Err(Error::unsupported(ns_pid, format!("a mapping of {name}")));
         }
-        let id = self.next;
-        self.next += 1;
         let seals = if kind == ObjectKind::Memfd {
             rustix::fs::fcntl_get_seals(&file).map_or(0, |seals| seals.bits())
         } else {
@@ -135,9 +135,11 @@ impl Objects {
             uid: metadata.uid(),
             gid: metadata.gid(),
         });
-        let ranges = file_content(&file, metadata.len()).map_err(Error::read(what(), pid))?;
+        let ranges = match self.with_content {
+            true => file_content(&file, metadata.len()).map_err(Error::read(what(), pid))?,
+            false => Vec::new(),
+        };
         self.access.push(SpaceAccess { space: SpaceId(id), via: Via::File { path }, ranges });
-        self.by_inode.insert((mapping.device, mapping.inode), id);
         Ok(id)
     }
 }
@@ -159,30 +161,17 @@ fn file_content(file: &File, size: u64) -> std::io::Result<Vec<Range>> {
     Ok(ranges)
 }
 
-/// What the mappings of one process become.
-pub(super) struct Mapped {
-    pub(super) space: Space,
-    pub(super) access: SpaceAccess,
-}
-
-/// Turns mappings into records and finds the private pages that hold content.
-pub(super) fn capture(
-    id: u32,
-    pid: i32,
-    ns_pid: i32,
+/// Turns the mappings of process `pid` (as this host sees it, and as it sees itself) into a record.
+pub(crate) fn describe(
+    (pid, ns_pid): (i32, i32),
     maps: &[Mapping],
     observed: Option<&Advice>,
     objects: &mut Objects,
-) -> Result<Mapped, Error> {
+) -> Result<Space, Error> {
     let grown = observed.map(|advice| with_grown(advice, maps));
-    let known = |advice: &Advice| {
-        maps.iter().all(|mapping| {
-            mapping.name.starts_with(b"[v") || advice.contains_key(&(mapping.start, mapping.end))
-        })
-    };
     let asked;
     let advice = match &grown {
-        Some(advice) if known(advice) => advice,
+        Some(advice) if knows(advice, maps) => advice,
         _ => {
             asked = observe(pid).ok_or_else(|| {
                 Error::read("the flags of the mappings", pid)(std::io::Error::other("smaps is not readable"))
@@ -190,7 +179,8 @@ pub(super) fn capture(
             &asked
         }
     };
-    let mut space = Space { id, ..Space::default() };
+    let mut space = Space { id: objects.numbers.space(pid), ..Space::default() };
+    let watched = objects.numbers.watches(pid);
     for mapping in maps {
         let (flags, key) = advice.get(&(mapping.start, mapping.end)).copied().unwrap_or_default();
         let backing = backing(pid, ns_pid, mapping, flags, objects)?;
@@ -201,7 +191,7 @@ pub(super) fn capture(
             ));
         }
         // The kernel may seal its own ([vdso], [vvar]).
-        if let Some(what) = obstacle(flags).filter(|_| !mapping.name.starts_with(b"[v")) {
+        if let Some(what) = obstacle(flags, watched).filter(|_| !mapping.name.starts_with(b"[v")) {
             let place =
                 format!("{what} at {:#x} ({})", mapping.start, String::from_utf8_lossy(&mapping.name));
             return Err(Error::unsupported(ns_pid, place));
@@ -215,6 +205,17 @@ pub(super) fn capture(
             pkey: key,
         });
     }
+    Ok(space)
+}
+
+/// Whether the flags of all of these mappings are known.
+pub(crate) fn knows(advice: &Advice, maps: &[Mapping]) -> bool {
+    maps.iter()
+        .all(|mapping| mapping.name.starts_with(b"[v") || advice.contains_key(&(mapping.start, mapping.end)))
+}
+
+/// Finds the private pages of a process that hold content, and notes its guard pages.
+pub(super) fn content(space: &mut Space, pid: i32) -> Result<SpaceAccess, Error> {
     let private: Vec<(u64, u64)> = space
         .vmas
         .iter()
@@ -226,8 +227,7 @@ pub(super) fn capture(
     let ranges = intersect(&regions, &private);
     let mapped: Vec<(u64, u64)> = space.vmas.iter().map(|vma| (vma.start, vma.end)).collect();
     space.guards = intersect(&guards, &mapped).iter().map(|range| (range.start, range.len)).collect();
-    let access = SpaceAccess { space: SpaceId(id), via: Via::Task { pid }, ranges };
-    Ok(Mapped { space, access })
+    Ok(SpaceAccess { space: SpaceId(space.id), via: Via::Task { pid }, ranges })
 }
 
 /// What was seen, and the same of mappings that have grown since: a heap at its end, a stack at its begin. They grow only where
@@ -305,8 +305,8 @@ fn backing(
     Ok(Backing::Object { id, offset: mapping.offset })
 }
 
-/// What about a mapping cannot be moved by this version, by its flags.
-pub(crate) fn obstacle(flags: Flags) -> Option<&'static str> {
+/// What about a mapping cannot be moved by this version, by its flags. `watched`: Ferry itself tracks what the process writes.
+pub(crate) fn obstacle(flags: Flags, watched: bool) -> Option<&'static str> {
     [
         (b"ht", "huge pages of hugetlbfs"),
         (b"um", "memory watched by a userfaultfd"),
@@ -318,7 +318,7 @@ pub(crate) fn obstacle(flags: Flags) -> Option<&'static str> {
         (b"sl", "sealed memory (mseal)"),
     ]
     .into_iter()
-    .find(|(word, _)| flags.has(word))
+    .find(|(word, _)| flags.has(word) && !(watched && *word == b"uw"))
     .map(|(_, what)| what)
 }
 

@@ -11,17 +11,25 @@
 pub mod files;
 pub mod interrupted;
 pub mod memory;
+mod numbers;
 mod process;
+pub(crate) mod relations;
 mod scope;
 mod seize;
 mod site;
+pub(crate) mod space;
 mod thread;
 mod tree;
+mod userfaultfd;
 
+pub use numbers::Numbers;
 pub use scope::Scope;
 pub use seize::{Looked, Seized, SeizedTask, SeizedThread, TaskRef, look, seize, seize_frozen};
 
-pub(crate) use scope::members;
+pub(crate) use numbers::ObjectKey;
+pub(crate) use process::SpaceAnswers;
+pub(crate) use scope::{is_zombie, members, scan, with_zombies};
+pub(crate) use seize::seize_process;
 
 use crate::records::State;
 use ferry_sys::remote;
@@ -47,6 +55,8 @@ pub struct Captured {
 pub struct Context {
     /// What an earlier capture or restore of this tree gave as `waits`.
     pub waits: Vec<interrupted::KnownWait>,
+    /// Numbers that spaces and objects have already.
+    pub numbers: Numbers,
 }
 
 /// Why a tree could not be captured.

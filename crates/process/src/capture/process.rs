@@ -23,12 +23,12 @@ const TIMER_BYTES: usize = 32;
 
 /// What the space is asked by the way.
 #[derive(Debug, Default)]
-pub(super) struct SpaceAnswers {
-    pub(super) brk: u64,
-    pub(super) dumpable: u32,
-    pub(super) thp_disabled: bool,
-    pub(super) mdwe: u32,
-    pub(super) merge_any: bool,
+pub(crate) struct SpaceAnswers {
+    pub(crate) brk: u64,
+    pub(crate) dumpable: u32,
+    pub(crate) thp_disabled: bool,
+    pub(crate) mdwe: u32,
+    pub(crate) merge_any: bool,
 }
 
 impl Questions {

@@ -13,6 +13,8 @@ pub enum Scope {
     Cgroup(PathBuf),
     /// This process, all its descendants, and orphans that are in a session of one of them.
     Tree(i32),
+    /// This process alone.
+    Process(i32),
 }
 
 /// The processes of the scope as they are now, parents before children where that is known.
@@ -21,10 +23,10 @@ pub(crate) fn members(scope: &Scope) -> Result<Vec<i32>, Error> {
 }
 
 /// A process of the scope with its threads, and its children, whether they belong to the scope or not.
-pub(super) struct Member {
-    pub(super) pid: i32,
-    pub(super) threads: Vec<i32>,
-    pub(super) children: Vec<i32>,
+pub(crate) struct Member {
+    pub(crate) pid: i32,
+    pub(crate) threads: Vec<i32>,
+    pub(crate) children: Vec<i32>,
 }
 
 impl Member {
@@ -43,7 +45,7 @@ fn children(pid: i32, tid: i32) -> Vec<i32> {
 }
 
 /// One look at the whole scope.
-pub(super) fn scan(scope: &Scope) -> Result<Vec<Member>, Error> {
+pub(crate) fn scan(scope: &Scope) -> Result<Vec<Member>, Error> {
     match scope {
         Scope::Cgroup(directory) => {
             let text = std::fs::read_to_string(directory.join("cgroup.procs"))
@@ -62,6 +64,7 @@ pub(super) fn scan(scope: &Scope) -> Result<Vec<Member>, Error> {
             descend(&mut all, &mut at);
             Ok(all)
         }
+        Scope::Process(pid) => Ok(vec![Member::look(*pid)]),
     }
 }
 
@@ -98,7 +101,7 @@ fn parent(pid: i32) -> Option<i32> {
 }
 
 /// A cgroup does not list its zombies; their parents do.
-pub(super) fn with_zombies(found: &[Member]) -> Vec<i32> {
+pub(crate) fn with_zombies(found: &[Member]) -> Vec<i32> {
     let mut pids: Vec<i32> = found.iter().map(|member| member.pid).collect();
     for child in found.iter().flat_map(|member| &member.children) {
         if !pids.contains(child) && is_zombie(*child, *child) {
@@ -108,7 +111,7 @@ pub(super) fn with_zombies(found: &[Member]) -> Vec<i32> {
     pids
 }
 
-pub(super) fn is_zombie(pid: i32, tid: i32) -> bool {
+pub(crate) fn is_zombie(pid: i32, tid: i32) -> bool {
     proc::read_path(&format!("/proc/{pid}/task/{tid}/stat"))
         .ok()
         .and_then(|line| stat::parse(&line).ok())

@@ -88,6 +88,10 @@ const STOP_WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long to look for a stop before sleeping a little. Not in turns with others that want the processor: a thread that yields on
 /// a busy machine waits for each of them.
 const LOOK_BEFORE_SLEEP: Duration = Duration::from_micros(200);
+/// How long it may be in such a wait where the others of its process stand still meanwhile, and the next attempt is as good.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// How long a thread is waited for that was asked to stop and is to be let go of.
+const LET_GO_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long to try in all.
 const TRIES_MAX: Duration = Duration::from_secs(5);
 
@@ -128,8 +132,21 @@ pub fn seize(scope: &Scope) -> Result<Seized, Error> {
     patiently(|| {
         let found = scan(scope)?;
         let looked = Looked::at(&found);
-        try_seize(scope, found, looked, 1)
+        let mut seized = try_seize(scope, found, looked, (1, STOP_WAIT_MAX))?;
+        // Before, they ran.
+        seized.late = late_advice(&seized.pids(), &seized.advice);
+        Ok(seized)
     })
+}
+
+/// Stops every thread of one process for a moment: the flags of its mappings are not read, and one attempt is made.
+///
+/// # Errors
+/// As [`seize`].
+pub(crate) fn seize_process(pid: i32) -> Result<Seized, Error> {
+    let scope = Scope::Process(pid);
+    let looked = Looked { observed: interrupted::observe(pid), ..Looked::default() };
+    try_seize(&scope, scan(&scope)?, looked, (1, PATIENCE))
 }
 
 /// Stops every thread of a tree whose cgroup is frozen, and that was looked at before. The tasks stay stopped when the cgroup is
@@ -141,8 +158,9 @@ pub fn seize_frozen(scope: &Scope, looked: &Looked) -> Result<Seized, Error> {
     patiently(|| {
         let found = scan(scope)?;
         // They stand still already: their flags are read beside the stopping.
-        let late = late_advice(&found, &looked.advice);
-        match try_seize(scope, found, looked.clone(), 2) {
+        let pids: Vec<i32> = found.iter().map(|member| member.pid).collect();
+        let late = late_advice(&pids, &looked.advice);
+        match try_seize(scope, found, looked.clone(), (2, STOP_WAIT_MAX)) {
             Ok(mut seized) => {
                 seized.late = late;
                 Ok(seized)
@@ -156,9 +174,8 @@ pub fn seize_frozen(scope: &Scope, looked: &Looked) -> Result<Seized, Error> {
 }
 
 /// Fresher flags, or none: then those are used that were seen a moment ago, or they are read in their turn.
-fn late_advice(found: &[Member], early: &HashMap<i32, Advice>) -> Option<LateAdvice> {
-    let pids: Vec<i32> = found.iter().map(|member| member.pid).collect();
-    LateAdvice::begin(&pids, early).ok()
+fn late_advice(pids: &[i32], early: &HashMap<i32, Advice>) -> Option<LateAdvice> {
+    LateAdvice::begin(pids, early).ok()
 }
 
 fn patiently(mut attempt: impl FnMut() -> Result<Seized, Error>) -> Result<Seized, Error> {
@@ -173,8 +190,14 @@ fn patiently(mut attempt: impl FnMut() -> Result<Seized, Error>) -> Result<Seize
     }
 }
 
-/// `stops`: how often each thread has been stopped by Ferry since it was looked at.
-fn try_seize(scope: &Scope, found: Vec<Member>, looked: Looked, stops: u64) -> Result<Seized, Error> {
+/// `stops`: how often each thread has been stopped by Ferry since it was looked at. `patience`: how long one may be in an
+/// uninterruptible wait.
+fn try_seize(
+    scope: &Scope,
+    found: Vec<Member>,
+    looked: Looked,
+    (stops, patience): (u64, Duration),
+) -> Result<Seized, Error> {
     let mut seized = Seized {
         tasks: Vec::new(),
         machine: Machine::default(),
@@ -185,17 +208,13 @@ fn try_seize(scope: &Scope, found: Vec<Member>, looked: Looked, stops: u64) -> R
         since: Instant::now(),
     };
     let mut attached: Vec<(i32, i32)> = Vec::new();
-    let (found, stopped) = match stop_all(scope, found, &mut attached) {
+    let (found, stopped) = match stop_all(scope, found, &mut attached, patience) {
         Ok(done) => done,
         Err(error) => {
             let_go(&attached);
             return Err(error);
         }
     };
-    if stops == 1 {
-        // Before, they ran.
-        seized.late = late_advice(&found, &seized.advice);
-    }
     if let Err(error) = seized.read_identities(&found, &stopped) {
         let_go(&attached);
         seized.done = true;
@@ -222,6 +241,7 @@ fn stop_all(
     scope: &Scope,
     mut found: Vec<Member>,
     attached: &mut Vec<(i32, i32)>,
+    patience: Duration,
 ) -> Result<(Vec<Member>, Vec<Stopped>), Error> {
     let mut known = HashSet::new();
     let mut stops = Vec::new();
@@ -232,7 +252,7 @@ fn stop_all(
             return Ok((found, stops));
         }
         for &(pid, tid) in &attached[before..] {
-            if let Some(signal) = stop_one(tid)? {
+            if let Some(signal) = stop_one(tid, patience)? {
                 stops.push((pid, tid, (signal != libc::SIGTRAP).then_some(signal)));
             }
         }
@@ -273,7 +293,7 @@ fn attach_new(
 }
 
 /// Signal of the stop, or `None` when the thread ended.
-fn stop_one(tid: i32) -> Result<Option<i32>, Error> {
+fn stop_one(tid: i32, patience: Duration) -> Result<Option<i32>, Error> {
     let begin = Instant::now();
     let mut pause = Duration::from_micros(20);
     loop {
@@ -290,8 +310,10 @@ fn stop_one(tid: i32) -> Result<Option<i32>, Error> {
             Ok(None) => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(1));
-                if begin.elapsed() > STOP_WAIT_MAX {
-                    return Err(Error::Stuck { tid, waited: begin.elapsed() });
+                // On a busy host a thread takes its time to get a processor: that is no reason.
+                let waited = begin.elapsed();
+                if waited > STOP_WAIT_MAX || (waited > patience && is_uninterruptible(tid)) {
+                    return Err(Error::Stuck { tid, waited });
                 }
             }
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
@@ -300,32 +322,38 @@ fn stop_one(tid: i32) -> Result<Option<i32>, Error> {
     }
 }
 
+fn is_uninterruptible(tid: i32) -> bool {
+    stat::read(tid).is_ok_and(|stat| stat.state == b'D')
+}
+
 /// Detaches from threads that may or may not have stopped.
 fn let_go(attached: &[(i32, i32)]) {
-    for &(_, tid) in attached {
-        if ptrace::detach(tid, 0).is_ok() {
-            continue;
+    let mut left: Vec<i32> = attached.iter().map(|(_, tid)| *tid).collect();
+    let begin = Instant::now();
+    loop {
+        left.retain(|tid| {
+            let detached = match ptrace::poll(*tid) {
+                Ok(Some(Stop::Gone(_))) | Err(_) => return false,
+                Ok(Some(Stop::Signal(signal))) => ptrace::detach(*tid, signal),
+                // With nothing to tell it has stopped before, or not yet.
+                Ok(_) => ptrace::detach(*tid, 0),
+            };
+            detached.is_err()
+        });
+        // Those that have not stopped will at their next chance. One that stays attached would stop then and never go on: so it is
+        // waited for as long as is bearable.
+        if left.is_empty() || begin.elapsed() > LET_GO_WAIT_MAX {
+            return;
         }
-        // Not stopped yet: it will be at its next chance. A thread in an uninterruptible wait is waited for in vain, so not for ever.
-        let begin = Instant::now();
-        while begin.elapsed() < STOP_WAIT_MAX {
-            match ptrace::poll(tid) {
-                Ok(Some(Stop::Signal(signal))) => {
-                    let _ = ptrace::detach(tid, signal);
-                    break;
-                }
-                Ok(Some(Stop::Gone(_))) | Err(_) => break,
-                Ok(Some(_)) => {
-                    let _ = ptrace::detach(tid, 0);
-                    break;
-                }
-                Ok(None) => std::thread::sleep(Duration::from_micros(50)),
-            }
-        }
+        std::thread::sleep(Duration::from_micros(50));
     }
 }
 
 impl Seized {
+    fn pids(&self) -> Vec<i32> {
+        self.tasks.iter().map(|task| task.ids.host_pid).collect()
+    }
+
     /// When the first of them was stopped.
     #[must_use]
     pub fn since(&self) -> Instant {

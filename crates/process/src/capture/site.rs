@@ -42,7 +42,13 @@ impl Site {
         let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
         let count = process_vm::read(pid, vdso.start, &mut bytes).map_err(Error::read("the vDSO", pid))?;
         let tail = Tail::find(&bytes[..count], vdso.start)?;
-        for thread in &mut task.threads {
+        for index in 0..task.threads.len() {
+            let tracee = task.tracee(index);
+            let thread = &mut task.threads[index];
+            if tail.runs(&thread.registers) {
+                thread.registers =
+                    seized.machine.finish_for_another(tracee, tail.code(), &thread.registers)?;
+            }
             let read = |address: u64, bytes: &mut [u8]| Reach::Process(pid).read(address, bytes);
             let repaired =
                 tail.repair(&thread.registers, read).map_err(Error::read("an undo block", thread.tid))?;

@@ -1,19 +1,18 @@
-//! The whole tree: every step of a capture in its order, and how the processes are related.
+//! The whole tree: every step of a capture in its order.
 
-use super::seize::{Seized, SeizedTask};
+use super::relations::{self, Kin};
+use super::seize::{Seized, SeizedTask, SeizedThread};
 use super::site::{Site, leftover, thread_site};
-use super::{Captured, Context, Error, interrupted, memory, process, thread};
-use crate::records::task::{Life, SignalInfo, Task};
+use super::{Captured, Context, Error, interrupted, memory, process, space, thread};
+use crate::records::task::{SignalInfo, Task, Wait};
 use crate::records::{State, VERSION};
-use crate::vdso;
 use ferry_sys::kcmp::{self, What};
 use ferry_sys::proc::maps::Mapping;
-use ferry_sys::proc::{self, status, timers};
+use ferry_sys::proc::{self, timers};
 use ferry_sys::ptrace;
 use ferry_sys::remote::Reach;
 use ferry_sys::schedule;
 use std::cmp::Ordering;
-use std::collections::HashMap;
 
 impl Seized {
     /// Reads everything but the content of memory and files. Afterwards the tasks are as they were when they were stopped, so
@@ -40,14 +39,18 @@ impl Seized {
 
     fn capture_all(&mut self, context: &Context) -> Result<Captured, Error> {
         let mut state = State { version: VERSION, ..State::default() };
-        let spaces = self.tasks.iter().filter(|task| !task.threads.is_empty()).count() as u32;
-        let mut objects = memory::Objects::after(spaces);
+        let mut numbers = context.numbers.clone();
+        let kin = self.kin();
+        let order: Vec<(usize, Task)> =
+            relations::parents_first(&kin).into_iter().map(|at| (at, relations::task(&kin, at))).collect();
+        for (at, _) in order.iter().filter(|(at, _)| kin[*at].alive) {
+            numbers.space(kin[*at].ids.host_pid);
+        }
+        let mut objects = memory::Objects::new(numbers, true);
         let mut access = Vec::new();
         let mut waits = Vec::new();
-        for at in self.parents_first() {
-            let mut task = self.relations(at);
+        for (at, mut task) in order {
             if self.tasks[at].threads.is_empty() {
-                task.life = Life::Zombie { status: self.tasks[at].stat.exit_code };
                 state.tasks.push(task);
                 continue;
             }
@@ -60,16 +63,15 @@ impl Seized {
             if let Some((start, len)) = leftover(pid, &maps) {
                 maps.retain(|mapping| mapping.start < start || mapping.end > start + len);
             }
-            let mut space = {
-                let id = state.spaces.len() as u32;
-                memory::capture(id, pid, ns_pid, &maps, self.advice.get(&pid), &mut objects)?
-            };
+            let mut space = memory::describe((pid, ns_pid), &maps, self.advice.get(&pid), &mut objects)?;
+            let content = memory::content(&mut space, pid)?;
             let answers = self.ask(at, &maps, &mut task)?;
-            self.look_at_waits(at, context, &mut task, &mut waits);
-            self.space_fields(at, &maps, &answers, &mut space.space)?;
-            task.space = Some(space.space.id);
-            state.spaces.push(space.space);
-            access.push(space.access);
+            let waiting = self.look_at_waits(at, &context.waits, &mut waits);
+            task.threads.iter_mut().zip(waiting).for_each(|(thread, wait)| thread.wait = wait);
+            space::fill(&mut space, pid, &self.tasks[at].stat, &maps, &answers)?;
+            task.space = Some(space.id);
+            state.spaces.push(space);
+            access.push(content);
             state.tasks.push(task);
         }
         state.objects = objects.found;
@@ -78,7 +80,7 @@ impl Seized {
     }
 
     /// Leaves restartable sequences and lets calls begin again that were interrupted by nothing but us.
-    fn settle_threads(&mut self, at: usize) -> Result<(), Error> {
+    pub(super) fn settle_threads(&mut self, at: usize) -> Result<(), Error> {
         let task = &mut self.tasks[at];
         for thread in &mut task.threads {
             interrupted::leave_rseq(task.ids.host_pid, thread)
@@ -158,123 +160,51 @@ impl Seized {
         }
     }
 
+    /// What the threads of a process wait for, and for how long still; what of it the next capture should know is added to `waits`.
     fn look_at_waits(
         &self,
         at: usize,
-        context: &Context,
-        task: &mut Task,
+        known: &[interrupted::KnownWait],
         waits: &mut Vec<interrupted::KnownWait>,
-    ) {
+    ) -> Vec<Option<Wait>> {
         let seized = &self.tasks[at];
         let now = schedule::boottime_ns();
-        for (thread, record) in seized.threads.iter().zip(&mut task.threads) {
+        let look = |thread: &SeizedThread| {
             let observed = self.observed.get(&thread.tid);
-            record.wait = interrupted::wait_of(seized.ids.host_pid, thread, observed, &context.waits, now);
-            if let Some(wait) = record.wait {
-                waits.push(interrupted::KnownWait {
-                    tid: thread.ns_tid,
-                    instruction: thread.registers.rip,
-                    call: wait.call,
-                    end_ns: wait.left_ns.map(|left| now + left),
-                });
-            }
-        }
-    }
-
-    fn space_fields(
-        &self,
-        at: usize,
-        maps: &[Mapping],
-        answers: &process::SpaceAnswers,
-        space: &mut crate::records::Space,
-    ) -> Result<(), Error> {
-        let pid = self.tasks[at].ids.host_pid;
-        let stat = &self.tasks[at].stat;
-        let ((start_code, end_code, start_stack), (start_data, end_data, start_brk)) = (stat.code, stat.data);
-        let (arg_start, arg_end, env_start, env_end) = stat.arguments;
-        space.layout = [
-            start_code,
-            end_code,
-            start_data,
-            end_data,
-            start_brk,
-            answers.brk,
-            start_stack,
-            arg_start,
-            arg_end,
-            env_start,
-            env_end,
-        ];
-        space.auxv = proc::read(pid, "auxv").map_err(Error::read("the auxiliary vector", pid))?;
-        space.exe = proc::link(pid, "exe").map_err(Error::read("the executable's path", pid))?;
-        space.dumpable = answers.dumpable;
-        space.thp_disabled = answers.thp_disabled;
-        space.mdwe = answers.mdwe;
-        space.merge_any = answers.merge_any;
-        let filter = proc::read(pid, "coredump_filter").unwrap_or_default();
-        space.coredump_filter =
-            u32::from_str_radix(String::from_utf8_lossy(&filter).trim(), 16).unwrap_or(0x33);
-        space.vdso_hash = vdso::hash(pid, maps).map_err(Error::read("the vDSO", pid))?;
-        Ok(())
-    }
-
-    /// Indices of the tasks, parents before their children.
-    fn parents_first(&self) -> Vec<usize> {
-        let by_pid: HashMap<i32, usize> =
-            self.tasks.iter().enumerate().map(|(at, task)| (task.ids.host_pid, at)).collect();
-        let depth = |mut at: usize| {
-            let mut depth = 0;
-            while let Some(parent) =
-                by_pid.get(&self.tasks[at].stat.parent).filter(|_| depth < self.tasks.len())
-            {
-                at = *parent;
-                depth += 1;
-            }
-            depth
+            let wait = interrupted::wait_of(seized.ids.host_pid, thread, observed, known, now)?;
+            waits.push(interrupted::KnownWait {
+                tid: thread.ns_tid,
+                instruction: thread.registers.rip,
+                call: wait.call,
+                end_ns: wait.left_ns.map(|left| now + left),
+            });
+            Some(wait)
         };
-        let mut order: Vec<usize> = (0..self.tasks.len()).collect();
-        order.sort_by_key(|at| (depth(*at), self.tasks[*at].ids.ns_pid));
-        order
+        seized.threads.iter().map(look).collect()
     }
 
-    /// Who a process is among the others, and what `/proc` alone tells of it.
-    fn relations(&self, at: usize) -> Task {
-        let seized = &self.tasks[at];
-        let parent = self.tasks.iter().find(|task| task.ids.host_pid == seized.stat.parent);
-        let innermost = |ids: &[i32]| ids.last().copied().unwrap_or(0);
-        let pid = seized.ids.host_pid;
-        let stopped = seized.threads.iter().find_map(|thread| thread.group_stop);
-        Task {
-            pid: seized.ids.ns_pid,
-            parent: parent.map_or(0, |parent| parent.ids.ns_pid),
-            group: self.leader(seized.stat.group, innermost(&seized.status.ns_group)),
-            session: self.leader(seized.stat.session, innermost(&seized.status.ns_session)),
-            life: stopped.map_or(Life::Running, |signal| Life::Stopped {
-                signal,
-                uncollected: seized.stat.exit_code != 0,
-            }),
-            exit_signal: seized.stat.exit_signal,
-            limits: proc::read(pid, "limits")
-                .ok()
-                .and_then(|text| status::parse_limits(&text).ok())
-                .unwrap_or_default(),
-            umask: seized.status.umask,
-            cwd: proc::link(pid, "cwd").unwrap_or_default(),
-            root: proc::link(pid, "root").unwrap_or_default(),
-            oom_score_adj: number(pid, "oom_score_adj"),
-            comm: seized.stat.comm.clone(),
-            shares_files_with: parent
-                .filter(|parent| share(seized, parent, What::Files))
-                .map(|parent| parent.ids.ns_pid),
-            ..Task::default()
+    /// Notes in `known` what the threads wait for that are stopped: after this stop it could not be told any more.
+    pub(crate) fn note_waits(&self, known: &mut Vec<interrupted::KnownWait>) {
+        let mut waits = Vec::new();
+        for at in 0..self.tasks.len() {
+            self.look_at_waits(at, known, &mut waits);
         }
+        known.retain(|before| waits.iter().all(|wait| wait.tid != before.tid));
+        known.append(&mut waits);
     }
 
-    /// A group's or session's number: 0 when its leader lives outside of the tree. A dead leader's number stays.
-    fn leader(&self, host_pid: i32, ns_pid: i32) -> i32 {
-        let inside = self.tasks.iter().any(|task| task.ids.host_pid == host_pid);
-        let outside = host_pid <= 0 || std::fs::exists(format!("/proc/{host_pid}")).unwrap_or(false);
-        if !inside && outside { 0 } else { ns_pid }
+    /// The processes, as far as their relations go.
+    fn kin(&self) -> Vec<Kin<'_>> {
+        self.tasks
+            .iter()
+            .map(|task| Kin {
+                ids: task.ids,
+                stat: &task.stat,
+                status: &task.status,
+                alive: !task.threads.is_empty(),
+                stopped: task.threads.iter().find_map(|thread| thread.group_stop),
+            })
+            .collect()
     }
 }
 
@@ -312,19 +242,8 @@ fn merge_timers(pending: &mut Vec<SignalInfo>) {
     *pending = merged;
 }
 
-/// Whether two processes share a kernel object.
-fn share(one: &SeizedTask, other: &SeizedTask, what: What) -> bool {
-    let alive = !one.threads.is_empty() && !other.threads.is_empty();
-    alive && kcmp::compare(one.ids.host_pid, other.ids.host_pid, what).is_ok_and(Ordering::is_eq)
-}
-
-fn number(pid: i32, name: &str) -> i32 {
-    let text = proc::read(pid, name).unwrap_or_default();
-    proc::text::signed(&text).map_or(0, |value| value as i32)
-}
-
 /// Refuses what this version cannot rebuild.
-fn refuse(tasks: &[SeizedTask], at: usize) -> Result<(), Error> {
+pub(super) fn refuse(tasks: &[SeizedTask], at: usize) -> Result<(), Error> {
     const CODE_SEGMENT_32: u64 = 0x23;
     let task = &tasks[at];
     let pid = task.ids.ns_pid;

@@ -12,19 +12,19 @@ use ferry_sys::proc::smaps::{self, Entry};
 use ferry_sys::proc::stat::{self, Stat};
 use ferry_sys::proc::status::{self, Status};
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-/// Finds what the processes of a tree are made of.
+/// Finds what the processes of a tree are made of. `watched` are those whose memory Ferry itself watches at the moment.
 ///
 /// # Errors
 /// When the tree cannot be listed. A process that ends meanwhile is left out.
-pub fn tasks(scope: &Scope) -> Result<Vec<Resource>, Error> {
+pub fn tasks(scope: &Scope, watched: &HashSet<i32>) -> Result<Vec<Resource>, Error> {
     let mut found: BTreeMap<(String, String), Resource> = BTreeMap::new();
     let pids = members(scope)?;
     let mut seen: Vec<Seen> = Vec::new();
     for pid in pids {
-        let Some(one) = Seen::look(pid) else { continue };
+        let Some(one) = Seen::look(pid, watched.contains(&pid)) else { continue };
         for resource in one.resources(&seen) {
             found.entry((resource.sort.clone(), resource.name.clone())).or_insert(resource);
         }
@@ -42,10 +42,11 @@ struct Seen {
     maps: Vec<Mapping>,
     areas: Vec<Entry>,
     exe: String,
+    watched: bool,
 }
 
 impl Seen {
-    fn look(pid: i32) -> Option<Self> {
+    fn look(pid: i32, watched: bool) -> Option<Self> {
         let stat = stat::read(pid).ok()?;
         let status = status::read(&pid.to_string()).ok()?;
         let threads = proc::numbers(&format!("/proc/{pid}/task"))
@@ -64,6 +65,7 @@ impl Seen {
             stat,
             status,
             threads,
+            watched,
         })
     }
 
@@ -243,7 +245,7 @@ impl Seen {
         for mapping in &self.maps {
             let name = String::from_utf8_lossy(&mapping.name).into_owned();
             let area = self.areas.iter().find(|area| area.start == mapping.start);
-            let flagged = area.and_then(|area| obstacle(area.flags));
+            let flagged = area.and_then(|area| obstacle(area.flags, self.watched));
             let device = area.is_some_and(|area| area.flags.has(b"io") || area.flags.has(b"pf"));
             let kernel = name == "[vdso]" || name.starts_with("[vvar") || name == "[vsyscall]";
             let what = match () {
@@ -281,7 +283,7 @@ mod tests {
     /// This very process: a Rust program with libraries and nothing special.
     #[test]
     fn own_memory_and_libraries_are_found() {
-        let all = tasks(&Scope::Tree(std::process::id() as i32)).unwrap();
+        let all = tasks(&Scope::Tree(std::process::id() as i32), &HashSet::new()).unwrap();
         let memory = all.iter().find(|resource| resource.sort == "memory").expect("memory");
         assert!(memory.bytes > 0);
         assert!(all.iter().any(|resource| resource.sort == "library"

@@ -152,7 +152,7 @@ pub mod vma {
 /// Memory that several mappings share or that has no path of its own.
 #[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
 pub struct MemoryObject {
-    /// Its number (`SpaceId`), after those of the spaces.
+    /// Its number (`SpaceId`).
     #[n(0)]
     pub id: u32,
     /// What it is.

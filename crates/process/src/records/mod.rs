@@ -1,7 +1,8 @@
 //! What a captured tree is, as data: field-numbered CBOR, so that old readers skip what they do not know.
 //!
 //! Process ids in here are ids *inside* of the capsule's pid namespace. Spaces and memory objects share one
-//! numbering (`SpaceId` of the transfer crate): spaces first, objects after.
+//! numbering (`SpaceId` of the transfer crate). Nothing may be read from its order: a tree that was tracked keeps the numbers that
+//! the tracking gave, and those of processes that have ended are missing.
 
 pub mod capsule;
 pub mod file;

@@ -1,8 +1,10 @@
 //! Runs one self-verifying program in a capsule and moves it, by the crate's own means: no node, no image.
 
+use super::tracked;
 use ferry_process::capsule::{Capsule, Command, Spec, pack_upper, sweep, unpack_upper};
 use ferry_process::capture::files::{self, FilesContext, Furniture, FurnitureKind};
 use ferry_process::capture::{self, Context, Scope};
+use ferry_process::live::Tracking;
 use ferry_process::records::State;
 use ferry_process::restore::files::{Recreated, RestoreContext};
 use ferry_process::restore::{Home, Puppets};
@@ -25,6 +27,10 @@ pub enum Way {
     Released(u32),
     /// Captured again and again by a process that is killed in the middle, so many times.
     TracerKilled(u32),
+    /// Tracked and let go, so many times; then tracked and moved, with the numbers of the tracking.
+    Tracked(u32),
+    /// Tracked again and again by a process that is killed in the middle, so many times.
+    TrackerKilled(u32),
 }
 
 /// Compiles the program, runs it, moves it, and fails unless it says that all is right.
@@ -104,33 +110,46 @@ fn run(program: &Path, directory: &Path, way: Way) {
             let mut waits = Vec::new();
             for number in 1..=times {
                 let next;
-                (next, pid, waits) = move_over(&capsule, directory, number, waits);
+                (next, pid, waits) = move_over(&capsule, directory, number, waits, None);
                 std::mem::replace(&mut capsule, next).destroy().unwrap();
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
-        Way::TracerKilled(_) => {}
+        Way::TracerKilled(times) => {
+            let tracer = |scope: &Scope| {
+                let mut seized = capture::seize(scope)?;
+                seized.capture(&Context::default())?;
+                seized.release()
+            };
+            kill_tracers(&capsule, times, tracer);
+        }
+        Way::TrackerKilled(times) => {
+            kill_tracers(&capsule, times, |scope| {
+                Tracking::default().refresh(scope, &|_| false, &mut Vec::new()).map(drop)
+            });
+            tracked::assert_nothing_left(&capsule);
+        }
+        Way::Tracked(times) => {
+            let mut waits = Vec::new();
+            for _ in 0..times {
+                waits = tracked::begin(&capsule, waits).waits;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let mut begun = tracked::begin(&capsule, waits);
+            let waits = std::mem::take(&mut begun.waits);
+            let next;
+            (next, pid, _) = move_over(&capsule, directory, 1, waits, Some(&mut begun.tracking));
+            std::mem::replace(&mut capsule, next).destroy().unwrap();
+        }
         Way::Released(times) => {
             let mut waits = Vec::new();
             for _ in 0..times {
                 let mut seized = capture::seize(&Scope::Cgroup(capsule.cgroup().path().to_owned())).unwrap();
-                waits = seized.capture(&Context { waits }).unwrap().waits;
+                waits = seized.capture(&Context { waits, ..Context::default() }).unwrap().waits;
                 seized.release().unwrap();
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
-    }
-    if let Way::TracerKilled(times) = way {
-        for number in 0..times {
-            kill_a_tracer(&capsule, Duration::from_micros(u64::from(number) * 137 % 7000 + 500));
-        }
-        // What the killed ones have left behind does not disturb the next.
-        let mut seized = capture::seize(&Scope::Cgroup(capsule.cgroup().path().to_owned())).unwrap();
-        let captured = seized.capture(&Context::default()).unwrap();
-        seized.release().unwrap();
-        let left = captured.state.spaces.iter().flat_map(|space| &space.vmas);
-        let left = left.filter(|vma| vma.start >= 0x100_0000_0000 && vma.start < 0x200_0000_0000).count();
-        assert_eq!(left, 0, "memory of remote calls is left");
     }
     let go = format!("/proc/{}/root/tmp/go", capsule.init_pid());
     fs::write(go, "").unwrap();
@@ -156,6 +175,7 @@ fn move_over(
     directory: &Path,
     number: u32,
     waits: Vec<capture::interrupted::KnownWait>,
+    tracking: Option<&mut Tracking>,
 ) -> (Capsule, i32, Vec<capture::interrupted::KnownWait>) {
     let group = source.cgroup();
     let begin = Instant::now();
@@ -163,9 +183,10 @@ fn move_over(
     let looked = capture::look(&scope).unwrap();
     group.freeze().unwrap();
     group.wait_frozen(Duration::from_secs(5)).unwrap();
+    let numbers = tracking.map(Tracking::numbers).unwrap_or_default();
     let mut seized = capture::seize_frozen(&scope, &looked).unwrap();
     group.thaw().unwrap();
-    let mut captured = seized.capture(&Context { waits }).unwrap();
+    let mut captured = seized.capture(&Context { waits, numbers }).unwrap();
     let log = OpenOptions::new().append(true).open(directory.join("log")).unwrap();
     let metadata = log.metadata().unwrap();
     let furniture =
@@ -217,17 +238,26 @@ fn move_over(
     (target, first, restored.waits)
 }
 
-/// Lets a process capture the tree again and again, and kills it after a while.
-fn kill_a_tracer(capsule: &Capsule, after: Duration) {
+/// Lets processes trace the tree, and kills each after a while.
+fn kill_tracers(capsule: &Capsule, times: u32, tracer: impl Fn(&Scope) -> Result<(), capture::Error>) {
     let scope = Scope::Cgroup(capsule.cgroup().path().to_owned());
+    for number in 0..times {
+        kill_a_tracer(&scope, Duration::from_micros(u64::from(number) * 137 % 7000 + 500), &tracer);
+    }
+    // What the killed ones have left behind does not disturb the next.
+    let mut seized = capture::seize(&scope).unwrap();
+    let captured = seized.capture(&Context::default()).unwrap();
+    seized.release().unwrap();
+    let left = captured.state.spaces.iter().flat_map(|space| &space.vmas);
+    let left = left.filter(|vma| vma.start >= 0x100_0000_0000 && vma.start < 0x200_0000_0000).count();
+    assert_eq!(left, 0, "memory of remote calls is left");
+}
+
+/// Lets a process trace the tree again and again, and kills it after a while.
+fn kill_a_tracer(scope: &Scope, after: Duration, tracer: impl Fn(&Scope) -> Result<(), capture::Error>) {
     match fork().unwrap() {
         Forked::Child => loop {
-            let once = || {
-                let mut seized = capture::seize(&scope)?;
-                seized.capture(&Context::default())?;
-                seized.release()
-            };
-            if let Err(error) = once() {
+            if let Err(error) = tracer(scope) {
                 eprintln!("the tracer failed: {error:?}");
                 exit_now(1);
             }

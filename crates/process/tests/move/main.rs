@@ -1,7 +1,8 @@
 //! The self-verifying programs of `tests/objects` that need nothing but what the heart of Ferry moves: captured in one capsule,
-//! killed, restored in another, twice; or captured and released. Each says itself whether all is as it was.
+//! killed, restored in another, twice; or captured and released; or tracked, as before a live move, and moved. Each says itself whether all is as it was.
 
 mod harness;
+mod tracked;
 
 use harness::{Way, object};
 
@@ -18,6 +19,11 @@ macro_rules! objects {
             #[test]
             fn released() {
                 object(stringify!($name), Way::Released(3));
+            }
+
+            #[test]
+            fn tracked_and_moved() {
+                object(stringify!($name), Way::Tracked(2));
             }
         }
     )*};
@@ -81,5 +87,13 @@ mod tracer_killed {
     #[test]
     fn trees_go_on() {
         object("tree", Way::TracerKilled(60));
+    }
+
+    #[test]
+    fn tracked_ones_go_on() {
+        object("threads", Way::TrackerKilled(60));
+        object("timeouts", Way::TrackerKilled(40));
+        object("signals", Way::TrackerKilled(60));
+        object("tree", Way::TrackerKilled(60));
     }
 }

@@ -61,6 +61,7 @@ impl Workload {
                 "Only an adopted tree can be let go of: there is nothing else that it would run in",
             ));
         }
+        self.untrack();
         self.end_repair()?;
         self.unlock_connections();
         if let Some(tree) = self.adopted.take() {

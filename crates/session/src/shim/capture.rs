@@ -9,7 +9,8 @@ use super::protocol::Phase;
 use super::workload::{FREEZE_TIME_MAX, Workload, no_capsule, unable};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_process::capture::files::Held;
-use ferry_process::capture::{self, Context, Scope, Seized};
+use ferry_process::capture::{self, Context, Numbers, Scope, Seized};
+use ferry_process::live::Tracking;
 use ferry_process::records::State;
 use ferry_transfer::access::SpaceAccess;
 use std::fs::File;
@@ -41,11 +42,12 @@ impl Workload {
     pub(super) fn capture(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
         self.require(&[Phase::Frozen], "be captured")?;
         let looked = self.looked.take().map(|(looked, _)| looked).unwrap_or_default();
+        let numbers = self.tracking.as_mut().map(Tracking::numbers).unwrap_or_default();
         let cgroup = self.cgroup()?;
         let scope = Scope::Cgroup(cgroup.path().to_owned());
         let mut seized = capture::seize_frozen(&scope, &looked).map_err(failed)?;
         let thawed = cgroup.thaw().map_err(|e| unable("The workload's cgroup does not thaw", &e));
-        let captured = thawed.and_then(|()| self.capture_seized(&mut seized));
+        let captured = thawed.and_then(|()| self.capture_seized(&mut seized, numbers));
         // Frozen again before anything is let go, whatever happened.
         let frozen = cgroup.freeze();
         let released = seized.release().map_err(failed);
@@ -70,8 +72,8 @@ impl Workload {
         Ok((envelope.to_bytes(), taken.spaces))
     }
 
-    fn capture_seized(&self, seized: &mut Seized) -> Result<Taken> {
-        let context = Context { waits: self.waits.clone() };
+    fn capture_seized(&self, seized: &mut Seized, numbers: Numbers) -> Result<Taken> {
+        let context = Context { waits: self.waits.clone(), numbers };
         let captured = seized.capture(&context).map_err(failed)?;
         let mut state = captured.state;
         let held = self.capture_files(&seized.tasks(), &mut state)?;
@@ -93,7 +95,7 @@ impl Workload {
     }
 }
 
-fn failed(error: capture::Error) -> Error {
+pub(super) fn failed(error: capture::Error) -> Error {
     let kind = match &error {
         capture::Error::Unsupported { .. } => Kind::Refused,
         _ => Kind::Unable,

@@ -1,14 +1,18 @@
 //! The other end of a shim's socket: used by the node, and by the verbs that need no node. Synchronous; the node calls it on
 //! threads that may block.
 
-use super::protocol::{self, Answer, ClocksAt, Exit, Request, Status};
+use super::protocol::{self, Answer, ClocksAt, Exit, Request, Status, Untracked};
 use super::spec::{ExecSpec, Size, Spec, With};
 use super::{LOG, SOCKET};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::plan::Resource;
+use ferry_sys::scm;
 use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::space::SpaceId;
 use minicbor::bytes::ByteVec;
+use rustix::net::RecvFlags;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +21,19 @@ use std::time::{Duration, Instant};
 
 /// How long a shim may take from its start until it answers.
 const START_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What a look at a running workload gave.
+#[derive(Debug)]
+pub struct Tracked {
+    /// The draft, to be handed to the target: an envelope with the state as far as it can be read while the workload runs.
+    pub draft: Vec<u8>,
+    /// Address spaces whose writes can be tracked: number, process as this host sees it, and its userfaultfd the first time.
+    pub spaces: Vec<(SpaceId, i32, Option<OwnedFd>)>,
+    /// Where the memory objects of the draft are. Their ranges are not filled in.
+    pub objects: Vec<SpaceAccess>,
+    /// Processes whose writes cannot be tracked: their memory goes in the pause.
+    pub untracked: Vec<Untracked>,
+}
 
 /// A connection to one shim.
 pub struct Client {
@@ -172,6 +189,48 @@ impl Client {
             Answer::Captured { state, spaces } => Ok((state.into(), spaces)),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// [`Request::Track`]: to be asked before each round, by one connection that stays open. The tracking of a space ends when its
+    /// userfaultfd is closed.
+    pub fn track(&mut self) -> Result<Tracked> {
+        let (draft, spaces, objects, untracked) = match self.call(&Request::Track)? {
+            Answer::Tracked { draft, spaces, objects, untracked } => (draft, spaces, objects, untracked),
+            other => return Err(unexpected(&other)),
+        };
+        let fresh = spaces.iter().filter(|space| space.fresh).count();
+        let passed = self.receive_descriptors(fresh).map_err(|e| {
+            Error::from_source(Kind::Unable, &e)
+                .context("The workload's shim did not hand over what tracks its memory")
+        })?;
+        let mut passed = passed.into_iter();
+        let spaces = spaces.into_iter();
+        let spaces = spaces.map(|each| (each.space, each.pid, if each.fresh { passed.next() } else { None }));
+        Ok(Tracked { draft: draft.into(), spaces: spaces.collect(), objects, untracked })
+    }
+
+    /// Exactly as many descriptors as were announced.
+    fn receive_descriptors(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
+        let mut all: Vec<OwnedFd> = Vec::new();
+        while all.len() < count {
+            let (bytes, passed) = scm::receive(&self.stream, &mut [0], RecvFlags::empty())?;
+            if bytes == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if passed.len() != (count - all.len()).min(scm::DESCRIPTORS_MAX) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "Another number of descriptors was announced",
+                ));
+            }
+            all.extend(passed);
+        }
+        Ok(all)
+    }
+
+    /// [`Request::Untrack`].
+    pub fn untrack(&mut self) -> Result<()> {
+        self.done(&Request::Untrack)
     }
 
     /// [`Request::Thaw`].

@@ -2,8 +2,9 @@
 
 use super::protocol::{self, Answer, Request};
 use super::stream::Frame;
+use ferry_sys::scm;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -34,12 +35,21 @@ pub(super) struct Connection {
     output: Vec<u8>,
     /// Close when everything is sent.
     pub(super) ending: bool,
+    /// Asked for the tracking of the workload: it ends with this connection.
+    pub(super) tracks: bool,
 }
 
 impl Connection {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, mode: Mode::Requests, input: Vec::new(), output: Vec::new(), ending: false })
+        Ok(Self {
+            stream,
+            mode: Mode::Requests,
+            input: Vec::new(),
+            output: Vec::new(),
+            ending: false,
+            tracks: false,
+        })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -100,6 +110,18 @@ impl Connection {
         sent
     }
 
+    /// Passes descriptors behind an answer.
+    pub(super) fn pass(&mut self, descriptors: &[OwnedFd]) -> io::Result<()> {
+        self.stream.set_nonblocking(false)?;
+        let mut chunks = descriptors.chunks(scm::DESCRIPTORS_MAX);
+        let passed = chunks.try_for_each(|chunk| {
+            let chunk: Vec<BorrowedFd<'_>> = chunk.iter().map(AsFd::as_fd).collect();
+            scm::send(&self.stream, &[0], &chunk)
+        });
+        self.stream.set_nonblocking(true)?;
+        passed
+    }
+
     /// Puts a frame behind those that wait.
     pub(super) fn push(&mut self, frame: &Frame) -> io::Result<()> {
         if self.output.len() > WAITING_BYTES_MAX {
@@ -122,5 +144,32 @@ impl Connection {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::RecvFlags;
+
+    #[test]
+    fn more_descriptors_than_one_message_holds_are_passed_in_their_order() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let files: Vec<OwnedFd> = (0..300)
+            .map(|number| {
+                let file = tempfile::tempfile().unwrap();
+                file.set_len(number).unwrap();
+                file.into()
+            })
+            .collect();
+        Connection::new(here).unwrap().pass(&files).unwrap();
+        let mut received: Vec<OwnedFd> = Vec::new();
+        while received.len() < files.len() {
+            let (bytes, passed) = scm::receive(&there, &mut [0; 8], RecvFlags::empty()).unwrap();
+            assert!(bytes == 1 && !passed.is_empty());
+            received.extend(passed);
+        }
+        let sizes = received.into_iter().map(|fd| std::fs::File::from(fd).metadata().unwrap().len());
+        assert!(sizes.eq(0..300));
     }
 }

@@ -34,6 +34,7 @@ impl Workload {
 
     /// Back to running. Harmless when it runs.
     pub(super) fn thaw(&mut self) -> Result<()> {
+        self.untrack();
         match self.phase() {
             Phase::Running | Phase::Exited => {
                 self.holder = None;

@@ -13,8 +13,9 @@ use ferry_process::capture::TaskRef;
 use ferry_process::capture::files::{FilesContext, Furniture};
 use ferry_process::inspect;
 use ferry_process::inspect::host::is_in_memory;
+use ferry_process::live::Tracking;
 use ferry_sys::mountinfo::{self, Mount, Sharing};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,9 @@ impl Workload {
     /// as named beside what was named before.
     pub(super) fn inspect(&self, with: &[With]) -> Result<Vec<Resource>> {
         let scope = Scope::Cgroup(self.cgroup()?.path().to_owned());
-        let mut found = inspect::tasks(&scope).map_err(|e| Error::from_source(Kind::Unable, &e))?;
+        let none = HashSet::new();
+        let watched = self.tracking.as_ref().map_or(&none, Tracking::watched);
+        let mut found = inspect::tasks(&scope, watched).map_err(|e| Error::from_source(Kind::Unable, &e))?;
 
         let tasks = self.tasks()?;
         let furniture = self.furniture();

@@ -26,6 +26,7 @@ mod run;
 pub mod spec;
 pub mod stream;
 mod terminal;
+mod track;
 mod unsent;
 mod workload;
 

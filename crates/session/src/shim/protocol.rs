@@ -8,6 +8,7 @@ use super::spec::{ExecSpec, Size, Spec, With};
 use ferry_model::error::Error;
 use ferry_model::plan::Resource;
 use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::space::SpaceId;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use std::io::{self, Read, Write};
@@ -151,6 +152,38 @@ pub enum Request {
         #[n(1)]
         clocks: Option<ClocksAt>,
     },
+    /// Looks at the running workload, for a live move: a draft of its state, and userfaultfds of the processes that are new. Repeatable;
+    /// what was handed out is remembered until [`Request::Untrack`], a thaw, or the end of the connection that asked.
+    #[n(32)]
+    Track,
+    /// Forgets the tracking. Harmless when there is none.
+    #[n(33)]
+    Untrack,
+}
+
+/// An address space whose writes can be tracked, in [`Answer::Tracked`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct TrackedSpace {
+    /// Its number, as in the draft and in the state that a capture gives later.
+    #[n(0)]
+    pub space: SpaceId,
+    /// Its process, as this host sees it.
+    #[n(1)]
+    pub pid: i32,
+    /// Its userfaultfd is passed behind the answer.
+    #[n(2)]
+    pub fresh: bool,
+}
+
+/// A process whose writes cannot be tracked, in [`Answer::Tracked`]: its memory goes in the pause.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Untracked {
+    /// Its pid as it sees itself.
+    #[n(0)]
+    pub pid: i32,
+    /// Why, in words.
+    #[n(1)]
+    pub why: String,
 }
 
 /// What the clocks of a workload show at a moment of the host that reads this.
@@ -227,6 +260,23 @@ pub enum Answer {
         /// Frames with what the kernel says about each ([`ferry_network::hold`]).
         #[n(0)]
         frames: Vec<ByteVec>,
+    },
+    /// Answer to [`Request::Track`]. The userfaultfds of all spaces that are fresh follow, in their order: messages of one byte with at
+    /// most [`ferry_sys::scm::DESCRIPTORS_MAX`] descriptors each.
+    #[n(16)]
+    Tracked {
+        /// The draft: an envelope, of which only the state and the first program are filled in.
+        #[n(0)]
+        draft: ByteVec,
+        /// Address spaces whose writes can be tracked.
+        #[n(1)]
+        spaces: Vec<TrackedSpace>,
+        /// Where the memory objects of the draft are. Their ranges are not filled in.
+        #[n(2)]
+        objects: Vec<SpaceAccess>,
+        /// Processes whose writes cannot be tracked.
+        #[n(3)]
+        untracked: Vec<Untracked>,
     },
 }
 

@@ -213,6 +213,10 @@ impl Server {
 
     fn close(&mut self, at: usize) {
         let connection = self.connections.remove(at);
+        if connection.tracks {
+            // Whoever tracked is gone, and with it what it was handed.
+            self.workload.untrack();
+        }
         if let Mode::Exec(number) = connection.mode
             && let Some(exec) = self.execs.iter_mut().find(|exec| exec.number == number)
         {
@@ -268,6 +272,7 @@ impl Server {
             Request::Attach { size } => self.attach(at, size),
             Request::Freeze { stays } => self.freeze(stays.unwrap_or(false)),
             Request::Inspect { with } => self.inspect(&with),
+            Request::Track => return self.track(at),
             other => self.answer(other),
         };
         let answer = answered.unwrap_or_else(|error| Answer::Failed { error });
@@ -324,6 +329,10 @@ impl Server {
                 workload.deliver_frames(&frames).map(|()| Answer::Done)
             }
             Request::Release => workload.release().map(|()| Answer::Done),
+            Request::Untrack => {
+                workload.untrack();
+                Ok(Answer::Done)
+            }
             Request::Resize { size } => {
                 let terminal = workload.terminal.as_ref().ok_or_else(no_terminal)?;
                 terminal.resize(size).map_err(|e| unable("The terminal's size could not be set", &e))?;
@@ -333,7 +342,8 @@ impl Server {
             | Request::Exec { .. }
             | Request::Attach { .. }
             | Request::Freeze { .. }
-            | Request::Inspect { .. } => Err(Error::new(Kind::Bug, "Served elsewhere")),
+            | Request::Inspect { .. }
+            | Request::Track => Err(Error::new(Kind::Bug, "Served elsewhere")),
         }
     }
 
@@ -344,6 +354,22 @@ impl Server {
             return Err(Error::new(Kind::Refused, what).hint(lifted_by));
         }
         self.workload.freeze(stays).map(|()| Answer::Done)
+    }
+
+    /// Answers and passes what was opened. The tracking belongs to one connection: another one begins anew.
+    fn track(&mut self, at: usize) -> io::Result<()> {
+        if !self.connections[at].tracks {
+            self.workload.untrack();
+            self.connections.iter_mut().for_each(|connection| connection.tracks = false);
+            self.connections[at].tracks = true;
+        }
+        match self.workload.track() {
+            Ok((answer, descriptors)) => {
+                self.connections[at].answer(&answer)?;
+                self.connections[at].pass(&descriptors)
+            }
+            Err(error) => self.connections[at].answer(&Answer::Failed { error }),
+        }
     }
 
     fn inspect(&mut self, with: &[super::With]) -> Result<Answer> {

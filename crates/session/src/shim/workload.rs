@@ -14,6 +14,7 @@ use ferry_process::adoption::Adoption;
 use ferry_process::capsule::{self, Capsule, Cgroup, Command, Started, User};
 use ferry_process::capture::Looked;
 use ferry_process::capture::files::{self, Held};
+use ferry_process::live::Tracking;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::ffi::OsString;
@@ -52,6 +53,8 @@ pub(super) struct Workload {
     pub(super) waits: Vec<ferry_process::capture::interrupted::KnownWait>,
     /// What was seen of the tasks while they ran, and when.
     pub(super) looked: Option<(Looked, Instant)>,
+    /// For a live move: which processes were handed out to be tracked, and the numbers of their memory.
+    pub(super) tracking: Option<Tracking>,
     log: File,
 }
 
@@ -73,6 +76,7 @@ impl Workload {
             announcing: None,
             waits: Vec::new(),
             looked: None,
+            tracking: None,
             log,
         })
     }
@@ -341,6 +345,7 @@ impl Workload {
     pub(super) fn destroy(&mut self) -> Result<()> {
         self.building = None;
         self.terminal = None;
+        self.untrack();
         if self.ends_connections
             && let Some(held) = &self.held
         {

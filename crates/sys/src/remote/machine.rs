@@ -96,13 +96,18 @@ impl Machine {
     /// # Errors
     /// When the thread is gone or not stopped.
     pub fn start(&mut self, tracee: Tracee, site: &Site, records: u64, count: usize) -> Result<(), Error> {
+        let registers = self.batch(tracee, site, records, count);
+        self.go(tracee, &registers)
+    }
+
+    fn batch(&mut self, tracee: Tracee, site: &Site, records: u64, count: usize) -> Registers {
         let mut registers = self.entry(tracee, site);
         registers.rip = site.code;
         registers.r12 = records;
         registers.r13 = count as u64;
         self.stats.calls += count as u64;
         self.stats.batches += 1;
-        self.go(tracee, &registers)
+        registers
     }
 
     /// Runs one call whose arguments fit in registers; returns what it returned.
@@ -161,12 +166,82 @@ impl Machine {
         registers
     }
 
-    /// Registers before mask: if we are killed between the two, the code puts the mask (unchanged) and the registers back.
     fn go(&mut self, tracee: Tracee, registers: &Registers) -> Result<(), Error> {
+        self.set(tracee, registers)?;
+        ptrace::cont(tracee.tid, 0).map_err(|source| Error::Trace { tid: tracee.tid, source })
+    }
+
+    /// Registers before mask: if we are killed between the two, the code puts the mask (unchanged) and the registers back.
+    fn set(&mut self, tracee: Tracee, registers: &Registers) -> Result<(), Error> {
         let failed = |source| Error::Trace { tid: tracee.tid, source };
         ptrace::set_registers(tracee.tid, registers).map_err(failed)?;
-        ptrace::set_signal_mask(tracee.tid, self.mask()).map_err(failed)?;
-        ptrace::cont(tracee.tid, 0).map_err(failed)
+        ptrace::set_signal_mask(tracee.tid, self.mask()).map_err(failed)
+    }
+
+    /// Runs `count` records, and calls `look` with what the first call returned as soon as it has: what it made can be looked at before the
+    /// next call undoes it. If this process dies meanwhile, the thread runs the rest by itself.
+    ///
+    /// # Errors
+    /// When it died or took a fault.
+    pub fn run_with_a_look<T>(
+        &mut self,
+        tracee: Tracee,
+        site: &Site,
+        records: u64,
+        count: usize,
+        look: impl FnOnce(i64) -> T,
+    ) -> Result<T, Error> {
+        let failed = |source| Error::Trace { tid: tracee.tid, source };
+        let registers = self.batch(tracee, site, records, count);
+        self.set(tracee, &registers)?;
+        // One stop at the entry, one at the exit.
+        let mut stops = 0;
+        while stops < 2 {
+            ptrace::to_call(tracee.tid).map_err(failed)?;
+            match ptrace::wait(tracee.tid).map_err(failed)? {
+                Stop::Call => stops += 1,
+                Stop::Signal(signal) => self.hold(tracee, signal)?,
+                Stop::Gone(status) => return Err(Error::Gone { tid: tracee.tid, status }),
+                Stop::Event { .. } | Stop::Other(_) => {}
+            }
+        }
+        let seen = look(ptrace::registers(tracee.tid).map_err(failed)?.rax as i64);
+        ptrace::cont(tracee.tid, 0).map_err(failed)?;
+        self.finish(tracee, site).map(|_| seen)
+    }
+
+    /// Keeps a signal that came in the middle of a program. One that the program itself has caused is an error.
+    fn hold(&mut self, tracee: Tracee, signal: i32) -> Result<(), Error> {
+        let failed = |source| Error::Trace { tid: tracee.tid, source };
+        let info = ptrace::signal_info(tracee.tid).map_err(failed)?;
+        let code = i32::from_ne_bytes([info[8], info[9], info[10], info[11]]);
+        let fault = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+        if code > 0 && fault.contains(&signal) {
+            let at = ptrace::registers(tracee.tid).map_err(failed)?.rip;
+            return Err(Error::Fault { tid: tracee.tid, signal, at });
+        }
+        self.held.push((tracee.tid, info));
+        Ok(())
+    }
+
+    /// Lets a thread finish what an earlier tracer has set it off on; returns its registers then.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn finish_for_another(
+        &mut self,
+        tracee: Tracee,
+        code: u64,
+        registers: &Registers,
+    ) -> Result<Registers, Error> {
+        let site = Site { code, undo: 0, base: *registers };
+        // By which signal it ends, that tracer chose.
+        let own = std::mem::replace(&mut self.signal, registers.rbx as i32);
+        let finished = ptrace::cont(tracee.tid, 0)
+            .map_err(|source| Error::Trace { tid: tracee.tid, source })
+            .and_then(|()| self.finish(tracee, &site));
+        self.signal = own;
+        finished
     }
 
     /// Waits until a thread has done what it was set off on; returns its registers then.
@@ -182,20 +257,7 @@ impl Machine {
                     if signal == self.signal && registers.rip == site.code + code::after() {
                         return Ok(registers);
                     }
-                    let info = ptrace::signal_info(tracee.tid).map_err(failed)?;
-                    let code = i32::from_ne_bytes([info[8], info[9], info[10], info[11]]);
-                    let fault = [
-                        libc::SIGSEGV,
-                        libc::SIGBUS,
-                        libc::SIGILL,
-                        libc::SIGFPE,
-                        libc::SIGTRAP,
-                        libc::SIGSYS,
-                    ];
-                    if code > 0 && fault.contains(&signal) {
-                        return Err(Error::Fault { tid: tracee.tid, signal, at: registers.rip });
-                    }
-                    self.held.push((tracee.tid, info));
+                    self.hold(tracee, signal)?;
                     ptrace::cont(tracee.tid, 0).map_err(failed)?;
                 }
                 Stop::Gone(status) => return Err(Error::Gone { tid: tracee.tid, status }),

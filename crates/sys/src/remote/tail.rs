@@ -63,6 +63,13 @@ impl Tail {
         content
     }
 
+    /// Whether a thread is in the middle of a program of an earlier tracer: it is to be let run to its end before it is repaired, or what
+    /// the rest of the program would have undone stays.
+    #[must_use]
+    pub fn runs(&self, registers: &Registers) -> bool {
+        self.found && (self.code()..self.code() + code::after()).contains(&registers.rip)
+    }
+
     /// If a thread was stopped in the code of an earlier tracer: registers and mask with which it goes on. `read` reads the
     /// task's memory.
     ///

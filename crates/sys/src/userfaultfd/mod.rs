@@ -9,7 +9,7 @@ mod missing;
 mod track;
 
 pub use missing::{Event, MissingPages, Placed};
-pub use track::WriteTracker;
+pub use track::{TRACK_FLAGS, WriteTracker};
 
 use linux_raw_sys::general as raw;
 use linux_raw_sys::ioctl;

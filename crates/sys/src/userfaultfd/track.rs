@@ -6,6 +6,10 @@ use linux_raw_sys::general as raw;
 use rustix::fd::OwnedFd;
 use std::io;
 
+/// What a task calls `userfaultfd` with that is to be tracked: as [`super::FLAGS`], and only faults of user mode (UFFD_USER_MODE_ONLY), which
+/// every task may ask for. It makes no difference to this mode, which answers no fault: what the kernel writes is noted all the same.
+pub const TRACK_FLAGS: i32 = super::FLAGS | 1;
+
 /// A userfaultfd that tracks writes. When its last copy is closed, nothing is tracked any more.
 #[derive(Debug)]
 pub struct WriteTracker(OwnedFd);

@@ -111,7 +111,7 @@ impl Tracked {
 
     /// Opens a userfaultfd in it and takes it from there, as the owner of a ptrace would.
     fn take_userfaultfd(&mut self) -> OwnedFd {
-        let there = self.call(userfaultfd::SYSCALL, &[userfaultfd::FLAGS.into()]);
+        let there = self.call(userfaultfd::SYSCALL, &[userfaultfd::TRACK_FLAGS.into()]);
         let pidfd = pidfd_open(Pid::from_raw(self.pid()).unwrap(), PidfdFlags::empty()).unwrap();
         let here = pidfd_getfd(pidfd, there as i32, PidfdGetfdFlags::empty()).unwrap();
         self.call(CLOSE, &[there]);
