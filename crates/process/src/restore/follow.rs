@@ -45,6 +45,7 @@ impl Puppets {
             return Err(Error::Damaged("the puppets are complete already".into()));
         }
         check(new)?;
+        self.check_staged()?;
         let _turns = Turns::begin(&self.family);
         match layout::followed(&self.state, new) {
             Some(followed) => self.follow(&followed, new, last)?,
@@ -199,12 +200,10 @@ impl Puppets {
                 let set = if !shared || pass == 1 { mapping::complete(&mut program, work)? } else { None };
                 self.family.run(pid, &mut program)?;
                 program.check(0..program.len())?;
-                if let Some(set) = set {
-                    if program.result(set) < 0 {
-                        self.without_exe.insert(pid);
-                    } else {
-                        self.without_exe.remove(&pid);
-                    }
+                if set.is_some_and(|set| program.result(set) >= 0) {
+                    self.without_exe.remove(&pid);
+                } else if set.is_some() || (pass == 0 && work.changes.first() == Some(&Change::Empty)) {
+                    self.without_exe.insert(pid);
                 }
             }
         }

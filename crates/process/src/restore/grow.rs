@@ -6,8 +6,8 @@ use super::host::{Area, CODE_BYTES, Host, stopped};
 use crate::records::task::{Life, Task};
 use ferry_sys::proc::{self, status};
 use ferry_sys::ptrace::{self, Registers, Stop};
-use ferry_sys::schedule::Affinity;
 use ferry_sys::remote::{Layout, Machine, Program, Reach, Site, Tracee};
+use ferry_sys::schedule::Affinity;
 use std::collections::BTreeMap;
 
 /// Options of every puppet: it dies with its tracer, and no filter stands in the way of remote calls.

@@ -14,9 +14,11 @@ use ferry_sys::remote::Program;
 use ferry_sys::{pagemap, process_vm};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// Most bytes that are held here while a part is mapped anew; anonymous memory goes in steps of it.
 const STEP_BYTES: u64 = 32 << 20;
@@ -37,9 +39,34 @@ impl Puppets {
         state
     }
 
-    /// Whether the capsule has a regular file with this path.
+    /// Whether the capsule has a regular file with this path, which is not to be exchanged any more.
     pub(super) fn has_file(&self, path: &[u8]) -> bool {
-        self.identify(path).is_some()
+        !self.is_staged(path) && self.identify(path).is_some()
+    }
+
+    /// Whether a file came along with the tree, or its absence did.
+    fn is_staged(&self, path: &[u8]) -> bool {
+        let beneath = path.strip_prefix(b"/").unwrap_or(path);
+        let beneath = Path::new(OsStr::from_bytes(beneath));
+        self.home.staged.as_ref().is_some_and(|upper| upper.join(beneath).symlink_metadata().is_ok())
+    }
+
+    /// Fails if a file that is mapped already has been staged since: what is mapped is not what it is now.
+    pub(super) fn check_staged(&self) -> Result<(), Error> {
+        let set = self.state.tasks.iter().filter(|task| !self.without_exe.contains(&task.pid));
+        let spaces: BTreeSet<u32> = set.filter_map(|task| task.space).collect();
+        let executables = self.state.spaces.iter().filter(|space| spaces.contains(&space.id));
+        let executables = executables.map(|space| &space.exe);
+        match self.files.keys().chain(executables).find(|path| self.is_staged(path)) {
+            None => Ok(()),
+            Some(path) => {
+                let what = format!(
+                    "{} was changed while it was moved; move it again",
+                    String::from_utf8_lossy(path)
+                );
+                Err(Error::unfit(0, what))
+            }
+        }
     }
 
     /// Device and inode of a regular file, by its path inside of the capsule.
@@ -50,7 +77,7 @@ impl Puppets {
             flags | OFlags::DIRECTORY,
             Mode::empty(),
         );
-        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
+        let path = Path::new(OsStr::from_bytes(path));
         let opened =
             rustix::fs::openat2(root.ok()?, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
         let stat = rustix::fs::fstat(opened).ok()?;

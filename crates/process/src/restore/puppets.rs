@@ -30,6 +30,9 @@ pub struct Home {
     pub init: i32,
     /// Directory of the cgroup that the tree goes into, which must not be frozen yet. [`Puppets::finish`] freezes it.
     pub cgroup: Option<PathBuf>,
+    /// Directory beneath which files of the tree's root are still being put, as its overlay's upper one: what is in it is not mapped
+    /// before the end, for it may be exchanged.
+    pub staged: Option<PathBuf>,
 }
 
 /// What a restore ends with.

@@ -26,7 +26,8 @@ impl Turns {
         }
         let Ok(stay) = Stay::here() else { return Self(None) };
         let puppets = family.puppets.values().filter(|puppet| !puppet.dead);
-        let threads = puppets.flat_map(|puppet| &puppet.threads).chain(family.host.as_ref().map(|host| &host.tracee));
+        let threads =
+            puppets.flat_map(|puppet| &puppet.threads).chain(family.host.as_ref().map(|host| &host.tracee));
         for tracee in threads {
             // One that may not come only takes longer.
             let _ = schedule::set_affinity(tracee.tid, stay.processor());

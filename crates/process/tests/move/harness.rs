@@ -213,7 +213,8 @@ fn move_over(
     let captured = state;
     let state = State::from_bytes(&bytes).unwrap();
     assert_eq!(state, captured, "what is written is read back");
-    let home = Home { init: target.init_pid(), cgroup: Some(target.cgroup().path().to_owned()) };
+    let home =
+        Home { init: target.init_pid(), cgroup: Some(target.cgroup().path().to_owned()), staged: None };
     let puppets = Puppets::build(&state, &home).unwrap();
     let built_in = begin.elapsed();
     let sink = LinuxSink::open(puppets.access()).unwrap();

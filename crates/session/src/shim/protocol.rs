@@ -140,6 +140,18 @@ pub enum Request {
         #[n(1)]
         clocks: Option<ClocksAt>,
     },
+    /// Makes puppets of a draft of the workload, which still runs at its source, or makes those that are there the puppets of this one:
+    /// what stays of their memory is what `ferry_process::layout::kept` says. After [`Request::Ground`], and repeatable until
+    /// [`Request::Prepare`]. Answered by [`Answer::Prepared`]; after a failure nothing is left.
+    #[n(40)]
+    Draft {
+        /// What the workload was asked to be.
+        #[n(0)]
+        spec: Spec,
+        /// The draft: an envelope.
+        #[n(1)]
+        draft: ByteVec,
+    },
 }
 
 /// What the clocks of a workload show at a moment of the host that reads this.
@@ -200,7 +212,7 @@ pub enum Answer {
         #[n(1)]
         spaces: Vec<SpaceAccess>,
     },
-    /// Answer to [`Request::Prepare`].
+    /// Answer to [`Request::Draft`] and [`Request::Prepare`].
     #[n(6)]
     Prepared {
         /// Where the memory goes.

@@ -25,7 +25,8 @@ pub fn move_over(source: &Capsule, directory: &Path, drafts: u32) -> (Capsule, i
     wanted.end_with_creator = true;
     unpack_upper(&wanted.directory, &mut files.as_slice()).unwrap();
     let target = Capsule::create(&wanted).unwrap();
-    let home = Home { init: target.init_pid(), cgroup: Some(target.cgroup().path().to_owned()) };
+    let home =
+        Home { init: target.init_pid(), cgroup: Some(target.cgroup().path().to_owned()), staged: None };
 
     let changes = std::fs::read_to_string(directory.join("log")).unwrap().contains("READY")
         && directory.join("changing").exists();
