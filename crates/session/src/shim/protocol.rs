@@ -143,7 +143,7 @@ pub enum Request {
     /// Makes puppets of a draft of the workload, which still runs at its source, or makes those that are there the puppets of this one:
     /// what stays of their memory is what `ferry_process::layout::kept` says. After [`Request::Ground`], and repeatable until
     /// [`Request::Prepare`]. Answered by [`Answer::Prepared`]; after a failure nothing is left.
-    #[n(40)]
+    #[n(52)]
     Draft {
         /// What the workload was asked to be.
         #[n(0)]
