@@ -5,8 +5,9 @@
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 pub use rustix::mount::MountAttrFlags;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount,
+    open_tree,
 };
 use std::io;
 use std::path::Path;
@@ -49,6 +50,17 @@ fn explain(error: io::Error, context: &OwnedFd) -> io::Error {
         words.push_str(line.trim_end().trim_start_matches(['e', 'w', 'i']).trim_start());
     }
     if words.is_empty() { error } else { io::Error::new(error.kind(), format!("{error}: {words}")) }
+}
+
+/// Lets the file system that is mounted at `root` forget the names that nobody uses: it is reconfigured, with nothing changed. An
+/// overlay then sees what was put beneath it.
+///
+/// # Errors
+/// As the file system says; ENOSYS before 5.2.
+pub fn forget_names(root: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+    let context = fspick(root, "", flags)?;
+    fsconfig_reconfigure(context.as_fd()).map_err(|error| explain(error.into(), &context))
 }
 
 /// A detached copy of the mount at `path` beneath `directory`; with all mounts beneath it when `recursive`.

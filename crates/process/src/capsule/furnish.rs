@@ -79,6 +79,15 @@ impl Capsule {
         self.note.furnished(spec)?;
         self.note.write(&self.directory)
     }
+
+    /// Lets its root see files that were put into the upper directory after [`Self::furnish`]. Those that somebody has open or mapped
+    /// already stay what they were.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn look_again(&self) -> Result<()> {
+        ferry_sys::mounts::forget_names(self.root.as_fd()).doing(|| "look at the capsule's root again".into())
+    }
 }
 
 /// In init: waits for the request and does it. Returns the line on which it came.

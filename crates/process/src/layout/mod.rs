@@ -6,27 +6,25 @@
 
 mod space;
 
-pub use space::{Change, changes, kept_of_space};
+pub use space::{Change, changes, filled_prot, kept_of_space, protected_later};
 
-use crate::records::{Space, State};
+use crate::records::{MemoryObject, Space, State};
+use crate::restore::births::{Succession, succession};
 use ferry_transfer::engine::RangeSet;
 use ferry_transfer::space::{PAGE_SIZE, Range, SpaceId};
 use std::collections::BTreeMap;
 
 /// What stays of the memory of puppets that were made for `old` when they are changed to be those of `new`, by space. A space that
-/// is missing kept nothing.
+/// is missing kept nothing. Nothing at all: the tree is built anew.
 #[must_use]
 pub fn kept(old: &State, new: &State) -> BTreeMap<SpaceId, RangeSet> {
     let mut kept = BTreeMap::new();
-    for (before, after) in paired_spaces(old, new) {
+    let Some(followed) = followed(old, new) else { return kept };
+    for (before, after) in paired_spaces(old, new, &followed) {
         kept.insert(SpaceId(after.id), kept_of_space(before, after));
     }
     for after in &new.objects {
-        let same = |before: &&crate::records::MemoryObject| {
-            (before.id, before.device, before.inode, before.kind)
-                == (after.id, after.device, after.inode, after.kind)
-        };
-        if let Some(before) = old.objects.iter().find(same) {
+        if let Some(before) = old.objects.iter().find(|before| same_object(before, after)) {
             let len = before.size.min(after.size).next_multiple_of(PAGE_SIZE);
             kept.insert(SpaceId(after.id), RangeSet::new(vec![Range { start: 0, len }]));
         }
@@ -35,10 +33,38 @@ pub fn kept(old: &State, new: &State) -> BTreeMap<SpaceId, RangeSet> {
     kept
 }
 
-/// Spaces that are the same process' same one in both.
-fn paired_spaces<'a>(old: &'a State, new: &'a State) -> Vec<(&'a Space, &'a Space)> {
+/// Whether two records are of the same memory object.
+#[must_use]
+pub fn same_object(one: &MemoryObject, other: &MemoryObject) -> bool {
+    (one.id, one.device, one.inode, one.kind) == (other.id, other.device, other.inode, other.kind)
+}
+
+/// How the puppets of `old` become those of `new`. None: they are killed, and built anew.
+#[must_use]
+pub fn followed(old: &State, new: &State) -> Option<Succession> {
+    // A controlling terminal is had by birth only.
+    if terminals(old) != terminals(new) {
+        return None;
+    }
+    succession(&old.tasks, &new.tasks)
+}
+
+/// Controlling terminals; and if one of them is the workload's own, all of its own: they get their numbers in order.
+fn terminals(state: &State) -> Vec<(u32, i32, bool)> {
+    let all = &state.files.terminals;
+    let own = all.iter().any(|terminal| terminal.session != 0 && terminal.furniture.is_none());
+    let counts = all.iter().filter(|terminal| terminal.session != 0 || (own && terminal.furniture.is_none()));
+    let mut list: Vec<_> =
+        counts.map(|terminal| (terminal.index, terminal.session, terminal.furniture.is_some())).collect();
+    list.sort_unstable();
+    list
+}
+
+/// Spaces that are the same process' same one in both, before and after.
+fn paired_spaces<'a>(old: &'a State, new: &'a State, followed: &Succession) -> Vec<(&'a Space, &'a Space)> {
     let holders = |state: &State| -> BTreeMap<u32, i32> {
-        state.tasks.iter().filter_map(|task| Some((task.space?, task.pid))).collect()
+        let stays = state.tasks.iter().filter(|task| followed.stay.contains(&task.pid));
+        stays.filter_map(|task| Some((task.space?, task.pid))).collect()
     };
     let (before, after) = (holders(old), holders(new));
     let old_spaces: BTreeMap<u32, &Space> = old.spaces.iter().map(|space| (space.id, space)).collect();

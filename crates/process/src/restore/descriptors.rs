@@ -51,7 +51,7 @@ pub(super) fn give(family: &mut Family, pid: i32, files: &dyn FileSource) -> Res
         if late.is_empty() {
             return Ok(());
         }
-        let mut program = Program::new(family.layout()?);
+        let mut program = Program::new(family.layout());
         for call in late {
             program.remote(&call);
         }
@@ -61,7 +61,7 @@ pub(super) fn give(family: &mut Family, pid: i32, files: &dyn FileSource) -> Res
     if table.windows(2).any(|pair| pair[0].0 >= pair[1].0) || table[0].0 < 0 {
         return Err(Error::Damaged(format!("the descriptors of process {pid} are not in order")));
     }
-    let mut program = Program::new(family.layout()?);
+    let mut program = Program::new(family.layout());
     let pair = program.room(8);
     let kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64;
     program.call("make a socket pair", libc::SYS_socketpair, &[libc::AF_UNIX as u64, kind, 0, pair]);
@@ -75,7 +75,7 @@ pub(super) fn give(family: &mut Family, pid: i32, files: &dyn FileSource) -> Res
     let count = table.len() as u64;
     // Above what is received, and not one of the wanted: it must stay until all are in place.
     let aside = (count..).find(|number| table.iter().all(|(fd, ..)| *fd as u64 != *number)).unwrap_or(count);
-    let mut program = Program::new(family.layout()?);
+    let mut program = Program::new(family.layout());
     program.call("close a socket", libc::SYS_close, &[ours]);
     if theirs != aside {
         program.call("put the socket aside", libc::SYS_dup3, &[theirs, aside, libc::O_CLOEXEC as u64]);
@@ -91,7 +91,7 @@ pub(super) fn give(family: &mut Family, pid: i32, files: &dyn FileSource) -> Res
         if received < all.len() {
             family.run(pid, &mut program)?;
             program.check(0..program.len())?;
-            program = Program::new(family.layout()?);
+            program = Program::new(family.layout());
         }
     }
     for (index, (fd, close_on_exec, _)) in table.iter().enumerate().rev() {

@@ -7,17 +7,12 @@ use super::descriptors::{self, FileSource};
 use super::grow::part_of;
 use super::puppets::{Puppets, Restored};
 use super::turns::Turns;
-use super::{Error, process, thread};
+use super::{Error, host, process, thread};
 use crate::capture::interrupted::KnownWait;
 use crate::records::task::{Life, Task};
-use ferry_sys::proc::maps;
 use ferry_sys::ptrace::{self, Stop};
-use ferry_sys::remote::machine::UNDO_BYTES;
-use ferry_sys::remote::tail::Tail;
-use ferry_sys::remote::{Machine, Program, Site, Tracee};
+use ferry_sys::remote::{Program, Tracee};
 use ferry_sys::schedule;
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
 
 /// Runs all of it.
 pub(super) fn run(puppets: &mut Puppets, files: &dyn FileSource) -> Result<Restored, Error> {
@@ -99,7 +94,7 @@ fn seal(puppets: &Puppets) -> Result<(), Error> {
 fn can_choose_timer_ids(puppets: &mut Puppets, alive: &[&Task]) -> Result<bool, Error> {
     const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
     let Some(task) = alive.first() else { return Ok(false) };
-    let mut program = Program::new(puppets.family.layout()?);
+    let mut program = Program::new(puppets.family.layout());
     program.call("ask for timer ids", libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 2, 0, 0, 0]);
     puppets.family.run(task.pid, &mut program)?;
     Ok(program.result(0) >= 0)
@@ -119,10 +114,10 @@ fn settle(
     let family = &mut puppets.family;
     let children: Vec<&Task> = tasks.iter().filter(|child| child.parent == task.pid).collect();
     let mut tolerated = Vec::new();
-    let mut program = Program::new(family.layout()?);
+    let mut program = Program::new(family.layout());
     process::settings(&mut program, task, space, &children, &mut tolerated)?;
     process::timers(&mut program, task, restore_ids)?;
-    let processors = family.host()?.processors;
+    let processors = family.processors;
     let (mut parts, mut bindings) = (Vec::new(), Vec::new());
     for (index, thread) in task.threads.iter().enumerate() {
         let first = if index == 0 { 0 } else { program.len() };
@@ -136,9 +131,9 @@ fn settle(
         thread::pending(&mut program, task, thread)?;
         parts.push((first, program.len() - first));
     }
-    let site = family.site(&family.puppets[&task.pid])?;
-    let records = family.layout()?.records;
-    family.reach()?.load(&program)?;
+    let site = family.site(&family.puppets[&task.pid]);
+    let records = family.layout().records;
+    family.reach().load(&program)?;
     let threads = order(&family.puppets[&task.pid].threads, task)?;
     // The leader first and alone: its limits and handlers are everybody's.
     for (at, tracee) in threads.iter().enumerate() {
@@ -151,7 +146,7 @@ fn settle(
     for tracee in threads.iter().skip(1) {
         family.machine.finish(*tracee, &site)?;
     }
-    family.reach()?.store(&mut program)?;
+    family.reach().store(&mut program)?;
     program.check(0..program.len())?;
     for index in tolerated {
         if program.result(index) < 0 {
@@ -195,8 +190,8 @@ fn outside(puppets: &Puppets, task: &Task, warnings: &mut Vec<String>) {
 fn depart(puppets: &mut Puppets, task: &Task) -> Result<(), Error> {
     let family = &mut puppets.family;
     let puppet = &family.puppets[&task.pid];
-    let (pid, base, threads) = (puppet.host_pid(), puppet.base, order(&puppet.threads, task)?);
-    let area = family.host()?.area;
+    let (base, threads) = (puppet.base, order(&puppet.threads, task)?);
+    let area = family.area.start;
     let layout = part_of(area, 0, 1);
     let mut program = Program::new(layout);
     let timespecs: Vec<u64> = task
@@ -208,42 +203,17 @@ fn depart(puppets: &mut Puppets, task: &Task) -> Result<(), Error> {
             program.data(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>())
         })
         .collect();
-    family.reach()?.load(&program)?;
+    family.reach().load(&program)?;
     // A remote call does not disturb a restart block, so the waits can come before the last one.
     let mut registers = Vec::new();
     for (at, tracee) in threads.iter().enumerate() {
         registers.push(thread::resume_wait(*tracee, &task.threads[at], timespecs[at])?);
     }
-    unmap_area(&mut family.machine, threads[0], pid, base, area)?;
+    host::unmap_area(&mut family.machine, (threads[0], base), area)?;
     for (at, tracee) in threads.iter().enumerate() {
         thread::set(*tracee, &task.threads[at], &registers[at])?;
     }
     Ok(())
-}
-
-fn unmap_area(
-    machine: &mut Machine,
-    leader: Tracee,
-    pid: i32,
-    base: ptrace::Registers,
-    area: u64,
-) -> Result<(), Error> {
-    let failed = |what: &str| Error::host(format!("{what} of a puppet"));
-    let text = ferry_sys::proc::read(pid, "maps").map_err(failed("read the mappings"))?;
-    let all = maps::parse(&text).map_err(|bad| failed("read the mappings")(bad.into()))?;
-    let vdso = all.iter().find(|mapping| mapping.name == b"[vdso]");
-    let vdso = vdso.ok_or_else(|| Error::Damaged("a puppet without a vDSO".into()))?;
-    let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
-    ferry_sys::process_vm::read(pid, vdso.start, &mut bytes).map_err(failed("read the vDSO"))?;
-    let tail = Tail::find(&bytes, vdso.start)?;
-    let mem = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"));
-    let mem = mem.map_err(failed("open the memory"))?;
-    let content = Tail::content((0, 0), &[0u8; UNDO_BYTES]);
-    mem.write_all_at(&content, tail.base).map_err(failed("write the vDSO's end"))?;
-    let site = Site { code: tail.code(), undo: 0, base };
-    let args = [area, super::host::AREA_BYTES];
-    machine.must(leader, &site, "unmap the shared memory", libc::SYS_munmap, &args)?;
-    mem.write_all_at(&vec![0u8; Tail::bytes()], tail.base).map_err(failed("clean the vDSO's end"))
 }
 
 /// Stops a process by its signal again, thread by thread, while it is traced: none of its code runs.

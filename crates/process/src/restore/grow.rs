@@ -2,11 +2,12 @@
 
 use super::Error;
 use super::births::{Act, Births, INIT};
-use super::host::{CODE_BYTES, Host, stopped};
+use super::host::{Area, CODE_BYTES, Host, stopped};
 use crate::records::task::{Life, Task};
 use ferry_sys::proc::{self, status};
 use ferry_sys::ptrace::{self, Registers, Stop};
 use ferry_sys::remote::{Layout, Machine, Program, Reach, Site, Tracee};
+use ferry_sys::schedule::Affinity;
 use std::collections::BTreeMap;
 
 /// Options of every puppet: it dies with its tracer, and no filter stands in the way of remote calls.
@@ -36,10 +37,17 @@ impl Puppet {
 #[derive(Debug)]
 pub(super) struct Family {
     pub(super) machine: Machine,
+    pub(super) area: Area,
+    /// Init, while it is borrowed.
     pub(super) host: Option<Host>,
+    /// Where init may run, and so everybody who is not bound; and the processors that this comes to.
+    pub(super) home: Affinity,
+    pub(super) processors: Affinity,
     pub(super) puppets: BTreeMap<i32, Puppet>,
     /// Controlling terminals, by session.
     pub(super) terminals: BTreeMap<i32, u32>,
+    /// Memory of puppets that has content already: what they bear gets no copy of it, which would cost both of them.
+    pub(super) shielded: BTreeMap<i32, Vec<(u64, u64)>>,
 }
 
 impl Family {
@@ -47,31 +55,39 @@ impl Family {
         self.host.as_ref().ok_or_else(|| Error::Damaged("the process above the tree was let go of".into()))
     }
 
-    /// The whole shared memory as room for one program.
-    pub(super) fn layout(&self) -> Result<Layout, Error> {
-        Ok(part_of(self.host()?.area, 0, 1))
+    /// Takes back what init was lent.
+    pub(super) fn give_back_host(&mut self) -> Result<(), Error> {
+        match self.host.take() {
+            Some(host) => host.give_back(&mut self.machine, self.area.start),
+            None => Ok(()),
+        }
     }
 
-    pub(super) fn reach(&self) -> Result<Reach<'_>, Error> {
-        Ok(self.host()?.reach())
+    /// The whole shared memory as room for one program.
+    pub(super) fn layout(&self) -> Layout {
+        part_of(self.area.start, 0, 1)
+    }
+
+    pub(super) fn reach(&self) -> Reach<'_> {
+        self.area.reach()
     }
 
     /// Who runs remote calls for number `pid` (a process' leader or another thread), and how.
     pub(super) fn actor(&self, pid: i32) -> Result<(Tracee, Site), Error> {
-        let host = self.host()?;
         if pid == INIT {
+            let host = self.host()?;
             return Ok((host.tracee, host.site));
         }
         let of_thread = |puppet: &&Puppet| puppet.threads.iter().any(|thread| thread.ns_tid == pid);
         let puppet = self.puppets.get(&pid).or_else(|| self.puppets.values().find(of_thread));
         let puppet = puppet.ok_or_else(|| Error::Damaged(format!("no process {pid}")))?;
         let tracee = puppet.threads.iter().find(|thread| thread.ns_tid == pid).unwrap_or(&puppet.threads[0]);
-        Ok((*tracee, Site { code: host.area, undo: 0, base: puppet.base }))
+        Ok((*tracee, self.site(puppet)))
     }
 
-    /// How thread number `thread` of a puppet runs remote calls.
-    pub(super) fn site(&self, puppet: &Puppet) -> Result<Site, Error> {
-        Ok(Site { code: self.host()?.area, undo: 0, base: puppet.base })
+    /// How the threads of a puppet run remote calls.
+    pub(super) fn site(&self, puppet: &Puppet) -> Site {
+        Site { code: self.area.start, undo: 0, base: puppet.base }
     }
 
     /// Loads a program, runs it in one process' leader and reads it back, unchecked.
@@ -80,11 +96,11 @@ impl Family {
             return Ok(());
         }
         let (tracee, site) = self.actor(pid)?;
-        let records = self.layout()?.records;
-        self.reach()?.load(program)?;
+        let records = self.layout().records;
+        self.reach().load(program)?;
         self.machine.start(tracee, &site, records, program.len())?;
         self.machine.finish(tracee, &site)?;
-        Ok(self.reach()?.store(program)?)
+        Ok(self.reach().store(program)?)
     }
 
     /// One call in one process' leader; failure is an error.
@@ -106,22 +122,37 @@ impl Family {
             self.call(*pid, "join a process group", libc::SYS_setpgid, &[0, *group as u64])?;
         }
         for (pid, bearer) in births.stand_ins.iter().rev() {
-            self.end(*pid, libc::SIGKILL)?;
-            let collected = self.call(
-                *bearer,
-                "collect a helper",
-                libc::SYS_wait4,
-                &[*pid as u64, 0, libc::__WALL as u64, 0],
-            );
-            self.puppets.remove(pid);
-            collected?;
+            self.bury(*pid, *bearer, 0)?;
         }
         for task in tasks.iter().rev() {
-            if let Life::Zombie { status } = task.life {
+            let dead = self.puppets.get(&task.pid).is_some_and(|puppet| puppet.dead);
+            if let Life::Zombie { status } = task.life
+                && !dead
+            {
                 self.die(task.pid, status)?;
             }
         }
         Ok(())
+    }
+
+    /// Ends a puppet if it has not ended yet, and lets `collector` collect it: nothing is left of it, its signal neither.
+    pub(super) fn bury(&mut self, pid: i32, collector: i32, exit_signal: i32) -> Result<(), Error> {
+        if self.puppets.get(&pid).is_some_and(|puppet| !puppet.dead) {
+            self.end(pid, libc::SIGKILL)?;
+        }
+        self.puppets.remove(&pid);
+        let collect = [pid as u64, 0, libc::__WALL as u64, 0];
+        if collector == INIT || !(1..=64).contains(&exit_signal) {
+            self.call(collector, "collect a puppet", libc::SYS_wait4, &collect)?;
+            return Ok(());
+        }
+        let mut program = Program::new(self.layout());
+        program.call("collect a puppet", libc::SYS_wait4, &collect);
+        let (set, now) = (program.data(&(1u64 << (exit_signal - 1)).to_ne_bytes()), program.data(&[0u8; 16]));
+        program.call("forget that a child ended", libc::SYS_rt_sigtimedwait, &[set, 0, now, 8]);
+        program.accept(&[libc::EAGAIN]);
+        self.run(collector, &mut program)?;
+        Ok(program.check(0..program.len())?)
     }
 
     /// All acts of one process in one batch.
@@ -132,12 +163,14 @@ impl Family {
         tasks: &BTreeMap<i32, &Task>,
         cgroup: Option<i32>,
     ) -> Result<(), Error> {
-        let mut program = Program::new(self.layout()?);
+        let mut program = Program::new(self.layout());
         // A parent that ignores SIGCHLD would not get zombies; init's own setting is not ours to change.
         if actor != INIT {
             let default = program.data(&[0u8; 32]);
             program.call("reset SIGCHLD", libc::SYS_rt_sigaction, &[libc::SIGCHLD as u64, default, 0, 8]);
         }
+        let shielded = self.shielded.get(&actor).cloned().unwrap_or_default();
+        shield(&mut program, &shielded, libc::MADV_DONTFORK);
         let mut born = Vec::new();
         for act in acts {
             match act {
@@ -162,6 +195,7 @@ impl Family {
                 }
             }
         }
+        shield(&mut program, &shielded, libc::MADV_DOFORK);
         self.run(actor, &mut program)?;
         program.check(0..program.len())?;
         self.welcome(actor, &born)
@@ -212,7 +246,7 @@ impl Family {
         let failed = || Error::host(format!("end puppet {pid}"));
         let (tracee, site) = self.actor(pid)?;
         if signal != libc::SIGKILL {
-            let mut program = Program::new(self.layout()?);
+            let mut program = Program::new(self.layout());
             let zeros = program.data(&[0u8; 32]);
             program.call("reset a signal", libc::SYS_rt_sigaction, &[signal as u64, zeros, 0, 8]);
             program.call("forbid core files", libc::SYS_prlimit64, &[0, 4, zeros, 0]);
@@ -289,6 +323,12 @@ fn bear(program: &mut Program, pid: i32, exit_signal: i32, shares_files: bool, c
         flags |= CLONE_INTO_CGROUP;
     }
     clone3(program, "bear a process with its number", flags, exit_signal, pid, cgroup.unwrap_or(0));
+}
+
+fn shield(program: &mut Program, ranges: &[(u64, u64)], advice: i32) {
+    for (start, end) in ranges {
+        program.call("keep memory from a child", libc::SYS_madvise, &[*start, end - start, advice as u64]);
+    }
 }
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;

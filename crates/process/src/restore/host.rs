@@ -1,18 +1,20 @@
 //! The process that puppets are born under: init of a pid namespace, borrowed for the time of a restore.
 //!
 //! It is stopped, makes a piece of memory that all its descendants will share with us (records and data of their batches), and
-//! bears the first puppets. Like a captured task it is safe against our death: it goes on with its loop.
+//! bears the first puppets. Like a captured task it is safe against our death: it goes on with its loop. While puppets wait for the
+//! next draft it runs, and is borrowed again where it has to do something.
 
 use super::Error;
 use super::{passing, turns};
+use ferry_sys::proc::maps::Mapping;
 use ferry_sys::proc::{self, maps, status};
 use ferry_sys::process_vm;
 use ferry_sys::ptrace::{self, Registers, Stop};
-use ferry_sys::remote::machine::undo_block;
+use ferry_sys::remote::machine::{UNDO_BYTES, undo_block};
 use ferry_sys::remote::tail::Tail;
-use ferry_sys::remote::{Machine, SharedMemory, Site, Tracee, code};
+use ferry_sys::remote::{Machine, Reach, SharedMemory, Site, Tracee, code};
 use ferry_sys::schedule::{self, Affinity};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
@@ -21,14 +23,37 @@ pub(super) const AREA_BYTES: u64 = 256 << 20;
 /// Bytes of the code page at its begin.
 pub(super) const CODE_BYTES: u64 = 4096;
 
+/// The memory that all puppets share with us: code, records and data of their batches. It outlives init's part in it.
+#[derive(Debug)]
+pub(super) struct Area {
+    /// Address in init and all puppets.
+    pub(super) start: u64,
+    memory: SharedMemory,
+    file: OwnedFd,
+}
+
+impl Area {
+    /// How it is written and read.
+    pub(super) fn reach(&self) -> Reach<'_> {
+        Reach::Shared(&self.memory, self.start)
+    }
+
+    /// Whether a mapping of `space` is where it is, or too near.
+    pub(super) fn collides(&self, space: &[Mapping]) -> bool {
+        let (start, end) = (self.start - GAP, self.start + AREA_BYTES + GAP);
+        let first = space.partition_point(|mapping| mapping.end <= start);
+        space.get(first).is_some_and(|mapping| mapping.start < end)
+    }
+}
+
+/// What stays free on both sides of it: stacks and neighbours grow.
+const GAP: u64 = 1 << 20;
+
 /// Init, stopped.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) tracee: Tracee,
     pub(super) site: Site,
-    /// Address of the shared memory in init and all its descendants.
-    pub(super) area: u64,
-    pub(super) memory: SharedMemory,
     registers: Registers,
     mask: u64,
     tail: Tail,
@@ -42,24 +67,52 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Stops `pid` and maps the shared memory into it, at a place that is also free in all of `spaces`.
+    /// Stops `pid` and maps new shared memory into it, at a place that is also free in all of `spaces`.
     pub(super) fn borrow(
         pid: i32,
-        spaces: &[&[maps::Mapping]],
+        spaces: &[&[Mapping]],
         machine: &mut Machine,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Self, Area), Error> {
+        let place = |own: &[Mapping]| place(&[spaces, &[own]].concat());
+        Self::with(pid, place, machine, |machine, task, start| {
+            let area = map_new(machine, task, start)?;
+            area.reach().write(start, code::bytes()).map_err(Error::host("write the shared memory"))?;
+            Ok(area)
+        })
+    }
+
+    /// Stops `pid` once more, with the memory that its descendants have already.
+    pub(super) fn borrow_again(pid: i32, area: &Area, machine: &mut Machine) -> Result<Self, Error> {
+        let again =
+            Self::with(pid, |_| Ok(area.start), machine, |machine, task, _| map_again(machine, task, area));
+        Ok(again?.0)
+    }
+
+    fn with<T>(
+        pid: i32,
+        place: impl FnOnce(&[Mapping]) -> Result<u64, Error>,
+        machine: &mut Machine,
+        map: impl FnOnce(&mut Machine, (Tracee, &Site), u64) -> Result<T, Error>,
+    ) -> Result<(Self, T), Error> {
         let failed =
             |what: &str| Error::host(format!("{what} process {pid}, under which the tree is rebuilt"));
         ptrace::seize(pid, ptrace::TRACE_SYSGOOD).map_err(failed("trace"))?;
         let result = ptrace::interrupt(pid).and_then(|()| stopped(pid)).map_err(failed("stop"));
-        let host = result.and_then(|()| Self::settle(pid, spaces, machine));
+        let host = result.and_then(|()| Self::settle(pid, place, machine)).and_then(|(host, start)| {
+            let mapped = map(machine, (host.tracee, &host.site), start)?;
+            Ok((host, mapped))
+        });
         if host.is_err() {
             let _ = ptrace::detach(pid, 0);
         }
         host
     }
 
-    fn settle(pid: i32, spaces: &[&[maps::Mapping]], machine: &mut Machine) -> Result<Self, Error> {
+    fn settle(
+        pid: i32,
+        place: impl FnOnce(&[Mapping]) -> Result<u64, Error>,
+        machine: &mut Machine,
+    ) -> Result<(Self, u64), Error> {
         let failed = |what: &str| Error::host(format!("read {what} of process {pid}"));
         let mut registers = ptrace::registers(pid).map_err(failed("the registers"))?;
         let mut mask = ptrace::signal_mask(pid).map_err(failed("the signal mask"))?;
@@ -73,20 +126,17 @@ impl Host {
         let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
         process_vm::read(pid, vdso.start, &mut bytes).map_err(failed("the vDSO"))?;
         let tail = Tail::find(&bytes, vdso.start)?;
-        let read =
-            |address: u64, bytes: &mut [u8]| ferry_sys::remote::Reach::Process(pid).read(address, bytes);
+        let read = |address: u64, bytes: &mut [u8]| Reach::Process(pid).read(address, bytes);
         if let Some((repaired, its_mask)) = tail.repair(&registers, read).map_err(failed("an undo block"))? {
             (registers, mask) = (repaired, its_mask.unwrap_or(mask));
         }
-        let all: Vec<&[maps::Mapping]> = spaces.iter().copied().chain([own.as_slice()]).collect();
-        let area = crate::capture::memory::hole(&all, AREA_BYTES)
-            .ok_or_else(|| Error::unfit(0, "no address is free in all of its processes"))?;
+        let start = place(&own)?;
         let mem = OpenOptions::new()
             .read(true)
             .write(true)
             .open(format!("/proc/{pid}/mem"))
             .map_err(failed("the memory"))?;
-        let content = Tail::content((area, AREA_BYTES), &undo_block(&registers, mask));
+        let content = Tail::content((start, AREA_BYTES), &undo_block(&registers, mask));
         mem.write_all_at(&content, tail.base).map_err(failed("the vDSO's end"))?;
         let ns_pid = ids.ns_tgid.last().copied().unwrap_or(pid);
         let tracee = Tracee { tid: pid, ns_pid, ns_tid: ns_pid };
@@ -94,77 +144,36 @@ impl Host {
         if let Some((address, len)) = tail.leftover {
             machine.single(tracee, &site, libc::SYS_munmap, &[address, len])?;
         }
-        let memory = map_shared(machine, tracee, &site, area)?;
         let (home, processors) = turns::home(pid).map_err(failed("the affinity"))?;
         let passed = Vec::new();
-        let host = Self { tracee, site, area, memory, registers, mask, tail, mem, passed, home, processors };
-        host.reach().write(area, code::bytes()).map_err(failed("the shared memory"))?;
-        Ok(host)
-    }
-
-    /// How the shared memory is written and read.
-    pub(super) fn reach(&self) -> ferry_sys::remote::Reach<'_> {
-        ferry_sys::remote::Reach::Shared(&self.memory, self.area)
+        Ok((Self { tracee, site, registers, mask, tail, mem, passed, home, processors }, start))
     }
 
     /// Passes descriptors to init, which its descendants inherit; `passed` tells their numbers there.
     pub(super) fn pass(
         &mut self,
         machine: &mut Machine,
+        area: &Area,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Error> {
-        if descriptors.is_empty() {
-            return Ok(());
-        }
-        let (tracee, site) = (self.tracee, self.site);
-        let scratch = self.area + CODE_BYTES;
-        let kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64;
-        machine.must(
-            tracee,
-            &site,
-            "make a socket pair",
-            libc::SYS_socketpair,
-            &[libc::AF_UNIX as u64, kind, 0, scratch],
-        )?;
-        let mut pair = [0u8; 8];
-        self.reach().read(scratch, &mut pair).map_err(Error::host("read the shared memory"))?;
-        let end = |at: usize| i32::from_ne_bytes([pair[at], pair[at + 1], pair[at + 2], pair[at + 3]]);
-        let socket = passing::take(tracee.tid, end(4))?;
-        for part in descriptors.chunks(passing::PER_MESSAGE) {
-            passing::send(&socket, part)?;
-            // iovec at +64, control at +128, header at +96 is built by hand: one message is not worth a batch.
-            let control = scratch + 256;
-            let vector = [(scratch + 32).to_ne_bytes(), 1u64.to_ne_bytes()].concat();
-            let header = [0, 0, scratch + 64, 1, control, passing::CONTROL_BYTES as u64, 0];
-            let header: Vec<u8> = header.iter().flat_map(|word: &u64| word.to_ne_bytes()).collect();
-            self.reach().write(scratch + 64, &vector).map_err(Error::host("write the shared memory"))?;
-            self.reach().write(scratch + 128, &header).map_err(Error::host("write the shared memory"))?;
-            machine.must(
-                tracee,
-                &site,
-                "receive descriptors",
-                libc::SYS_recvmsg,
-                &[end(0) as u64, scratch + 128, 0],
-            )?;
-            let mut answer = vec![0u8; passing::CONTROL_BYTES];
-            self.reach().read(control, &mut answer).map_err(Error::host("read the shared memory"))?;
-            for number in answer[16..].chunks_exact(4).take(part.len()) {
-                self.passed.push(i32::from_ne_bytes([number[0], number[1], number[2], number[3]]));
-            }
-        }
-        for at in [0, 4] {
-            machine.must(tracee, &site, "close a socket", libc::SYS_close, &[end(at) as u64])?;
-        }
+        let task = (self.tracee, &self.site);
+        let scratch = area.start + CODE_BYTES;
+        self.passed.extend(passing::pass(machine, task, &area.reach(), scratch, descriptors)?);
         Ok(())
     }
 
     /// Takes everything back that init was lent and lets it go on.
-    pub(super) fn give_back(mut self, machine: &mut Machine) -> Result<(), Error> {
+    pub(super) fn give_back(mut self, machine: &mut Machine, area: u64) -> Result<(), Error> {
         for fd in std::mem::take(&mut self.passed) {
             machine.single(self.tracee, &self.site, libc::SYS_close, &[fd as u64])?;
         }
-        let unmap = [self.area, AREA_BYTES];
-        machine.must(self.tracee, &self.site, "unmap the shared memory", libc::SYS_munmap, &unmap)?;
+        machine.must(
+            self.tracee,
+            &self.site,
+            "unmap the shared memory",
+            libc::SYS_munmap,
+            &[area, AREA_BYTES],
+        )?;
         self.let_go()
     }
 
@@ -180,8 +189,68 @@ impl Host {
     }
 }
 
-fn map_shared(machine: &mut Machine, tracee: Tracee, site: &Site, area: u64) -> Result<SharedMemory, Error> {
+/// A place for the shared memory that is free in all of `spaces`.
+pub(super) fn place(spaces: &[&[Mapping]]) -> Result<u64, Error> {
+    crate::capture::memory::hole(spaces, AREA_BYTES)
+        .ok_or_else(|| Error::unfit(0, "no address is free in all of its processes"))
+}
+
+/// Moves the shared memory of a puppet to another address. Its code runs in the vDSO's end meanwhile.
+pub(super) fn move_area(
+    machine: &mut Machine,
+    (tracee, base): (Tracee, Registers),
+    from: u64,
+    to: u64,
+) -> Result<(), Error> {
+    within_vdso(machine, (tracee, base), |machine, site| {
+        let flags = libc::MREMAP_MAYMOVE as u64 | libc::MREMAP_FIXED as u64;
+        for (at, len) in [(0, CODE_BYTES), (CODE_BYTES, AREA_BYTES - CODE_BYTES)] {
+            let args = [from + at, len, len, flags, to + at];
+            machine.must(tracee, site, "move the shared memory", libc::SYS_mremap, &args)?;
+        }
+        Ok(())
+    })
+}
+
+/// Unmaps the shared memory of a puppet. Nothing but lone calls by the vDSO's end can follow.
+pub(super) fn unmap_area(
+    machine: &mut Machine,
+    (tracee, base): (Tracee, Registers),
+    area: u64,
+) -> Result<(), Error> {
+    within_vdso(machine, (tracee, base), |machine, site| {
+        let args = [area, AREA_BYTES];
+        machine.must(tracee, site, "unmap the shared memory", libc::SYS_munmap, &args)?;
+        Ok(())
+    })
+}
+
+/// Puts the code of remote calls into the end of a puppet's vDSO for a while.
+fn within_vdso(
+    machine: &mut Machine,
+    (tracee, base): (Tracee, Registers),
+    work: impl FnOnce(&mut Machine, &Site) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let pid = tracee.tid;
+    let failed = |what: &str| Error::host(format!("{what} of a puppet"));
+    let text = proc::read(pid, "maps").map_err(failed("read the mappings"))?;
+    let all = maps::parse(&text).map_err(|bad| failed("read the mappings")(bad.into()))?;
+    let vdso = all.iter().find(|mapping| mapping.name == b"[vdso]");
+    let vdso = vdso.ok_or_else(|| Error::Damaged("a puppet without a vDSO".into()))?;
+    let mut bytes = vec![0u8; (vdso.end - vdso.start) as usize];
+    process_vm::read(pid, vdso.start, &mut bytes).map_err(failed("read the vDSO"))?;
+    let tail = Tail::find(&bytes, vdso.start)?;
+    let mem = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"));
+    let mem = mem.map_err(failed("open the memory"))?;
+    let content = Tail::content((0, 0), &[0u8; UNDO_BYTES]);
+    mem.write_all_at(&content, tail.base).map_err(failed("write the vDSO's end"))?;
+    work(machine, &Site { code: tail.code(), undo: 0, base })?;
+    mem.write_all_at(&vec![0u8; Tail::bytes()], tail.base).map_err(failed("clean the vDSO's end"))
+}
+
+fn map_new(machine: &mut Machine, task: (Tracee, &Site), start: u64) -> Result<Area, Error> {
     const MFD_CLOEXEC: u64 = 1;
+    let (tracee, site) = task;
     // The name is any text that init has: the begin of the code page would do, an empty one is found in its vDSO's tail.
     let name = site.undo - 8;
     let fd =
@@ -191,14 +260,35 @@ fn map_shared(machine: &mut Machine, tracee: Tracee, site: &Site, area: u64) -> 
         .map_err(|error| Error::host("size the shared memory")(error.into()))?;
     let memory =
         SharedMemory::map(file.as_fd(), AREA_BYTES as usize).map_err(Error::host("map the shared memory"))?;
+    map_parts(machine, task, start, fd)?;
+    Ok(Area { start, memory, file })
+}
+
+/// Maps the memory that the puppets have already into init. A page of its own serves as scratch until then.
+fn map_again(machine: &mut Machine, task: (Tracee, &Site), area: &Area) -> Result<(), Error> {
+    let (tracee, site) = task;
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+    let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+    let args = [area.start, CODE_BYTES, prot, flags, u64::MAX, 0];
+    machine.must(tracee, site, "map a page", libc::SYS_mmap, &args)?;
+    let reach = Reach::Process(tracee.tid);
+    let passed = passing::pass(machine, task, &reach, area.start, &[area.file.as_fd()])?;
+    machine.must(tracee, site, "unmap a page", libc::SYS_munmap, &[area.start, CODE_BYTES])?;
+    let fd = passed.first().copied().unwrap_or(-1);
+    map_parts(machine, task, area.start, fd as u64)
+}
+
+/// Code and data, by a descriptor of the task that is closed then.
+fn map_parts(machine: &mut Machine, task: (Tracee, &Site), start: u64, fd: u64) -> Result<(), Error> {
+    let (tracee, site) = task;
     let flags = (libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE) as u64;
     let (read, write, execute) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
-    let code = [area, CODE_BYTES, read | execute, flags, fd, 0];
+    let code = [start, CODE_BYTES, read | execute, flags, fd, 0];
     machine.must(tracee, site, "map the code of remote calls", libc::SYS_mmap, &code)?;
-    let data = [area + CODE_BYTES, AREA_BYTES - CODE_BYTES, read | write, flags, fd, CODE_BYTES];
+    let data = [start + CODE_BYTES, AREA_BYTES - CODE_BYTES, read | write, flags, fd, CODE_BYTES];
     machine.must(tracee, site, "map the memory of remote calls", libc::SYS_mmap, &data)?;
     machine.must(tracee, site, "close a descriptor", libc::SYS_close, &[fd])?;
-    Ok(memory)
+    Ok(())
 }
 
 /// Waits for the stop that was asked for.

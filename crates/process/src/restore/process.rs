@@ -28,7 +28,7 @@ pub(super) fn settings(
         let args = [libc::PR_SET_CHILD_SUBREAPER as u64, 1, 0, 0, 0];
         program.call("adopt orphans", libc::SYS_prctl, &args);
     }
-    for vma in space.vmas.iter().filter(|vma| super::mapping::protected_later(vma)) {
+    for vma in space.vmas.iter().filter(|vma| crate::layout::protected_later(vma)) {
         let args = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
         program.call("protect memory as it was", libc::SYS_mprotect, &args);
     }

@@ -1,26 +1,26 @@
 //! The puppets of a tree, from their births to the moment before they are let go.
 
-use super::births;
+use super::births::{self, Succession};
 use super::descriptors::FileSource;
 use super::files::early::Lobby;
 use super::grow::Family;
-use super::host::{AREA_BYTES, Host};
-use super::mapping::{self, ObjectFds};
+use super::host::Host;
+use super::mapping::ObjectFds;
 use super::turns::Turns;
 use super::{Error, finish};
 use crate::capture::TaskRef;
 use crate::capture::interrupted::KnownWait;
 use crate::records::State;
-use crate::records::memory::{Backing, MemoryObject, Space, vma};
-use crate::records::task::{Life, Task};
+use crate::records::memory::{Backing, MemoryObject, Space, Vma, vma};
+use crate::records::task::Life;
 use ferry_sys::proc::maps::Mapping;
 use ferry_sys::ptrace::{self, Stop};
-use ferry_sys::remote::{Machine, Program, Stats};
+use ferry_sys::remote::{Machine, Stats};
 use ferry_transfer::access::{SpaceAccess, Via};
 use ferry_transfer::space::{Range, SpaceId};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// Where a tree is to live.
@@ -30,6 +30,9 @@ pub struct Home {
     pub init: i32,
     /// Directory of the cgroup that the tree goes into, which must not be frozen yet. [`Puppets::finish`] freezes it.
     pub cgroup: Option<PathBuf>,
+    /// Directory beneath which files of the tree's root are still being put, as its overlay's upper one: what is in it is not mapped
+    /// before the end, for it may be exchanged.
+    pub staged: Option<PathBuf>,
 }
 
 /// What a restore ends with.
@@ -46,14 +49,24 @@ pub struct Restored {
 }
 
 /// A tree in the making. Dropping it kills every puppet.
+///
+/// It begins as a draft of a tree that still runs elsewhere ([`Puppets::draft`]), follows it ([`Puppets::reconcile`]) and becomes the
+/// one that stands still there ([`Puppets::complete`]); or it is built from that one at once ([`Puppets::build`]).
 #[derive(Debug)]
 pub struct Puppets {
     pub(super) family: Family,
+    /// What stands: of a draft, that part which could be had.
     pub(super) state: State,
     pub(super) home: Home,
     pub(super) objects: Vec<(MemoryObject, OwnedFd)>,
     /// Terminals that wait for the descriptors.
-    _lobby: Lobby,
+    pub(super) lobby: Option<Lobby>,
+    /// Processes whose executable is not set yet.
+    pub(super) without_exe: BTreeSet<i32>,
+    /// Which file of this host each mapped path was, when it was mapped: device and inode.
+    pub(super) files: BTreeMap<Vec<u8>, (u64, u64)>,
+    /// Threads and all: no draft any more.
+    pub(super) complete: bool,
 }
 
 impl Puppets {
@@ -62,25 +75,63 @@ impl Puppets {
     /// # Errors
     /// When an id is taken, a mapped file is missing, the vDSO is another one, or the kernel refuses. Nothing is left then.
     pub fn build(state: &State, home: &Home) -> Result<Self, Error> {
+        Self::make(state, home, true)
+    }
+
+    /// Makes puppets of a tree that still runs: ids, relations, mappings. Mapped files that are missing are left out for now. Init is
+    /// given back.
+    ///
+    /// # Errors
+    /// As [`Puppets::build`], but for the files.
+    pub fn draft(state: &State, home: &Home) -> Result<Self, Error> {
+        let mut puppets = Self::make(state, home, false)?;
+        puppets.give_back_host()?;
+        Ok(puppets)
+    }
+
+    pub(super) fn make(state: &State, home: &Home, last: bool) -> Result<Self, Error> {
         check(state)?;
         let births = births::plan(&state.tasks)?;
-        let spaces: Vec<Vec<Mapping>> = state.spaces.iter().map(|space| outline(&space.vmas)).collect();
+        let spaces = outlines(&[state]);
         let spaces: Vec<&[Mapping]> = spaces.iter().map(Vec::as_slice).collect();
         let mut machine = Machine::default();
-        let host = Host::borrow(home.init, &spaces, &mut machine)?;
-        let lobby = Lobby::open(&state.files, home.init)
-            .map_err(|source| Error::Files { pid: home.init, source: source.into() })?;
-        let terminals = lobby.sessions.clone();
-        let family = Family { machine, host: Some(host), puppets: BTreeMap::new(), terminals };
-        let mut puppets =
-            Self { family, state: state.clone(), home: home.clone(), objects: Vec::new(), _lobby: lobby };
+        let (host, area) = Host::borrow(home.init, &spaces, &mut machine)?;
+        let mut family = Family {
+            home: host.home,
+            processors: host.processors,
+            machine,
+            area,
+            host: Some(host),
+            puppets: BTreeMap::new(),
+            terminals: BTreeMap::new(),
+            shielded: BTreeMap::new(),
+        };
+        let lobby = match Lobby::open(&state.files, home.init) {
+            Ok(lobby) => lobby,
+            Err(source) => {
+                family.give_back_host()?;
+                return Err(Error::Files { pid: home.init, source: source.into() });
+            }
+        };
+        family.terminals = lobby.sessions.clone();
+        let mut puppets = Self {
+            family,
+            state: State::default(),
+            home: home.clone(),
+            objects: Vec::new(),
+            lobby: Some(lobby),
+            without_exe: BTreeSet::new(),
+            files: BTreeMap::new(),
+            complete: last,
+        };
+        puppets.state = if last { state.clone() } else { puppets.available(state) };
         for object in &state.objects {
             puppets.objects.push((object.clone(), create_object(object)?));
         }
         let _turns = Turns::begin(&puppets.family);
-        let (cgroup, objects) = puppets.pass()?;
+        let (cgroup, objects) = puppets.pass(true)?;
         puppets.family.grow(&births, &state.tasks, cgroup)?;
-        puppets.map(&objects)?;
+        puppets.map_all(&State::default(), &Succession::default(), Some(&objects), last)?;
         Ok(puppets)
     }
 
@@ -121,11 +172,14 @@ impl Puppets {
     /// # Errors
     /// As the kernel says; nothing of the tree is left then.
     pub fn finish(mut self, files: &dyn FileSource) -> Result<Restored, Error> {
+        if !self.complete {
+            return Err(Error::Damaged("what stands is a draft".into()));
+        }
         finish::run(&mut self, files)
     }
 
-    /// Passes the cgroup and all objects to init: their numbers there.
-    fn pass(&mut self) -> Result<(Option<i32>, ObjectFds), Error> {
+    /// Passes the cgroup, and all objects if they are to be inherited, to init: their numbers there.
+    pub(super) fn pass(&mut self, objects: bool) -> Result<(Option<i32>, ObjectFds), Error> {
         let cgroup = match &self.home.cgroup {
             Some(path) => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -134,57 +188,20 @@ impl Puppets {
             }
             None => None,
         };
+        let objects: &[(MemoryObject, OwnedFd)] = if objects { &self.objects } else { &[] };
         let all: Vec<BorrowedFd<'_>> =
-            cgroup.iter().map(OwnedFd::as_fd).chain(self.objects.iter().map(|(_, fd)| fd.as_fd())).collect();
-        let Family { machine, host, .. } = &mut self.family;
+            cgroup.iter().map(OwnedFd::as_fd).chain(objects.iter().map(|(_, fd)| fd.as_fd())).collect();
+        let Family { machine, host, area, .. } = &mut self.family;
         let Some(host) = host else { return Err(Error::Damaged("no process above the tree".into())) };
-        host.pass(machine, &all)?;
+        host.pass(machine, area, &all)?;
         let mut passed = host.passed.iter().copied();
         let cgroup = cgroup.is_some().then(|| passed.next()).flatten();
-        Ok((cgroup, self.objects.iter().map(|(object, _)| object.id).zip(passed).collect()))
-    }
-
-    /// Empties and fills every address space, and makes the threads.
-    fn map(&mut self, objects: &ObjectFds) -> Result<(), Error> {
-        let tasks: Vec<&Task> = self.state.tasks.iter().filter(|task| task.space.is_some()).collect();
-        // Two batches where descriptor tables are shared: what one closes is closed for the other.
-        let shared = tasks.iter().any(|task| task.shares_files_with.is_some());
-        let area = (self.family.host()?.area, AREA_BYTES);
-        for pass in 0..if shared { 2 } else { 1 } {
-            for task in &tasks {
-                let space = self.state.spaces.iter().find(|space| Some(space.id) == task.space);
-                let space = space
-                    .ok_or_else(|| Error::Damaged(format!("process {} has no address space", task.pid)))?;
-                let mut program = Program::new(self.family.layout()?);
-                if pass == 0 {
-                    let leader = self.family.actor(task.pid)?.0;
-                    let rseq =
-                        ptrace::rseq(leader.tid).map_err(Error::host("read the rseq area of a puppet"))?;
-                    mapping::begin(&mut program, &self.state, task, space, objects, area, rseq)?;
-                }
-                if !shared || pass == 1 {
-                    mapping::complete(&mut program, task, space)?;
-                }
-                self.family.run(task.pid, &mut program)?;
-                program.check(0..program.len())?;
-            }
-        }
-        for task in &tasks {
-            self.family.adopt_threads(task.pid)?;
-            let threads = self.family.puppets[&task.pid].threads.len();
-            if threads != task.threads.len() {
-                return Err(Error::Damaged(format!("process {} has {threads} threads", task.pid)));
-            }
-        }
-        Ok(())
+        Ok((cgroup, objects.iter().map(|(object, _)| object.id).zip(passed).collect()))
     }
 
     /// Takes back what init was lent.
     pub(super) fn give_back_host(&mut self) -> Result<(), Error> {
-        match self.family.host.take() {
-            Some(host) => host.give_back(&mut self.family.machine),
-            None => Ok(()),
-        }
+        self.family.give_back_host()
     }
 }
 
@@ -208,7 +225,7 @@ impl Drop for Puppets {
 }
 
 /// Refuses states that contradict themselves, and what this host's kernel cannot give.
-fn check(state: &State) -> Result<(), Error> {
+pub(super) fn check(state: &State) -> Result<(), Error> {
     const MAPPINGS_MAX: usize = 1 << 20;
     let own = crate::vdso::own_hash().map_err(Error::host("read this kernel's vDSO"))?;
     let mut taken = std::collections::BTreeSet::new();
@@ -239,8 +256,13 @@ fn check(state: &State) -> Result<(), Error> {
     Ok(())
 }
 
-fn outline(vmas: &[crate::records::Vma]) -> Vec<Mapping> {
-    vmas.iter().map(|vma| Mapping { start: vma.start, end: vma.end, ..Mapping::default() }).collect()
+/// Where something is mapped, in each space of all `states`.
+pub(super) fn outlines(states: &[&State]) -> Vec<Vec<Mapping>> {
+    let outline = |space: &Space| {
+        let mapping = |vma: &Vma| Mapping { start: vma.start, end: vma.end, ..Mapping::default() };
+        space.vmas.iter().map(mapping).collect()
+    };
+    states.iter().flat_map(|state| &state.spaces).map(outline).collect()
 }
 
 /// Private mappings, neighbours joined.
@@ -259,7 +281,7 @@ fn writable_ranges(space: &Space) -> Vec<Range> {
 }
 
 /// Every object becomes a memory file: what had no path has none here either.
-fn create_object(object: &MemoryObject) -> Result<OwnedFd, Error> {
+pub(super) fn create_object(object: &MemoryObject) -> Result<OwnedFd, Error> {
     const SIZE_MAX: u64 = 1 << 46;
     if object.size > SIZE_MAX {
         return Err(Error::Damaged(format!("memory object {} has {} bytes", object.id, object.size)));

@@ -21,10 +21,13 @@ pub(super) struct Turns(#[allow(dead_code)] Option<Stay>);
 impl Turns {
     /// From now on. Who is born into the family stays with it.
     pub(super) fn begin(family: &Family) -> Self {
-        let Some(host) = family.host.as_ref().filter(|_| may_set_affinity()) else { return Self(None) };
+        if !may_set_affinity() {
+            return Self(None);
+        }
         let Ok(stay) = Stay::here() else { return Self(None) };
         let puppets = family.puppets.values().filter(|puppet| !puppet.dead);
-        let threads = puppets.flat_map(|puppet| &puppet.threads).chain([&host.tracee]);
+        let threads =
+            puppets.flat_map(|puppet| &puppet.threads).chain(family.host.as_ref().map(|host| &host.tracee));
         for tracee in threads {
             // One that may not come only takes longer.
             let _ = schedule::set_affinity(tracee.tid, stay.processor());
@@ -67,7 +70,7 @@ impl Puppets {
         if !may_set_affinity() {
             return Ok(());
         }
-        let home = self.family.host()?.home;
+        let home = self.family.home;
         let threads = &self.family.puppets[&task.pid].threads;
         for tracee in threads.iter().filter(|tracee| !gone.contains(&tracee.ns_tid)) {
             let what = format!("let process {} run on all processors", task.pid);

@@ -1,5 +1,7 @@
 //! Runs one self-verifying program in a capsule and moves it, by the crate's own means: no node, no image.
 
+mod early;
+
 use super::tracked;
 use ferry_process::capsule::{Capsule, Command, Spec, pack_upper, sweep, unpack_upper};
 use ferry_process::capture::files::{self, FilesContext, Furniture, FurnitureKind};
@@ -23,6 +25,8 @@ use std::time::{Duration, Instant};
 pub enum Way {
     /// Captured, killed, restored in a new capsule, so many times.
     Moved(u32),
+    /// Followed by puppets through so many drafts while it runs, then captured, and restored in them.
+    Early(u32),
     /// Captured and released, so many times.
     Released(u32),
     /// Captured again and again by a process that is killed in the middle, so many times.
@@ -141,6 +145,11 @@ fn run(program: &Path, directory: &Path, way: Way) {
             (next, pid, _) = move_over(&capsule, directory, 1, waits, Some(&mut begun.tracking));
             std::mem::replace(&mut capsule, next).destroy().unwrap();
         }
+        Way::Early(drafts) => {
+            let next;
+            (next, pid) = early::move_over(&capsule, directory, drafts);
+            std::mem::replace(&mut capsule, next).destroy().unwrap();
+        }
         Way::Released(times) => {
             let mut waits = Vec::new();
             for _ in 0..times {
@@ -170,13 +179,20 @@ fn run(program: &Path, directory: &Path, way: Way) {
     assert!(ended.code() == 0 && log.contains("OK\n"), "it ended with {}:\n{log}", ended.code());
 }
 
-fn move_over(
+/// The last capture: state, content, and the tree that stands still.
+struct Taken {
+    state: State,
+    content: Content,
+    log: File,
+    seized: capture::Seized,
+}
+
+fn take(
     source: &Capsule,
     directory: &Path,
-    number: u32,
     waits: Vec<capture::interrupted::KnownWait>,
     tracking: Option<&mut Tracking>,
-) -> (Capsule, i32, Vec<capture::interrupted::KnownWait>) {
+) -> Taken {
     let group = source.cgroup();
     let begin = Instant::now();
     let scope = Scope::Cgroup(group.path().to_owned());
@@ -202,24 +218,48 @@ fn move_over(
             .unwrap()
             .files;
     group.freeze().unwrap();
-    let captured_in = begin.elapsed();
-    let bytes = captured.state.to_bytes();
-    let pages = LinuxSource::open(captured.memory).unwrap();
-    let content = read_all(&pages);
+    eprintln!("captured in {:?} {:?}", begin.elapsed(), captured.stats);
+    let content = read_all(&LinuxSource::open(captured.memory).unwrap());
+    Taken { state: captured.state, content, log, seized }
+}
+
+fn move_over(
+    source: &Capsule,
+    directory: &Path,
+    number: u32,
+    waits: Vec<capture::interrupted::KnownWait>,
+    tracking: Option<&mut Tracking>,
+) -> (Capsule, i32, Vec<capture::interrupted::KnownWait>) {
+    let Taken { state, content, log, seized } = take(source, directory, waits, tracking);
+    let bytes = state.to_bytes();
     let target = twin(source, directory, number);
     seized.kill().unwrap();
 
     let begin = Instant::now();
+    let captured = state;
     let state = State::from_bytes(&bytes).unwrap();
-    assert_eq!(state, captured.state, "what is written is read back");
-    let home = Home { init: target.init_pid(), cgroup: Some(target.cgroup().path().to_owned()) };
+    assert_eq!(state, captured, "what is written is read back");
+    let home =
+        Home { init: target.init_pid(), cgroup: Some(target.cgroup().path().to_owned()), staged: None };
     let puppets = Puppets::build(&state, &home).unwrap();
     let built_in = begin.elapsed();
     let sink = LinuxSink::open(puppets.access()).unwrap();
     for (space, start, bytes) in content {
         sink.write(space, start, &bytes).unwrap();
     }
-    let finish = Instant::now();
+    eprintln!("built in {built_in:?}");
+    let (first, waits) = finish(puppets, &state, &target, &log);
+    (target, first, waits)
+}
+
+/// Makes the workload of puppets that are complete: its first process, and its waits.
+fn finish(
+    puppets: Puppets,
+    state: &State,
+    target: &Capsule,
+    log: &File,
+) -> (i32, Vec<capture::interrupted::KnownWait>) {
+    let begin = Instant::now();
     let objects =
         state.objects.iter().map(|one| ((one.device, one.inode), puppets.object(one.id).unwrap())).collect();
     let furniture = BTreeMap::from([("log".to_owned(), log.as_fd())]);
@@ -228,14 +268,9 @@ fn move_over(
     let restored = puppets.finish(&recreated).unwrap();
     recreated.seal().unwrap();
     recreated.release_network().unwrap();
-    let finished_in = finish.elapsed();
+    eprintln!("finished in {:?} {:?}; {:?}", begin.elapsed(), restored.stats, restored.warnings);
     target.cgroup().thaw().unwrap();
-    eprintln!(
-        "captured in {captured_in:?} {:?}, built in {built_in:?}, finished in {finished_in:?} {:?}; {:?}",
-        captured.stats, restored.stats, restored.warnings,
-    );
-    let first = state.tasks.iter().find(|task| task.parent == 0).unwrap().pid;
-    (target, first, restored.waits)
+    (state.tasks.iter().find(|task| task.parent == 0).unwrap().pid, restored.waits)
 }
 
 /// Lets processes trace the tree, and kills each after a while.
@@ -295,7 +330,9 @@ fn states(capsule: &Capsule) -> String {
     text
 }
 
-fn read_all(pages: &LinuxSource) -> Vec<(SpaceId, u64, Vec<u8>)> {
+type Content = Vec<(SpaceId, u64, Vec<u8>)>;
+
+fn read_all(pages: &LinuxSource) -> Content {
     let mut all = Vec::new();
     for (space, ranges) in pages.ranges() {
         for range in ranges {

@@ -65,6 +65,33 @@ objects!(
     tree,
 );
 
+/// Programs whose tree or memory puts early puppets to the test.
+mod moved_early {
+    use super::*;
+
+    macro_rules! early {
+        ($($name:ident),* $(,)?) => {$(
+            #[test]
+            fn $name() {
+                object(stringify!($name), Way::Early(3));
+            }
+        )*};
+    }
+
+    early!(
+        areas,
+        changing,
+        file_mappings,
+        many_tasks,
+        memfd,
+        memory,
+        shared_descriptors,
+        terminal,
+        threads,
+        tree,
+    );
+}
+
 mod tracer_killed {
     use super::*;
 

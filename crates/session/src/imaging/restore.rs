@@ -136,7 +136,7 @@ pub fn restore(request: &Request) -> Result<Running> {
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
             .map_err(|e| unable("Cannot become the parent of orphans", &e.into()))?;
     }
-    let home = Home { init: nursery.pid(), cgroup: None };
+    let home = Home { init: nursery.pid(), cgroup: None, staged: None };
     let puppets = Puppets::build(&state, &home).map_err(|e| failed(&e))?;
     let build_us = micros(since);
 

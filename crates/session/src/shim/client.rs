@@ -243,6 +243,14 @@ impl Client {
         self.done(&Request::Ground { spec, clocks })
     }
 
+    /// [`Request::Draft`]: where the memory goes for now.
+    pub fn draft(&mut self, spec: Spec, draft: Vec<u8>) -> Result<Vec<SpaceAccess>> {
+        match self.call(&Request::Draft { spec, draft: draft.into() })? {
+            Answer::Prepared { spaces } => Ok(spaces),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// [`Request::Prepare`]: where the memory goes.
     pub fn prepare(&mut self, spec: Spec, state: Vec<u8>, as_clone: bool) -> Result<Vec<SpaceAccess>> {
         match self.call(&Request::Prepare { spec, state: state.into(), as_clone })? {

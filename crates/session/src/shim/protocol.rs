@@ -159,6 +159,18 @@ pub enum Request {
     /// Forgets the tracking. Harmless when there is none.
     #[n(33)]
     Untrack,
+    /// Makes puppets of a draft of the workload, which still runs at its source, or makes those that are there the puppets of this one:
+    /// what stays of their memory is what `ferry_process::layout::kept` says. After [`Request::Ground`], and repeatable until
+    /// [`Request::Prepare`]. Answered by [`Answer::Prepared`]; after a failure nothing is left.
+    #[n(52)]
+    Draft {
+        /// What the workload was asked to be.
+        #[n(0)]
+        spec: Spec,
+        /// The draft: an envelope.
+        #[n(1)]
+        draft: ByteVec,
+    },
 }
 
 /// An address space whose writes can be tracked, in [`Answer::Tracked`].
@@ -244,7 +256,7 @@ pub enum Answer {
         #[n(1)]
         spaces: Vec<SpaceAccess>,
     },
-    /// Answer to [`Request::Prepare`].
+    /// Answer to [`Request::Draft`] and [`Request::Prepare`].
     #[n(6)]
     Prepared {
         /// Where the memory goes.

@@ -6,8 +6,9 @@ use super::spec::Spec;
 use super::workload::{FREEZE_TIME_MAX, Workload, capsule_spec, no_capsule, unable};
 use super::{CONTENTS, network};
 use ferry_model::error::{Error, Kind, Result};
-use ferry_process::capsule::{self, Clocks};
+use ferry_process::capsule::{self, Capsule, Clocks};
 use ferry_process::records::State;
+use ferry_process::records::capsule::Capsule as CapsuleRecord;
 use ferry_process::restore::files::Recreated;
 use ferry_process::restore::{self, Home, Puppets};
 use ferry_transfer::access::SpaceAccess;
@@ -16,6 +17,13 @@ use std::io::BufReader;
 
 /// A workload that is not whole, or not yet let go.
 pub(super) enum Building {
+    /// Puppets of a draft: the source still runs.
+    Draft {
+        /// They die with this.
+        puppets: Box<Puppets>,
+        /// What the capsule's inside was made from.
+        inside: Box<capsule::Spec>,
+    },
     /// Puppets whose memory is being filled.
     Puppets {
         /// They die with this.
@@ -32,7 +40,7 @@ pub(super) enum Building {
 impl Workload {
     /// Makes the capsule and the puppets; nothing of them can run. An empty `state`: a cold move, whose program the first resume starts.
     pub(super) fn prepare(&mut self, spec: &Spec, state: &[u8], as_clone: bool) -> Result<Vec<SpaceAccess>> {
-        if !self.has_ground(spec) {
+        if !self.has_ground(spec) && !self.has_draft(spec) {
             self.require(&[Phase::Empty], "be restored")?;
         }
         let prepared = if state.is_empty() {
@@ -57,21 +65,8 @@ impl Workload {
 
     fn make_puppets(&mut self, spec: &Spec, envelope: Envelope, as_clone: bool) -> Result<Vec<SpaceAccess>> {
         let Envelope { mut state, first, exit, network, typed } = envelope;
-        let Some(mut record) = state.capsule.clone() else {
-            return Err(Error::new(Kind::Refused, "The state is of a tree that lived in no capsule"));
-        };
-        // What came along as a copy is the workload's own now, and no path of the host's any more.
-        record.with.retain(|with| spec.with.iter().any(|kept| kept.path == with.path));
-        if !self.has_ground(spec) {
-            let at_ns = u64::try_from(ferry_sys::timens::Clocks::now().monotonic_ns).unwrap_or(0);
-            let Clocks { monotonic_ns, boottime_ns } = record.clocks;
-            self.ground(spec, Some(ClocksAt { monotonic_ns, boottime_ns, at_ns }))?;
-        }
-        let wanted = capsule_spec(spec, &self.dir);
-        let hostname = if as_clone { wanted.hostname.clone() } else { record.hostname.clone() };
-        let restored = capsule::Spec::restored(&record, wanted.name, self.dir.clone());
-        let inside = capsule::Spec { hidden: wanted.hidden, hostname, ..restored };
-        self.capsule.as_mut().ok_or_else(no_capsule)?.furnish(&inside)?;
+        let record = self.capsule_record(spec, &state)?;
+        let drafted = self.inside_of(spec, &record, as_clone)?;
         let mut given = Vec::new();
         if let Some(net) = &spec.network {
             let identity = match &network {
@@ -94,8 +89,11 @@ impl Workload {
         }
         self.open_terminal(&state)?;
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
-        let home = Home { init: capsule.init_pid(), cgroup: Some(capsule.cgroup().path().to_owned()) };
-        let puppets = Puppets::build(&state, &home).map_err(failed)?;
+        let puppets = match drafted {
+            Some(mut puppets) => puppets.complete(&state).map(|()| *puppets),
+            None => Puppets::build(&state, &Self::home(capsule)),
+        };
+        let puppets = puppets.map_err(failed)?;
         let spaces = puppets.access();
         if let Some(record) = &mut self.record {
             (record.first, record.exit) = (first, exit);
@@ -107,6 +105,90 @@ impl Workload {
             typed: typed.map(Into::into).unwrap_or_default(),
         });
         Ok(spaces)
+    }
+
+    /// Makes the puppets of a draft, or makes those that are there the puppets of this one. Nothing is left if that fails.
+    pub(super) fn draft(&mut self, spec: &Spec, draft: &[u8]) -> Result<Vec<SpaceAccess>> {
+        if !self.has_ground(spec) && !self.has_draft(spec) {
+            self.require(&[Phase::Empty], "be restored")?;
+        }
+        let drafted = Envelope::from_bytes(draft).and_then(|envelope| self.follow(spec, &envelope.state));
+        if drafted.is_err() {
+            self.discard();
+        }
+        drafted
+    }
+
+    fn follow(&mut self, spec: &Spec, state: &State) -> Result<Vec<SpaceAccess>> {
+        let record = self.capsule_record(spec, state)?;
+        let before = self.inside_of(spec, &record, false)?;
+        self.open_terminal(state)?;
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        let puppets = match before {
+            Some(mut puppets) => puppets.reconcile(state).map(|()| puppets),
+            None => Puppets::draft(state, &Self::home(capsule)).map(Box::new),
+        };
+        let puppets = puppets.map_err(failed)?;
+        let spaces = puppets.access();
+        let inside = Box::new(self.inside(spec, &record, false));
+        self.building = Some(Building::Draft { puppets, inside });
+        Ok(spaces)
+    }
+
+    /// Whether puppets of a draft of the same workload are there.
+    fn has_draft(&self, spec: &Spec) -> bool {
+        let same = self.record.as_ref().is_some_and(|record| record.spec == *spec);
+        same && matches!(self.building, Some(Building::Draft { .. }))
+    }
+
+    fn home(capsule: &Capsule) -> Home {
+        let cgroup = Some(capsule.cgroup().path().to_owned());
+        Home { init: capsule.init_pid(), cgroup, staged: Some(capsule.upper()) }
+    }
+
+    /// The record of the capsule that is to be.
+    fn capsule_record(&self, spec: &Spec, state: &State) -> Result<CapsuleRecord> {
+        let Some(mut record) = state.capsule.clone() else {
+            return Err(Error::new(Kind::Refused, "The state is of a tree that lived in no capsule"));
+        };
+        // What came along as a copy is the workload's own now, and no path of the host's any more.
+        record.with.retain(|with| spec.with.iter().any(|kept| kept.path == with.path));
+        Ok(record)
+    }
+
+    /// What the capsule's inside is made from.
+    fn inside(&self, spec: &Spec, record: &CapsuleRecord, as_clone: bool) -> capsule::Spec {
+        let wanted = capsule_spec(spec, &self.dir);
+        let hostname = if as_clone { wanted.hostname.clone() } else { record.hostname.clone() };
+        let restored = capsule::Spec::restored(record, wanted.name, self.dir.clone());
+        capsule::Spec { hidden: wanted.hidden, hostname, ..restored }
+    }
+
+    /// Makes the capsule's inside; or answers with the puppets of the draft that live in it already, if it is still the right one.
+    fn inside_of(
+        &mut self,
+        spec: &Spec,
+        record: &CapsuleRecord,
+        as_clone: bool,
+    ) -> Result<Option<Box<Puppets>>> {
+        let inside = self.inside(spec, record, as_clone);
+        if let Some(Building::Draft { puppets, inside: made }) = self.building.take() {
+            if !alike(&inside, &made) {
+                let what = "The workload's mounts or its host name changed while it was being moved";
+                return Err(Error::new(Kind::Refused, what).hint("move it again"));
+            }
+            let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+            // Files may have been staged beneath the mounted root.
+            capsule.look_again()?;
+            return Ok(Some(puppets));
+        }
+        if !self.has_ground(spec) {
+            let at_ns = u64::try_from(ferry_sys::timens::Clocks::now().monotonic_ns).unwrap_or(0);
+            let Clocks { monotonic_ns, boottime_ns } = record.clocks;
+            self.ground(spec, Some(ClocksAt { monotonic_ns, boottime_ns, at_ns }))?;
+        }
+        self.capsule.as_mut().ok_or_else(no_capsule)?.furnish(&inside)?;
+        Ok(None)
     }
 
     /// Memory is in: makes the workload whole, frozen, with no tracer.
@@ -123,6 +205,9 @@ impl Workload {
             Some(whole @ Building::Whole(_)) => {
                 self.building = Some(whole);
                 Ok(())
+            }
+            Some(Building::Draft { .. }) => {
+                Err(Error::new(Kind::Refused, "A workload of which only a draft is there cannot be finished"))
             }
             // Cold: there is nothing to finish.
             None => Ok(()),
@@ -185,6 +270,12 @@ impl Workload {
         self.building = None;
         self.set_phase(Phase::Running)
     }
+}
+
+/// Whether two descriptions make the same inside.
+fn alike(one: &capsule::Spec, other: &capsule::Spec) -> bool {
+    (&one.hostname, &one.domainname, &one.with, &one.mounts)
+        == (&other.hostname, &other.domainname, &other.with, &other.mounts)
 }
 
 fn failed(error: restore::Error) -> Error {

@@ -308,6 +308,7 @@ impl Server {
             Request::Look => workload.look().map(|()| Answer::Done),
             Request::Thaw => workload.thaw().map(|()| Answer::Done),
             Request::Ground { spec, clocks } => workload.ground(&spec, clocks).map(|()| Answer::Done),
+            Request::Draft { spec, draft } => Ok(Answer::Prepared { spaces: workload.draft(&spec, &draft)? }),
             Request::Prepare { spec, state, as_clone } => {
                 let spaces = workload.prepare(&spec, &state, as_clone)?;
                 Ok(Answer::Prepared { spaces })
