@@ -5,7 +5,7 @@
 
 use clap::Parser;
 use ferry_bench::live::stage::{Failure, Stage};
-use ferry_bench::live::{client, slowdown, writer};
+use ferry_bench::live::{client, first_round, slowdown, writer};
 use ferry_bench::machine::Machine;
 use ferry_bench::report::{Report, Row};
 use ferry_model::api::Move;
@@ -36,6 +36,9 @@ struct Args {
     /// Leave out what tracking alone costs
     #[arg(long)]
     no_slowdown: bool,
+    /// Only compare a first round with a bare pipeline
+    #[arg(long)]
+    first_round: bool,
     /// More options for every `ferry move`, separated by spaces
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     options: String,
@@ -75,12 +78,16 @@ fn main() -> ExitCode {
 fn bench(args: &Args) -> io::Result<()> {
     let machine = Machine::here();
     let mut rows = Vec::new();
-    if !args.no_slowdown {
+    if !args.no_slowdown && !args.first_round {
         let samples = slowdown::measure(1 << 30, args.rate, args.rounds)?;
         let name = format!("{} pages/s, tracked and nothing sent: less work done", args.rate);
         rows.push(Row::new(name, "%", samples).at_most(5.0));
     }
-    for method in &args.methods {
+    if args.first_round {
+        rows.extend(first_round::measure(1024, args.rounds)?);
+    }
+    let methods = if args.first_round { &[] } else { args.methods.as_slice() };
+    for method in methods {
         let mut outages = Vec::new();
         for size in &args.sizes {
             match moves(args, method, *size) {

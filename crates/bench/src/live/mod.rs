@@ -2,6 +2,8 @@
 //! measures with.
 
 pub mod client;
+pub mod first_round;
 pub mod slowdown;
 pub mod stage;
+pub mod tls;
 pub mod writer;
