@@ -2,7 +2,7 @@
 //! and verifies itself.
 //!
 //! Each program is a test in each way that it can travel: `unmoved` (it must be right without Ferry), `moved` (to another host and
-//! back), `restored` (checkpoint, end, restore). Those in `refused/` hold what this version cannot move: `plan` must say so, with
+//! back, all of it in the pause), `live` (the same by pre-copy), `restored` (checkpoint, end, restore). Those in `refused/` hold what this version cannot move: `plan` must say so, with
 //! pid and descriptor. A new file is a new test.
 //!
 //! `tests/objects/missing` names the trials that this version does not pass, each with its reason. They are reported as ignored,
@@ -55,7 +55,8 @@ fn trial(name: String, run: impl FnOnce() -> Result<(), Failed> + Send + 'static
 }
 
 type Scenario = fn(&Path) -> Verdict;
-const WAYS: [(&str, Scenario); 3] = [("unmoved", unmoved), ("moved", moved), ("restored", restored)];
+const WAYS: [(&str, Scenario); 4] =
+    [("unmoved", unmoved), ("moved", moved), ("live", live), ("restored", restored)];
 
 fn judged(verdict: Verdict) -> Result<(), Failed> {
     verdict.map_err(Failed::from)
@@ -113,6 +114,12 @@ fn uneven(source: &Path) -> Verdict {
 fn moved(source: &Path) -> Verdict {
     let program = build(source)?;
     there_and_back(fleet(&[(&program, PLACE)])?)
+}
+
+/// As [`moved`], with memory on its way while the program runs.
+fn live(source: &Path) -> Verdict {
+    let program = build(source)?;
+    there_and_back_by("pre-copy", fleet(&[(&program, PLACE)])?)
 }
 
 fn warm(source: &Path) -> Verdict {

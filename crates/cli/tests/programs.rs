@@ -6,7 +6,7 @@ mod support;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::Path;
 use std::time::Duration;
-use support::{NAME, Verdict, carry, clear, ferry, fleet, go, run_until_ready, wait_for_line};
+use support::{NAME, Verdict, carry_by, clear, ferry, fleet, go, run_until_ready, wait_for_line};
 
 fn main() -> std::process::ExitCode {
     let programs: [(&str, &[&str]); 4] = [
@@ -15,13 +15,13 @@ fn main() -> std::process::ExitCode {
         ("sqlite.sh", &["/bin/bash", "/srv/sqlite.sh"]),
         ("terminal.py", &["/usr/bin/python3", "/srv/terminal.py"]),
     ];
-    let mut trials: Vec<_> = programs
-        .into_iter()
-        .map(|(file, command)| {
-            let name = format!("heavy::{}", file.split('.').next().unwrap_or(file));
-            Trial::test(name, move || moved_twice(file, command).map_err(Failed::from))
-        })
-        .collect();
+    let mut trials = Vec::new();
+    for (file, command) in programs {
+        for (way, method) in [("", "stop-and-copy"), ("live_", "pre-copy")] {
+            let name = format!("heavy::{way}{}", file.split('.').next().unwrap_or(file));
+            trials.push(Trial::test(name, move || moved_twice(file, command, method).map_err(Failed::from)));
+        }
+    }
     trials.push(Trial::test("heavy::redis", || {
         played(&["--workload", "redis", "--size", "64"]).map_err(Failed::from)
     }));
@@ -30,14 +30,14 @@ fn main() -> std::process::ExitCode {
 }
 
 /// There and back while it works; then it is told to come to its end, and says whether all was right.
-fn moved_twice(file: &str, command: &[&str]) -> Verdict {
+fn moved_twice(file: &str, command: &[&str], method: &str) -> Verdict {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs").join(file);
     let place = format!("/srv/{file}");
     let fleet = fleet(&[(&source, &place)])?;
     let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
     run_until_ready(alpha, &["--net", "10.77.0.90/24"], command)?;
     for (from, to) in [(alpha, beta), (beta, alpha)] {
-        carry(from, to)?;
+        carry_by(method, from, to)?;
         // It works on for a while before it is moved again.
         std::thread::sleep(Duration::from_millis(300));
     }

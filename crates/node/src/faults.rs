@@ -31,13 +31,19 @@ impl Faults {
     }
 
     /// Stops here if this is the step: it is on disk, and nothing after it has happened.
-    pub fn stop_at(&self, entry: &Entry) {
-        let Entry::Step { step, .. } = entry else { return };
+    pub fn stop_at_entry(&self, entry: &Entry) {
+        if let Entry::Step { step, .. } = entry {
+            self.stop_at(step.name());
+        }
+    }
+
+    /// Stops here if this is the step.
+    pub fn stop_at(&self, step: &str) {
         let wanted = std::fs::read_to_string(self.file("stop")).unwrap_or_default();
-        if wanted != step.name() || std::fs::rename(self.file("stop"), self.file("at")).is_err() {
+        if wanted != step || std::fs::rename(self.file("stop"), self.file("at")).is_err() {
             return;
         }
-        tracing::warn!(step = step.name(), "stops here: a fault was ordered");
+        tracing::warn!(step, "stops here: a fault was ordered");
         let end = Instant::now() + STOP_MAX;
         while !self.file("go").exists() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1));

@@ -37,7 +37,7 @@ impl OpenJournals {
         let mut journal =
             Journal::open(&dir.join(FILE)).map_err(|cause| Error::from_source(Kind::Unable, &cause))?;
         if let Some(faults) = Faults::ordered(&self.host) {
-            journal.set_watch(Box::new(move |entry| faults.stop_at(entry)));
+            journal.set_watch(Box::new(move |entry| faults.stop_at_entry(entry)));
         }
         let journal = Arc::new(Mutex::new(journal));
         open.insert(id, journal.clone());

@@ -5,7 +5,7 @@ use crate::world::{SOURCE, TARGET, World, wait_until};
 use std::path::Path;
 use std::time::Duration;
 
-/// An entry of a journal, and whose.
+/// An entry of a journal, or a point between two of them, and whose.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// Its name.
@@ -14,14 +14,26 @@ pub struct Step {
     pub by: usize,
 }
 
+impl Step {
+    /// How the workload moves in the trials of this step: both methods pass through the same handover.
+    pub fn method(&self) -> &'static str {
+        match self.name {
+            "OFFERED" | "RESERVED" | "DECIDING" | "RUNNING" => "stop-and-copy",
+            _ => "pre-copy",
+        }
+    }
+}
+
 const fn step(name: &'static str, by: usize) -> Step {
     Step { name, by }
 }
 
 /// All steps of a move that goes well, in order.
-pub const STEPS: [Step; 9] = [
+pub const STEPS: [Step; 11] = [
     step("OFFERED", SOURCE),
     step("RESERVED", TARGET),
+    step("DRAFT", TARGET),
+    step("ROUND", SOURCE),
     step("FROZEN", SOURCE),
     step("PREPARED", TARGET),
     step("DECIDING", SOURCE),

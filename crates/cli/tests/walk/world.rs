@@ -80,7 +80,8 @@ impl World {
     /// Begins the move and waits until its node stands still at `step`.
     pub fn walk_to(&mut self, step: Step) -> Result<(), String> {
         self.order(step)?;
-        self.ok(SOURCE, &["move", WORKLOAD, "--to", NAMES[TARGET], "--detach"])?;
+        let how = ["--detach", "--method", step.method()];
+        self.ok(SOURCE, &[&["move", WORKLOAD, "--to", NAMES[TARGET]], &how[..]].concat())?;
         self.arrive(step)
     }
 

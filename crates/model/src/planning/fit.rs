@@ -7,6 +7,21 @@ use crate::plan::{Blocker, Inventory};
 /// Kernel features without which nothing can be rebuilt at the target, by the names that `ferry check` prints.
 pub const NEEDED_AT_TARGET: &[&str] = &["clone3-set-tid", "cgroup-freeze", "ptrace-seize", "pidfd-getfd"];
 
+/// Kernel feature without which nothing tells what a workload writes while its memory is on its way.
+pub const TRACKS_WRITES: &str = "userfaultfd-wp-async";
+
+/// What of the source's kernel does not serve a move of running memory. `auto` takes another method instead.
+pub(super) fn tracking(source: &HostFacts, options: &Options) -> Option<Blocker> {
+    let tracks = source.kernel_features.iter().any(|feature| feature == TRACKS_WRITES);
+    (options.method == Method::PreCopy && !tracks).then(|| Blocker {
+        what: format!(
+            "The kernel of {} ({}) cannot tell what the workload writes: it lacks {TRACKS_WRITES}",
+            source.host, source.kernel_release
+        ),
+        lifted_by: "move it with --method stop-and-copy".into(),
+    })
+}
+
 /// What of the target's processor and kernel does not fit the source's.
 pub(super) fn execution(source: &HostFacts, target: &HostFacts) -> Vec<Blocker> {
     let mut blockers = Vec::new();

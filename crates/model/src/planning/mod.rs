@@ -16,7 +16,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-pub use fit::visible_to_programs;
+pub use fit::{TRACKS_WRITES, visible_to_programs};
 pub use stable::facts_hash;
 
 /// Largest file that moves as if it were not attached to its host, bytes. Above it the user has to say so with
@@ -131,6 +131,7 @@ pub fn make_here(inventory: &Inventory, answer: &Answer, options: &Options) -> P
     if options.method != Method::Cold {
         blockers.extend(fit::execution(&inventory.facts, &answer.facts));
     }
+    blockers.extend(fit::tracking(&inventory.facts, options));
     blockers.extend(fit::room(inventory, &answer.facts, options));
     blockers.extend(answer.refusals.iter().map(|refusal| Blocker {
         what: format!("{} refuses: {refusal}", options.target),

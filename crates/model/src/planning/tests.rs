@@ -59,6 +59,18 @@ fn holding(sort: &str, name: &str, found: Found) -> Holding {
 }
 
 #[test]
+fn rounds_need_a_kernel_that_tells_what_is_written() {
+    let live = Options { method: Method::PreCopy, ..options() };
+    let mut here = inventory(vec![]);
+    let plan = make(&here, &answer(vec![]), &live);
+    assert!(plan.blockers.len() == 1 && plan.blockers[0].what.contains(TRACKS_WRITES), "{:?}", plan.blockers);
+    // Auto takes another method.
+    assert!(make(&here, &answer(vec![]), &Options { method: Method::Auto, ..options() }).blockers.is_empty());
+    here.facts.kernel_features.push(TRACKS_WRITES.into());
+    assert!(make(&here, &answer(vec![]), &live).blockers.is_empty());
+}
+
+#[test]
 fn a_library_that_is_there_is_bound_again_and_costs_nothing() {
     let mut library = resource("library", "/lib/libc.so.6", Binding::Value, Attachment::Unattached);
     library.hash = Some(Hash::of(b"libc"));

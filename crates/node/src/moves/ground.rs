@@ -105,4 +105,10 @@ impl movement::Node for Node {
             tracing::error!(workload = %id, %error, causes = ?error.causes, "that it left could not be noted");
         }
     }
+
+    fn stands_at(&self, point: &'static str) {
+        if let Some(faults) = Faults::ordered(self.identity().name()) {
+            faults.stop_at(point);
+        }
+    }
 }

@@ -73,4 +73,8 @@ pub trait Node: Send + Sync + 'static {
 
     /// A workload left this host for `to`, or was given up; nothing of it is left but its journal.
     fn departed(&self, id: WorkloadId, to: Option<&HostName>);
+
+    /// A move stands at a point of which no journal tells, named as the journal names its steps. Does nothing: the fault walk's node has
+    /// something fail here.
+    fn stands_at(&self, _point: &'static str) {}
 }

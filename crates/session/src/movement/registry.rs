@@ -140,7 +140,7 @@ impl Movements {
         spawn(move || {
             let ended = match request.method {
                 Method::Warm => warm::run(&this.node, &recorder, link, &request),
-                // The others were refused above.
+                // Post-copy and hybrid were refused above.
                 Method::Cold
                 | Method::StopAndCopy
                 | Method::Auto

@@ -41,15 +41,13 @@ impl Request {
     pub(super) fn check(&self) -> Result<()> {
         self.live.check(self.method)?;
         let what = match self.method {
-            Method::Cold | Method::Warm | Method::StopAndCopy => return Ok(()),
-            Method::Auto => "choosing a method (auto)",
-            Method::PreCopy => "pre-copy",
+            Method::Cold | Method::Warm | Method::StopAndCopy | Method::Auto | Method::PreCopy => return Ok(()),
             Method::PostCopy => "post-copy",
             Method::Hybrid => "hybrid",
         };
         let refusal = format!("A move by {what} is not in this version");
         Err(Error::new(Kind::Refused, refusal)
-            .hint("--method stop-and-copy is: everything travels in the pause"))
+            .hint("--method pre-copy is: memory travels in rounds while it runs"))
     }
 }
 
@@ -115,10 +113,10 @@ mod tests {
             end_connections: false,
             live: LiveOptions::default(),
         };
-        for method in [Method::Cold, Method::Warm, Method::StopAndCopy] {
+        for method in [Method::Cold, Method::Warm, Method::StopAndCopy, Method::PreCopy, Method::Auto] {
             request(method).check().unwrap();
         }
-        for method in [Method::Auto, Method::PreCopy, Method::PostCopy, Method::Hybrid] {
+        for method in [Method::PostCopy, Method::Hybrid] {
             let error = request(method).check().unwrap_err();
             assert!(error.kind == Kind::Refused && error.message.contains(&method.to_string()), "{error}");
         }

@@ -5,9 +5,11 @@
 
 use super::ground::{Ground, Role, gives_up, settle, stopped};
 use super::link::Link;
+use super::live::Live;
 use super::node::Node;
 use super::recorder::Recorder;
 use super::request::Request;
+use super::watch::Watch;
 use super::{files, memory, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
 use crate::shim::{Client, Spec};
@@ -20,6 +22,7 @@ use ferry_model::handover::{
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
+use ferry_model::strategy::convergence;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::linux::LinuxSource;
 use ferry_transfer::wire::Stream;
@@ -36,7 +39,7 @@ const STEP_MAX: Duration = Duration::from_secs(60);
 
 /// The role.
 pub(super) struct SourceRole {
-    ground: Ground,
+    pub(super) ground: Ground,
     shim: Option<Client>,
     directory: PathBuf,
     workload: WorkloadId,
@@ -191,7 +194,13 @@ impl SourceRole {
             hashes.push(hash);
         }
         // Their handshakes cost as much as a small workload's whole pause.
-        let streams = self.open_streams(request, secret)?;
+        let mut streams = self.open_streams(request, secret)?;
+        let mut live = match self.choose(request, plan) {
+            Method::PreCopy => {
+                Some(self.rounds((request, plan), &mut stage, std::mem::take(&mut streams), &mut hashes)?)
+            }
+            _ => None,
+        };
 
         if !self.cold {
             // A shim of an older Ferry does not know the question; what is asked here is only for the pause to be shorter.
@@ -214,11 +223,18 @@ impl SourceRole {
         // On its way while the target still puts the files in their places.
         hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&state))?]);
         self.wait_until_taken(files)?;
-        let memory = if request.method == Method::Cold {
-            Hash([0; 32])
-        } else {
-            self.wait_for("the target's readiness", |message| matches!(message, control::Message::Ready))?;
-            self.memory(spaces, streams)?
+        let ready = |message: &control::Message| matches!(message, control::Message::Ready);
+        let memory = match live.take() {
+            _ if request.method == Method::Cold => Hash([0; 32]),
+            Some(mut live) => {
+                live.stand_still(&state, spaces)?;
+                self.wait_for("the target's readiness", ready)?;
+                self.last_round(live)?
+            }
+            None => {
+                self.wait_for("the target's readiness", ready)?;
+                self.memory(spaces, streams)?
+            }
         };
         let hash = receipt(&hashes, memory);
         self.ground.recorder.phase(Phase::Prepared);
@@ -227,7 +243,7 @@ impl SourceRole {
     }
 
     /// Sends something long.
-    fn bulk(&mut self, kind: Bulk, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Hash> {
+    pub(super) fn bulk(&mut self, kind: Bulk, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Hash> {
         let send = || {
             let mut writer = BulkWriter::begin(self.ground.link.writer()?, kind)?;
             fill(&mut writer)?;
@@ -238,7 +254,7 @@ impl SourceRole {
     }
 
     /// Waits until the target has put files where they belong.
-    fn wait_until_taken(&mut self, hash: Hash) -> Result<()> {
+    pub(super) fn wait_until_taken(&mut self, hash: Hash) -> Result<()> {
         self.wait_for(
             "files to be taken",
             |message| matches!(message, control::Message::Taken { hash: taken } if *taken == hash),
@@ -266,8 +282,17 @@ impl SourceRole {
         Ok(digest.finish())
     }
 
+    fn last_round(&mut self, live: Live) -> Result<Hash> {
+        let began = Instant::now();
+        let expected = convergence::expected_dirty(&live.measured(), live.rounds());
+        let (round, hash) = live.finish(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
+        self.ground.recorder.spent(Cause::Memory, began);
+        self.ground.recorder.round(round);
+        Ok(hash)
+    }
+
     /// Waits for one message of the target; its events are noted on the way.
-    fn wait_for(&mut self, what: &str, wanted: impl Fn(&control::Message) -> bool) -> Result<()> {
+    pub(super) fn wait_for(&mut self, what: &str, wanted: impl Fn(&control::Message) -> bool) -> Result<()> {
         loop {
             let message = self
                 .ground
@@ -292,7 +317,7 @@ impl SourceRole {
     }
 
     /// Asks the shim; a connection that failed is made anew next time.
-    fn ask<T>(&mut self, question: impl FnOnce(&mut Client) -> Result<T>) -> Result<T> {
+    pub(super) fn ask<T>(&mut self, question: impl FnOnce(&mut Client) -> Result<T>) -> Result<T> {
         let answer = self.shim().and_then(question);
         if answer.is_err() {
             self.shim = None;

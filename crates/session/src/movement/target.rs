@@ -1,11 +1,12 @@
 //! The target's role: answer, reserve, stage, build puppets, fill them, and then whatever the handover says.
 
 use super::ground::{Ground, Role, reserve, settle, stopped};
+use super::incoming::Incoming;
 use super::link::Link;
 use super::node::{Node, Offer};
 use super::packets::Packets;
 use super::recorder::Recorder;
-use super::{files, memory, planning, receipt};
+use super::{files, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
 use crate::shim::protocol::ClocksAt;
 use crate::shim::{Client, Spec};
@@ -18,19 +19,20 @@ use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
 use ferry_model::planning::Method;
 use ferry_model::resource::Action;
 use ferry_sys::timens::Clocks;
-use ferry_transfer::linux::LinuxSink;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::bulk::BulkReader;
 use ferry_transfer::wire::control::{self, Bulk};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long the source may take between two steps before the target gives up, while it may.
 const STEP_MAX: Duration = Duration::from_secs(120);
+
+/// How often is looked whether pages still come while the source says nothing.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Most bytes of files that one transfer may bring.
 const FILES_BYTES_MAX: u64 = 1 << 40;
@@ -81,7 +83,7 @@ pub(super) struct TargetRole {
     method: Method,
     spec: Option<Spec>,
     hashes: Vec<Hash>,
-    filling: Option<JoinHandle<Result<Hash>>>,
+    incoming: Option<Incoming>,
     failure: Option<Error>,
     packets: Packets,
 }
@@ -125,13 +127,14 @@ pub(super) fn run(
         method: begin.method,
         spec: Some(begin.spec.clone()),
         hashes: Vec::new(),
-        filling: None,
+        incoming: None,
         failure: None,
         packets: Packets::default(),
     };
     let reserve = Target::reserve(key, role.ground.parties(), terms);
     let mut driver = Driver::start(reserve, &mut role).map_err(|e| stopped(&e))?;
-    if let Err(error) = role.take(&begin, pages) {
+    role.incoming = Some(Incoming::new(pages, begin.streams));
+    if let Err(error) = role.take(&begin) {
         let _ = role.ground.link.send(&control::Message::Failed { error: error.clone() });
         let reason = error.to_string();
         role.failure.get_or_insert(error);
@@ -221,7 +224,7 @@ fn introduction(
 
 impl TargetRole {
     /// Files, state and memory, until the memory is on its way. What follows is the handover's.
-    fn take(&mut self, begin: &Begin, pages: Receiver<Box<dyn Stream>>) -> Result<()> {
+    fn take(&mut self, begin: &Begin) -> Result<()> {
         // Started while the workload still runs at the source: a new process takes longer than all that it will do.
         let shim = Client::spawn(&self.ground.node.program(), &self.directory, false);
         let no_shim = |e| Error::from_source(Kind::Unable, &e).context("No shim could be started");
@@ -230,9 +233,10 @@ impl TargetRole {
             self.ask(|shim| shim.ground(begin.spec.clone(), begin.clocks))?;
         }
         loop {
-            match self.ground.link.expect(STEP_MAX).map_err(|e| planning::link_error(&e))? {
+            match self.next_step()? {
                 control::Message::Bulk { kind: Bulk::Files } => self.take_files()?,
-                control::Message::Bulk { kind: Bulk::State } => return self.take_state(begin, pages),
+                control::Message::Bulk { kind: Bulk::Draft } => self.take_draft(begin)?,
+                control::Message::Bulk { kind: Bulk::State } => return self.take_state(begin),
                 control::Message::Handover { message } => {
                     let message: Option<Message> = minicbor::decode(&message).ok();
                     if let Some(Message { body: Body::Abort { reason }, key }) = message
@@ -245,6 +249,19 @@ impl TargetRole {
                     return Err(Error::new(Kind::RolledBack, "The source ended the move"));
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// What the source says next. Pages may be on their way meanwhile: if they do not arrive, the source has to hear why.
+    fn next_step(&mut self) -> Result<control::Message> {
+        let end = Instant::now() + STEP_MAX;
+        loop {
+            self.incoming()?.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            match self.ground.link.expect(LOOK_EVERY.min(left)) {
+                Err(e) if e.kind() == io::ErrorKind::TimedOut && left > LOOK_EVERY => {}
+                message => return message.map_err(|e| planning::link_error(&e)),
             }
         }
     }
@@ -263,39 +280,46 @@ impl TargetRole {
         self.ground.link.send(&control::Message::Taken { hash }).map_err(|e| planning::link_error(&e))
     }
 
-    fn take_state(&mut self, begin: &Begin, pages: Receiver<Box<dyn Stream>>) -> Result<()> {
-        let link = &mut self.ground.link;
-        let mut state = Vec::new();
-        let mut reader = BulkReader::new(|| link.expect(STEP_MAX), STATE_BYTES_MAX);
-        reader.read_to_end(&mut state).map_err(|e| planning::link_error(&e))?;
-        let (_, hash) = reader.finish().map_err(|e| planning::link_error(&e))?;
-        self.hashes.push(hash);
+    /// Makes the puppets so that the next round fits.
+    fn take_draft(&mut self, begin: &Begin) -> Result<()> {
+        let draft = self.take_bytes()?;
+        let spaces = self.ask(|shim| shim.draft(begin.spec.clone(), draft))?;
+        self.incoming()?.fill_rounds(spaces)?;
+        self.ground.node.stands_at("DRAFT");
+        self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))
+    }
+
+    fn take_state(&mut self, begin: &Begin) -> Result<()> {
+        let state = self.take_bytes()?;
         let began = Instant::now();
         let spaces = self.ask(|shim| shim.prepare(begin.spec.clone(), state, begin.clone))?;
         self.tell(Cause::Restore, began);
         if self.method == Method::Cold {
             return Ok(());
         }
-        let sink = LinuxSink::open(spaces).map_err(|e| {
-            Error::from_source(Kind::Unable, &e).context("The puppets' memory cannot be written")
-        })?;
-        self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))?;
-        let (streams, recorder) = (begin.streams, self.ground.recorder.clone());
-        let filling = std::thread::Builder::new().name("ferry-fill".into()).spawn(move || {
-            let mut open = Vec::new();
-            for _ in 0..streams {
-                let stream = pages.recv_timeout(STEP_MAX);
-                open.push(
-                    stream.map_err(|_| Error::new(Kind::RolledBack, "The source opened no page stream"))?,
-                );
-            }
-            let digest = memory::receive(open, &sink, &recorder);
-            digest
-                .map(|digest| digest.finish())
-                .map_err(|e| planning::link_error(&e).context("Memory did not arrive"))
-        });
-        self.filling = Some(filling.map_err(|e| Error::from_source(Kind::Unable, &e))?);
-        Ok(())
+        let recorder = self.ground.recorder.clone();
+        let incoming = self.incoming()?;
+        if incoming.in_rounds() {
+            incoming.fill_rounds(spaces)?;
+        } else {
+            incoming.fill_once(spaces, recorder)?;
+        }
+        self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))
+    }
+
+    /// Something of the execution state's size.
+    fn take_bytes(&mut self) -> Result<Vec<u8>> {
+        let link = &mut self.ground.link;
+        let mut bytes = Vec::new();
+        let mut reader = BulkReader::new(|| link.expect(STEP_MAX), STATE_BYTES_MAX);
+        reader.read_to_end(&mut bytes).map_err(|e| planning::link_error(&e))?;
+        let (_, hash) = reader.finish().map_err(|e| planning::link_error(&e))?;
+        self.hashes.push(hash);
+        Ok(bytes)
+    }
+
+    fn incoming(&mut self) -> Result<&mut Incoming> {
+        self.incoming.as_mut().ok_or_else(|| Error::new(Kind::RolledBack, "No memory came"))
     }
 
     /// Notes a part of the pause, here and at the source.
@@ -333,10 +357,9 @@ impl TargetRole {
 
     /// All memory is in: makes the workload whole.
     fn complete(&mut self) -> Result<Receipt> {
-        let memory = match self.filling.take() {
-            Some(filling) => filling.join().map_err(|_| Error::new(Kind::Bug, "Filling memory failed"))??,
-            None if self.method == Method::Cold => Hash([0; 32]),
-            None => return Err(Error::new(Kind::RolledBack, "No memory came")),
+        let memory = match self.method {
+            Method::Cold => Hash([0; 32]),
+            _ => self.incoming()?.finish()?,
         };
         let began = Instant::now();
         self.ask(Client::finish)?;
@@ -467,7 +490,7 @@ pub(super) fn recover(
         method: Method::StopAndCopy,
         spec: None,
         hashes: Vec::new(),
-        filling: None,
+        incoming: None,
         failure: None,
         packets: Packets::default(),
     };

@@ -9,6 +9,7 @@
 //! T  Handover(reserved)
 //! S  Bulk(files) Chunk.. End staged while the workload runs; again, what changed since, when it is frozen
 //! T  Taken
+//! S  Bulk(draft) Chunk.. End pre-copy, before a round: what the workload looks like now; answered by Ready
 //! S  Bulk(state) Chunk.. End execution state of the frozen workload
 //! T  Ready                   spaces exist: the page streams may fill them
 //! S  Handover(state)         receipt with the hash over state and memory
@@ -171,6 +172,9 @@ pub enum Bulk {
     #[n(1)]
     State,
     // 2 was a whole image directory, which nobody sent: not to be given to anything else.
+    /// Processes and mappings of the workload as it runs: what the next round of a pre-copy goes into.
+    #[n(3)]
+    Draft,
 }
 
 /// Sends a message.

@@ -1,0 +1,110 @@
+//! Memory that comes to a target: the page streams of one move, and what they fill.
+//!
+//! In a pre-copy they live for the whole move, and what they fill is exchanged between rounds, when nothing is under way: each draft of
+//! the workload may have changed the puppets. Otherwise they come once, when the puppets are as captured.
+
+use super::recorder::Recorder;
+use super::{memory, planning};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::ids::Hash;
+use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::linux::LinuxSink;
+use ferry_transfer::wire::Stream;
+use ferry_transfer::wire::rounds;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long the source may take to open a page stream.
+const STREAM_MAX: Duration = Duration::from_secs(120);
+
+/// The page streams of one move.
+pub(super) struct Incoming {
+    pages: Receiver<Box<dyn Stream>>,
+    count: u32,
+    flow: Flow,
+}
+
+enum Flow {
+    /// Nothing is there to be filled.
+    Closed,
+    /// Rounds, into what the last draft has made.
+    Rounds(rounds::Receiver),
+    /// All of it at once.
+    Once(JoinHandle<Result<Hash>>),
+}
+
+impl Incoming {
+    pub fn new(pages: Receiver<Box<dyn Stream>>, count: u32) -> Self {
+        Self { pages, count, flow: Flow::Closed }
+    }
+
+    /// The memory of the puppets is where `spaces` says: the next round goes there.
+    pub fn fill_rounds(&mut self, spaces: Vec<SpaceAccess>) -> Result<()> {
+        let sink = Arc::new(open(spaces)?);
+        match &self.flow {
+            Flow::Rounds(receiver) => receiver.set_filler(sink),
+            _ => {
+                let receiver = rounds::Receiver::begin(self.streams()?, sink);
+                self.flow = Flow::Rounds(receiver.map_err(|e| arrived_not(&e))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether pages still come as they should: the source only sees that a stream broke.
+    pub fn check(&self) -> Result<()> {
+        match &self.flow {
+            Flow::Rounds(receiver) => receiver.check().map_err(|e| arrived_not(&e)),
+            Flow::Once(_) | Flow::Closed => Ok(()),
+        }
+    }
+
+    /// Whether rounds have begun.
+    pub fn in_rounds(&self) -> bool {
+        matches!(self.flow, Flow::Rounds(_))
+    }
+
+    /// Takes everything at once into `spaces`.
+    pub fn fill_once(&mut self, spaces: Vec<SpaceAccess>, recorder: Arc<Recorder>) -> Result<()> {
+        let sink = open(spaces)?;
+        let streams = self.streams()?;
+        let filling = std::thread::Builder::new().name("ferry-fill".into()).spawn(move || {
+            let digest = memory::receive(streams, &sink, &recorder);
+            digest.map(|digest| digest.finish()).map_err(|e| arrived_not(&e))
+        });
+        self.flow = Flow::Once(filling.map_err(|e| Error::from_source(Kind::Unable, &e))?);
+        Ok(())
+    }
+
+    /// Waits until all memory is in: its hash.
+    pub fn finish(&mut self) -> Result<Hash> {
+        match std::mem::replace(&mut self.flow, Flow::Closed) {
+            Flow::Rounds(receiver) => {
+                receiver.finish().map(|(_, hash)| hash).map_err(|e| arrived_not(&e))
+            }
+            Flow::Once(filling) => {
+                filling.join().map_err(|_| Error::new(Kind::Bug, "Filling memory failed"))?
+            }
+            Flow::Closed => Err(Error::new(Kind::RolledBack, "No memory came")),
+        }
+    }
+
+    fn streams(&self) -> Result<Vec<Box<dyn Stream>>> {
+        let next = |_| {
+            let none = |_| Error::new(Kind::RolledBack, "The source opened no page stream");
+            self.pages.recv_timeout(STREAM_MAX).map_err(none)
+        };
+        (0..self.count).map(next).collect()
+    }
+}
+
+fn open(spaces: Vec<SpaceAccess>) -> Result<LinuxSink> {
+    LinuxSink::open(spaces)
+        .map_err(|e| Error::from_source(Kind::Unable, &e).context("The puppets' memory cannot be written"))
+}
+
+fn arrived_not(error: &std::io::Error) -> Error {
+    planning::link_error(error).context("Memory did not arrive")
+}

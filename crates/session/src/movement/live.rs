@@ -1,0 +1,250 @@
+//! Pre-copy, the source's books: what was written is sent while the workload runs, and the rest while it stands still.
+//!
+//! Before each round the shim says what the workload looks like, and the target makes its puppets so; a round then fills them. Both
+//! sides know by one pure function what a change of the mappings has cost ([`layout::kept`]), so that nothing is said about it on the
+//! wire.
+
+use super::planning;
+use super::watch::Watch;
+use crate::shim::client::Tracked;
+use crate::shim::envelope::Envelope;
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::event::RoundDone;
+use ferry_model::ids::Hash;
+use ferry_model::strategy::measured::{Measured, Round};
+use ferry_model::strategy::options::{Compress, LiveOptions};
+use ferry_process::layout;
+use ferry_process::records::State;
+use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::engine::{Engine, Found, RangeSet, RoundError, TrackedSpace};
+use ferry_transfer::linux::{StillSpace, TaskTracker};
+use ferry_transfer::space::{Range, SpaceId};
+use ferry_transfer::wire::Stream;
+use ferry_transfer::wire::rounds::{Compression, Settings, StreamCarrier};
+use std::collections::BTreeSet;
+use std::io;
+
+/// What a link is taken to carry before anything was sent over it, bytes per second.
+pub(super) const BANDWIDTH_ASSUMED: u64 = 256 << 20;
+
+/// A round that carried less says nothing about the link.
+const TELLING_BYTES: u64 = 4 << 20;
+
+/// A space on its way.
+enum Space {
+    /// Its writes are known.
+    Tracked(TaskTracker),
+    /// It waits for the pause.
+    Still(StillSpace),
+}
+
+/// Pre-copy of one workload.
+pub(super) struct Live {
+    engine: Engine<Space>,
+    carrier: StreamCarrier,
+    streams: u32,
+    /// Bytes on the link before the last round.
+    wire_bytes: u64,
+    planned_bytes: u64,
+    /// What the target's puppets look like.
+    agreed: Option<State>,
+    rounds: Vec<Round>,
+    /// The most that the link has carried, bytes per second.
+    bandwidth: u64,
+}
+
+impl Live {
+    /// Nothing is tracked yet; the plan says how many bytes there are.
+    pub fn new(streams: Vec<Box<dyn Stream>>, options: &LiveOptions, planned_bytes: u64) -> Result<Self> {
+        let compression = match options.compress {
+            Compress::Auto => Compression::Measured,
+            Compress::On => Compression::Always,
+            Compress::Off => Compression::Never,
+        };
+        let settings = Settings { bandwidth_bytes_per_s: options.bandwidth_bytes_per_s_max, compression };
+        let count = u32::try_from(streams.len()).unwrap_or(u32::MAX);
+        let carrier = StreamCarrier::begin(streams, &settings)
+            .map_err(|e| Error::from_source(Kind::Unable, &e).context("The page streams cannot be served"))?;
+        Ok(Self {
+            engine: Engine::default(),
+            carrier,
+            streams: count,
+            wire_bytes: 0,
+            planned_bytes,
+            agreed: None,
+            rounds: Vec::new(),
+            bandwidth: 0,
+        })
+    }
+
+    /// Takes in what the workload looks like now. Some: the target has to make its puppets so before the next round.
+    pub fn follow(&mut self, tracked: Tracked) -> Result<Option<Vec<u8>>> {
+        let state = Envelope::from_bytes(&tracked.draft)?.state;
+        for (id, pid, userfaultfd) in tracked.spaces {
+            let Some(userfaultfd) = userfaultfd else { continue };
+            match TaskTracker::new(id, pid, userfaultfd) {
+                Ok(tracker) => self.add(Space::Tracked(tracker))?,
+                // It has ended since, and the next draft is without it. If not, it travels in the pause.
+                Err(_) => continue,
+            }
+        }
+        if self.agreed.as_ref().is_some_and(|agreed| is_same(agreed, &state)) {
+            return Ok(None);
+        }
+        self.agree(state);
+        Ok(Some(tracked.draft))
+    }
+
+    /// One round while it runs.
+    pub fn round(&mut self, watch: Watch<'_>) -> Result<RoundDone> {
+        match self.engine.round(&mut self.carrier, &|| watch.stopped()) {
+            Ok(round) => Ok(self.note(round)),
+            Err(error) => Err(failed(error, watch)),
+        }
+    }
+
+    /// The workload stands still and is as it was captured: what of it was not tracked travels whole.
+    pub fn stand_still(&mut self, state: &[u8], spaces: Vec<SpaceAccess>) -> Result<()> {
+        self.agree(Envelope::from_bytes(state)?.state);
+        let known: BTreeSet<SpaceId> = self.engine.spaces().collect();
+        for access in spaces.into_iter().filter(|access| !known.contains(&access.space)) {
+            let (id, ranges) = (access.space, access.ranges.iter().copied().collect());
+            let unable = |e| Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read");
+            self.add(Space::Still(StillSpace::open(access).map_err(unable)?))?;
+            self.engine.allow(id, ranges);
+        }
+        Ok(())
+    }
+
+    /// The last round, after [`Self::stand_still`], when the target's puppets are as captured, too. With the hash over all rounds.
+    pub fn finish(mut self, watch: Watch<'_>) -> Result<(RoundDone, Hash)> {
+        let round = match self.engine.last_round(&mut self.carrier, &|| watch.stopped()) {
+            Ok(round) => self.note(round),
+            Err(error) => return Err(failed(error, watch)),
+        };
+        match self.carrier.finish() {
+            Ok(hash) => Ok((round, hash)),
+            Err(error) => Err(failed(RoundError::Carry(error), watch)),
+        }
+    }
+
+    /// What is known of the workload and the link, for the decision what comes next.
+    pub fn measured(&self) -> Measured {
+        let last = self.rounds.last();
+        let bytes = match last {
+            Some(_) => self.engine.held_bytes().saturating_add(self.engine.pending_bytes()),
+            None => self.planned_bytes,
+        };
+        Measured {
+            bytes,
+            bytes_in_pause: last.map_or(0, |round| round.held_back_bytes),
+            // Until two scans have been compared, all of it may be written to all the time.
+            dirty_bytes_per_s: last.and_then(Round::dirty_bytes_per_s).unwrap_or(u64::MAX),
+            working_set_bytes: bytes,
+            bandwidth_bytes_per_s: if self.bandwidth == 0 { BANDWIDTH_ASSUMED } else { self.bandwidth },
+            // What every pause costs is not for rounds to shorten.
+            fixed_us: 0,
+            fault_us: 0,
+        }
+    }
+
+    /// The rounds so far.
+    pub fn rounds(&self) -> &[Round] {
+        &self.rounds
+    }
+
+    fn add(&mut self, space: Space) -> Result<()> {
+        self.engine.add(space).map_err(|(id, error)| {
+            Error::from_source(Kind::Unable, &error).context(format!("Space {} cannot be tracked", id.0))
+        })
+    }
+
+    fn note(&mut self, round: Round) -> RoundDone {
+        if round.sent_bytes >= TELLING_BYTES {
+            self.bandwidth = self.bandwidth.max(round.bytes_per_s().unwrap_or(0));
+        }
+        self.rounds.push(round);
+        let figures = self.carrier.figures();
+        let wire_bytes = figures.wire_bytes - self.wire_bytes;
+        self.wire_bytes = figures.wire_bytes;
+        RoundDone {
+            round,
+            wire_bytes,
+            streams: self.streams,
+            compressed: figures.compression.on,
+            predicted_downtime_us: None,
+        }
+    }
+
+    /// The target's puppets look like this from here on.
+    fn agree(&mut self, state: State) {
+        // What a change to itself keeps is all that there is.
+        let places = layout::kept(&state, &state);
+        let kept = self.agreed.as_ref().map(|agreed| layout::kept(agreed, &state)).unwrap_or_default();
+        let spaces = state.spaces.iter().map(|space| space.id);
+        let present: BTreeSet<u32> = spaces.chain(state.objects.iter().map(|object| object.id)).collect();
+        let nothing = RangeSet::default();
+        for id in self.engine.spaces().collect::<Vec<_>>() {
+            if present.contains(&id.0) {
+                self.engine.lost(id, kept.get(&id).unwrap_or(&nothing));
+                self.engine.allow(id, places.get(&id).unwrap_or(&nothing).clone());
+            } else {
+                self.engine.remove(id);
+            }
+        }
+        self.agreed = Some(state);
+    }
+}
+
+/// Whether a draft would make nothing else of the puppets.
+fn is_same(one: &State, other: &State) -> bool {
+    one.tasks == other.tasks && one.spaces == other.spaces && one.objects == other.objects
+}
+
+/// Why a round ended: what the other side or the user said counts more than what came of it here.
+fn failed(error: RoundError, watch: Watch<'_>) -> Error {
+    match error {
+        RoundError::Carry(error) => {
+            watch.reason(planning::link_error(&error).context("Memory did not get across"))
+        }
+        RoundError::Cancelled => watch.reason(Error::new(Kind::RolledBack, "The move was given up")),
+        error => Error::from_source(Kind::Unable, &error).context("The workload's memory could not be sent"),
+    }
+}
+
+impl TrackedSpace for Space {
+    fn id(&self) -> SpaceId {
+        match self {
+            Self::Tracked(space) => space.id(),
+            Self::Still(space) => space.id(),
+        }
+    }
+
+    fn arm(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tracked(space) => space.arm(),
+            Self::Still(space) => space.arm(),
+        }
+    }
+
+    fn scan(&mut self) -> io::Result<Found> {
+        match self {
+            Self::Tracked(space) => space.scan(),
+            Self::Still(space) => space.scan(),
+        }
+    }
+
+    fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Tracked(space) => space.read(ranges, buffer),
+            Self::Still(space) => space.read(ranges, buffer),
+        }
+    }
+
+    fn disarm(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tracked(space) => space.disarm(),
+            Self::Still(space) => space.disarm(),
+        }
+    }
+}
