@@ -1,23 +1,27 @@
 //! What it costs a workload to be tracked while nothing is sent: a program computes as fast as it can and writes to so many pages a
 //! second meanwhile; it is scanned every 100 ms, then not, in turns, and the work that it does in each turn is compared.
+//!
+//! Seconds are those of the processor's time that it had: faults are part of that, and what else runs on the machine is not.
 
 use super::writer::Pages;
 use ferry_transfer::engine::TrackedSpace as _;
 use ferry_transfer::linux::TaskTracker;
 use ferry_transfer::space::SpaceId;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::time::{ClockId, clock_gettime};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Between two scans, as between two rounds that are short.
 const SCAN_EVERY: Duration = Duration::from_millis(100);
 
-/// Length of one turn.
+/// Length of one turn, in the processor's time.
 const TURN: Duration = Duration::from_secs(2);
 
-/// The program: for each line on standard input works for that many milliseconds and prints how much it did. Its first line is the number
+/// The program: for each line on standard input works for that many milliseconds of its processor's time and prints how much it did. Its first line is the number
 /// of a userfaultfd, which it has opened and keeps: whoever takes it tracks by it.
 ///
 /// # Errors
@@ -42,10 +46,10 @@ pub fn work(bytes: u64, rate: u64) -> io::Result<()> {
 
 /// Units of work done in `time`, beside writes to `rate` pages a second.
 fn one_turn(pages: &mut Pages, rate: u64, time: Duration) -> u64 {
-    let began = Instant::now();
+    let began = own_time();
     let (mut units, mut written, mut value) = (0, 0, 1_u64);
     loop {
-        let elapsed = began.elapsed();
+        let elapsed = own_time().saturating_sub(began);
         if elapsed >= time {
             return if value == 0 { 0 } else { units };
         }
@@ -59,6 +63,12 @@ fn one_turn(pages: &mut Pages, rate: u64, time: Duration) -> u64 {
         }
         units += 1;
     }
+}
+
+/// The processor's time that this thread has had.
+fn own_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 struct Worker {
@@ -122,12 +132,23 @@ pub fn measure(bytes: u64, rate: u64, rounds: usize) -> io::Result<Vec<f64>> {
         tracker.arm()?;
         tracker.scan()?;
         worker.begin_turn()?;
-        let (end, mut dirty) = (Instant::now() + TURN, 0);
-        while Instant::now() < end {
-            std::thread::sleep(SCAN_EVERY);
-            dirty += tracker.scan()?.dirty.bytes();
-        }
-        let tracked = worker.number()? as f64;
+        let over = AtomicBool::new(false);
+        let (tracked, dirty) = std::thread::scope(|scope| {
+            let answered = scope.spawn(|| {
+                let tracked = worker.number();
+                over.store(true, Ordering::Relaxed);
+                tracked
+            });
+            let mut dirty = 0;
+            let mut scanned = Ok(());
+            while !over.load(Ordering::Relaxed) && scanned.is_ok() {
+                std::thread::sleep(SCAN_EVERY);
+                scanned = tracker.scan().map(|found| dirty += found.dirty.bytes());
+            }
+            let tracked =
+                answered.join().map_err(|_| io::Error::other("the reader of the worker panicked"))??;
+            scanned.map(|()| (tracked as f64, dirty))
+        })?;
         tracker.disarm()?;
         if dirty == 0 {
             return Err(io::Error::other(format!(

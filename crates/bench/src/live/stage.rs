@@ -6,7 +6,7 @@ use ferry_lab::{Dialogue, FERRY, Fleet, Host, HostSpec, built_beside};
 use ferry_model::api::{Move, MoveState};
 use ferry_model::event::{Event, What};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where the bench's program is on every host.
 const PROGRAM: &str = "/usr/local/bin/bench-live";
@@ -18,6 +18,10 @@ const ADDRESS: &str = "10.77.0.100";
 const MOVE_MAX: Duration = Duration::from_secs(600);
 /// How long the client may take to answer: the writer fills and verifies gigabytes.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
+/// How long the client may take to be answered again after a move.
+const REPLIES_MAX: Duration = Duration::from_secs(60);
+/// Replies within [`CALM`] that show that it is: one is asked for each millisecond, on a busy machine fewer.
+const REPLIES_CALM: u64 = 50;
 /// How long it works undisturbed before and after each move.
 const CALM: Duration = Duration::from_millis(500);
 
@@ -92,19 +96,36 @@ impl Stage {
                 return Err(Failure::Failed(io::Error::other(said)));
             }
         };
-        std::thread::sleep(CALM);
         self.at = 1 - self.at;
-        let seen: Seen = serde_json::from_str(&self.client.tell("mark")?)?;
-        if let Some(broken) = seen.broken {
-            return Err(Failure::Failed(io::Error::other(format!(
-                "the client's connection broke: {broken}"
-            ))));
-        }
-        self.count(seen.errors)?;
+        let us = self.outage_us()?;
         let at_us = moved.summary.total_us.unwrap_or(0);
-        moved.events.push(Event { at_us, what: What::Outage { us: seen.gap_us } });
+        moved.events.push(Event { at_us, what: What::Outage { us } });
         moved.summary = ferry_model::event::summary(&moved.events);
         Ok(moved)
+    }
+
+    /// The longest time that the client waited since its last mark. Replies must flow again before that is known: the client's
+    /// last request may be retried long after the workload runs.
+    fn outage_us(&mut self) -> Result<u64, Failure> {
+        let (end, mut gap_us, mut first) = (Instant::now() + REPLIES_MAX, 0, true);
+        loop {
+            let seen: Seen = serde_json::from_str(&self.client.tell("mark")?)?;
+            if let Some(broken) = seen.broken {
+                let said = format!("the client's connection broke: {broken}");
+                return Err(Failure::Failed(io::Error::other(said)));
+            }
+            self.count(seen.errors)?;
+            gap_us = gap_us.max(seen.gap_us);
+            // The gap is counted by the reply that ends it. Those in the first answer were before the pause.
+            if seen.replies >= REPLIES_CALM && !first {
+                return Ok(gap_us);
+            }
+            first = false;
+            std::thread::sleep(CALM);
+            if Instant::now() > end {
+                return Err(Failure::Failed(io::Error::other("the writer answers no more")));
+            }
+        }
     }
 
     /// Has the writer look at every byte.

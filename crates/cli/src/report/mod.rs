@@ -206,7 +206,7 @@ pub fn cause_name(cause: Cause) -> &'static str {
         Cause::Files => "files that changed",
         Cause::Restore => "build it there",
         Cause::Memory => "memory",
-        Cause::Complete => "descriptors, threads",
+        Cause::Complete => "descriptors and threads",
         Cause::Commit => "decide",
         Cause::Resume => "let it run",
     }
@@ -337,7 +337,7 @@ pub mod tests {
     #[test]
     fn a_story_is_read_off_the_events() {
         let story = Story::of(&live("web"));
-        assert_eq!((story.phases.len(), story.rounds.len(), story.summary.rounds), (8, 6, 5));
+        assert_eq!((story.phases.len(), story.rounds.len(), story.summary.rounds), (9, 6, 5));
         let pause = story.pause.unwrap();
         assert_eq!((pause.us(), pause.causes.len()), (14_200, 8));
         // Sorted by their begin: the memory's began while it was being built.

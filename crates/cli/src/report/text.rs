@@ -22,20 +22,17 @@ pub fn print(story: &Story, out: &mut dyn Write) -> io::Result<()> {
     for remedy in &story.remedies {
         writeln!(out, "after {}: {}", span_us(remedy.at_us), remedy.what.reason)?;
     }
-    writeln!(out, "\nphases")?;
-    let rows: Vec<Vec<String>> = story
-        .phases
-        .iter()
-        .map(|phase| vec![phase_name(phase.what).to_owned(), span_us(phase.begin_us), span_us(phase.us())])
-        .collect();
-    table(out, &["  PHASE", "FROM", "TOOK"], &indented(rows))?;
+    if !story.phases.is_empty() {
+        writeln!(out, "\nphases")?;
+        let row = |phase: &super::Stretch<_>| {
+            vec![phase_name(phase.what).to_owned(), span_us(phase.begin_us), span_us(phase.us())]
+        };
+        indented(out, &["PHASE", "FROM", "TOOK"], story.phases.iter().map(row).collect())?;
+    }
     if !story.rounds.is_empty() {
         writeln!(out, "\nrounds")?;
-        table(
-            out,
-            &["  ROUND", "TOOK", "DIRTY", "SENT", "ZERO", "DIRTIED/S", "SENT/S", "PAUSE EXPECTED"],
-            &indented(rounds(story)),
-        )?;
+        let head = ["ROUND", "TOOK", "DIRTY", "SENT", "ZERO", "DIRTIED/S", "SENT/S", "PAUSE EXPECTED"];
+        indented(out, &head, rounds(story))?;
     }
     if let Some(pause) = &story.pause {
         writeln!(out, "\npause of {}", span_us(pause.us()))?;
@@ -48,11 +45,11 @@ pub fn print(story: &Story, out: &mut dyn Write) -> io::Result<()> {
             })
             .collect();
         rows.push(vec!["not accounted for".to_owned(), "-".to_owned(), span_us(pause.unaccounted_us)]);
-        table(out, &["  CAUSE", "FROM", "TOOK"], &indented(rows))?;
+        indented(out, &["CAUSE", "FROM", "TOOK"], rows)?;
     }
     if let Some(chosen) = story.chosen.as_ref().filter(|chosen| !chosen.predictions.is_empty()) {
         writeln!(out, "\npredicted")?;
-        table(out, &PREDICTED, &indented(predictions(&chosen.predictions)))?;
+        indented(out, &PREDICTED, predictions(&chosen.predictions))?;
     }
     if !story.notes.is_empty() {
         writeln!(out, "\nnotes")?;
@@ -79,8 +76,10 @@ pub fn figures(story: &Story) -> Vec<(&'static str, String)> {
     if sums.rounds > 0 {
         figures.push(("rounds while it ran", sums.rounds.to_string()));
     }
-    figures.push(("content sent", bytes(sums.sent_bytes)));
-    figures.push((".. while it stood still", bytes(sums.sent_in_pause_bytes)));
+    if sums.sent_bytes > 0 {
+        figures.push(("content sent", bytes(sums.sent_bytes)));
+        figures.push((".. while it stood still", bytes(sums.sent_in_pause_bytes)));
+    }
     if sums.rounds > 0 {
         figures.push(("zero, not sent", bytes(sums.zero_bytes)));
         figures.push(("on the wire", bytes(sums.wire_bytes)));
@@ -89,7 +88,7 @@ pub fn figures(story: &Story) -> Vec<(&'static str, String)> {
 }
 
 /// Head of a table of [`predictions`].
-pub const PREDICTED: [&str; 6] = ["  METHOD", "STANDS STILL", "WAITS AFTERWARDS", "IN ALL", "ROUNDS", "SENT"];
+pub const PREDICTED: [&str; 6] = ["METHOD", "STANDS STILL", "WAITS AFTERWARDS", "IN ALL", "ROUNDS", "SENT"];
 
 /// One row for each method.
 pub fn predictions(list: &[ferry_model::strategy::prediction::Prediction]) -> Vec<Vec<String>> {
@@ -126,11 +125,12 @@ pub fn rounds(story: &Story) -> Vec<Vec<String>> {
     story.rounds.iter().map(row).collect()
 }
 
-fn indented(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
-    for cell in rows.iter_mut().filter_map(|row| row.first_mut()) {
-        cell.insert_str(0, "  ");
-    }
-    rows
+/// A table, two spaces in.
+pub fn indented(out: &mut dyn Write, head: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
+    let mut text = Vec::new();
+    table(&mut text, head, &rows)?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines().try_for_each(|line| writeln!(out, "  {line}"))
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ fn rates(drawing: &mut Drawing, story: &Story, time: Scale, top: f64) {
             bytes(one.dirty_bytes)
         );
         drawing.bar(
-            if one.last { "still" } else { "calm-soft" },
+            if one.last { "still" } else { "calm-soft edge" },
             [from, base - height, to - from, height],
             &hint,
         );
@@ -157,11 +157,11 @@ fn magnified(drawing: &mut Drawing, story: &Story, pause: &Pause, top: f64) -> f
         } else if begin - 70.0 > LEFT {
             drawing.text("end", begin - 6.0, y + 11.0, took);
         } else {
-            drawing.text("strong", begin + 8.0, y + 11.0, took);
+            drawing.text("on", begin + 8.0, y + 10.5, took);
         }
         y += ROW;
     };
-    row("stood still", "still-soft", 0, pause.us());
+    row("stood still", "still-soft edge", 0, pause.us());
     for cause in &pause.causes {
         row(cause_name(cause.what), "still", cause.begin_us.saturating_sub(pause.begin_us), cause.us());
     }
