@@ -137,7 +137,7 @@ fn tracked() {
     let second = shim.track().unwrap();
     assert!(second.spaces.len() == 3 && second.spaces.iter().all(|(.., userfaultfd)| userfaultfd.is_none()));
     // The plan that is made meanwhile has nothing against it.
-    let held = shim.inspect().unwrap();
+    let held = shim.inspect(&[]).unwrap();
     assert!(held.iter().all(|each| each.unsupported.is_none()), "{held:?}");
     shim.freeze().unwrap();
     assert!(shim.track().is_err(), "a frozen workload is captured");
