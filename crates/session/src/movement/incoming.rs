@@ -81,9 +81,7 @@ impl Incoming {
     /// Waits until all memory is in: its hash.
     pub fn finish(&mut self) -> Result<Hash> {
         match std::mem::replace(&mut self.flow, Flow::Closed) {
-            Flow::Rounds(receiver) => {
-                receiver.finish().map(|(_, hash)| hash).map_err(|e| arrived_not(&e))
-            }
+            Flow::Rounds(receiver) => receiver.finish().map(|(_, hash)| hash).map_err(|e| arrived_not(&e)),
             Flow::Once(filling) => {
                 filling.join().map_err(|_| Error::new(Kind::Bug, "Filling memory failed"))?
             }

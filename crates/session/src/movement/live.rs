@@ -109,7 +109,8 @@ impl Live {
         let known: BTreeSet<SpaceId> = self.engine.spaces().collect();
         for access in spaces.into_iter().filter(|access| !known.contains(&access.space)) {
             let (id, ranges) = (access.space, access.ranges.iter().copied().collect());
-            let unable = |e| Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read");
+            let unable =
+                |e| Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read");
             self.add(Space::Still(StillSpace::open(access).map_err(unable)?))?;
             self.engine.allow(id, ranges);
         }

@@ -10,6 +10,7 @@ mod ground;
 pub mod hold;
 mod images;
 mod incoming;
+mod introduction;
 pub mod link;
 mod live;
 mod memory;

@@ -1,11 +1,11 @@
 //! All moves of a node, under way and ended.
 
 use super::ground::{is_past_cancelling, reserve};
+use super::introduction::PageDoor;
 use super::link::{Heard, Link};
 use super::node::Node;
 use super::recorder::Recorder;
 use super::request::Request;
-use super::target::PageDoor;
 use super::{planning, source, target, warm};
 use crate::journal::Shared;
 use ferry_model::error::{Error, Kind, Result};

@@ -41,7 +41,9 @@ impl Request {
     pub(super) fn check(&self) -> Result<()> {
         self.live.check(self.method)?;
         let what = match self.method {
-            Method::Cold | Method::Warm | Method::StopAndCopy | Method::Auto | Method::PreCopy => return Ok(()),
+            Method::Cold | Method::Warm | Method::StopAndCopy | Method::Auto | Method::PreCopy => {
+                return Ok(());
+            }
             Method::PostCopy => "post-copy",
             Method::Hybrid => "hybrid",
         };

@@ -77,7 +77,9 @@ impl SourceRole {
             let done = live.round(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
             let measured = live.measured();
             let next = convergence::next(&measured, &limits, live.rounds());
-            let (Next::Another { downtime_us } | Next::Last { downtime_us } | Next::Stuck { downtime_us, .. }) = next;
+            let (Next::Another { downtime_us }
+            | Next::Last { downtime_us }
+            | Next::Stuck { downtime_us, .. }) = next;
             self.ground.recorder.round(RoundDone { predicted_downtime_us: Some(downtime_us), ..done });
             self.ground.node.stands_at("ROUND");
             if matches!(next, Next::Another { .. }) {

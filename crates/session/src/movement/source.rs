@@ -243,7 +243,11 @@ impl SourceRole {
     }
 
     /// Sends something long.
-    pub(super) fn bulk(&mut self, kind: Bulk, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Hash> {
+    pub(super) fn bulk(
+        &mut self,
+        kind: Bulk,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Hash> {
         let send = || {
             let mut writer = BulkWriter::begin(self.ground.link.writer()?, kind)?;
             fill(&mut writer)?;
@@ -285,7 +289,8 @@ impl SourceRole {
     fn last_round(&mut self, live: Live) -> Result<Hash> {
         let began = Instant::now();
         let expected = convergence::expected_dirty(&live.measured(), live.rounds());
-        let (round, hash) = live.finish(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
+        let (round, hash) =
+            live.finish(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
         self.ground.recorder.spent(Cause::Memory, began);
         self.ground.recorder.round(round);
         Ok(hash)

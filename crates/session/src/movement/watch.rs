@@ -86,9 +86,8 @@ impl<'a> Watch<'a> {
                 None
             }
             Heard::Message(Message::Failed { error }) => Some(error),
-            Heard::Message(message) => {
-                gives_up(&message).map(|reason| Error::new(Kind::RolledBack, format!("The target gave up: {reason}")))
-            }
+            Heard::Message(message) => gives_up(&message)
+                .map(|reason| Error::new(Kind::RolledBack, format!("The target gave up: {reason}"))),
             Heard::Gone(error) => {
                 Some(planning::link_error(&error).context("The connection to the other node is lost"))
             }

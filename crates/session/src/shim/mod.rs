@@ -5,6 +5,7 @@
 //! [`ferry_transfer::access::SpaceAccess`].
 
 mod adopt;
+mod answer;
 mod capture;
 pub mod client;
 pub(crate) mod clone;
