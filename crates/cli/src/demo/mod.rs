@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "kv")]
     workload: Workload,
     /// How its state travels, as of `ferry move`
-    #[arg(long, value_enum, default_value = "stop-and-copy")]
+    #[arg(long, value_enum, default_value = "auto")]
     method: MethodArg,
     /// Write a page about the move there, as of `ferry moves report --html`, with what the clients saw
     #[arg(long, value_name = "FILE")]

@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST")]
     to: HostName,
     /// How state would travel
-    #[arg(long, value_enum, default_value = "stop-and-copy")]
+    #[arg(long, value_enum, default_value = "auto")]
     method: MethodArg,
     /// As of `ferry move`
     #[arg(long)]
@@ -56,9 +56,9 @@ pub enum MethodArg {
     Warm,
     /// As warm, streamed, with no image on disk
     StopAndCopy,
-    /// The one that is predicted to serve best (not in this version)
+    /// All of it in the pause where that fits, else as pre-copy
     Auto,
-    /// Memory in rounds while it runs, the rest in the pause (not in this version)
+    /// Memory in rounds while it runs, the rest in the pause
     PreCopy,
     /// Resumed first; memory follows on demand (not in this version)
     PostCopy,

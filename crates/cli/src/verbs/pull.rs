@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST")]
     from: HostName,
     /// How state travels
-    #[arg(long, value_enum, default_value = "stop-and-copy")]
+    #[arg(long, value_enum, default_value = "auto")]
     method: plan::MethodArg,
     #[command(flatten)]
     live: live::Args,

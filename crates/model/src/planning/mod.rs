@@ -45,10 +45,10 @@ pub enum Method {
     Warm,
     /// As warm, streamed, with no image on disk.
     #[n(2)]
-    #[default]
     StopAndCopy,
     /// The one that is predicted to serve best.
     #[n(3)]
+    #[default]
     Auto,
     /// Memory in rounds while it runs, the rest in the pause.
     #[n(4)]

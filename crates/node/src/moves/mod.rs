@@ -91,7 +91,7 @@ impl Node {
         let new = crate::workloads::new_id()?;
         let name = self.workloads.name_for(asked.name.as_deref(), new)?;
         let clone = CloneSpec { id: new, name, address: asked.net };
-        self.begin_move(Request { clone: Some(clone), ..request(id, &asked.to, Method::default())? })
+        self.begin_move(Request { clone: Some(clone), ..request(id, &asked.to, Method::StopAndCopy)? })
     }
 
     fn begin_move(&self, request: Request) -> Result<api::Move> {

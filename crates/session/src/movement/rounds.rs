@@ -16,7 +16,7 @@ use ferry_model::plan::Plan;
 use ferry_model::planning::{Method, TRACKS_WRITES};
 use ferry_model::strategy::convergence::{self, Next};
 use ferry_model::strategy::prediction;
-use ferry_model::strategy::remedy::{self, Possible, Remedy, SHARE_MIN_PERCENT};
+use ferry_model::strategy::remedy::{self, Possible, Remedy};
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::control::{Bulk, Message};
 use std::time::{Duration, Instant};
@@ -71,6 +71,7 @@ impl SourceRole {
         let limits = request.live.limits();
         let mut live = Live::new(streams, &request.live, memory_bytes(plan))?;
         let (began, mut staged_again) = (Instant::now(), false);
+        let mut share_percent = 100;
         loop {
             self.look(&mut live, hashes)?;
             let expected = convergence::expected_dirty(&live.measured(), live.rounds());
@@ -94,14 +95,20 @@ impl SourceRole {
                 continue;
             }
             let Next::Stuck { why, .. } = next else { return Ok(live) };
-            let possible = Possible { post_copy: false, share_percent: SHARE_MIN_PERCENT };
+            let possible = Possible { post_copy: false, share_percent };
             let choice = remedy::choose(request.live.on_no_convergence, why, &measured, possible);
             self.ground.recorder.remedy(&choice);
-            return match choice.remedy {
-                Remedy::GiveUp => Err(Error::new(Kind::RolledBack, format!("Rounds were not enough: {why}"))
-                    .hint("--on-no-convergence stop sends the rest while it stands still")),
-                Remedy::Stop | Remedy::Switch | Remedy::Throttle { .. } => Ok(live),
-            };
+            match choice.remedy {
+                Remedy::Throttle { share_percent: share } => {
+                    self.ask(|shim| shim.throttle(share))?;
+                    share_percent = share;
+                }
+                Remedy::GiveUp => {
+                    let enough = Error::new(Kind::RolledBack, format!("Rounds were not enough: {why}"));
+                    return Err(enough.hint("--on-no-convergence stop sends the rest while it stands still"));
+                }
+                Remedy::Stop | Remedy::Switch => return Ok(live),
+            }
         }
     }
 

@@ -20,6 +20,11 @@ impl Server {
             // What the terminal shows belongs to the log and to who looks on, here; what was typed goes along.
             while self.pump_terminal() {}
         }
+        if !matches!(request, Request::Status)
+            && let Err(error) = self.workload.run_for_a_moment()
+        {
+            return self.connections[at].answer(&Answer::Failed { error });
+        }
         let destroys = matches!(request, Request::Destroy | Request::Release);
         let answered = match request {
             Request::Exec { spec } => self.exec(at, &spec),
@@ -84,6 +89,7 @@ impl Server {
                 workload.deliver_frames(&frames).map(|()| Answer::Done)
             }
             Request::Release => workload.release().map(|()| Answer::Done),
+            Request::Throttle { share_percent } => workload.throttle(share_percent).map(|()| Answer::Done),
             Request::Untrack => {
                 workload.untrack();
                 Ok(Answer::Done)

@@ -228,6 +228,11 @@ impl Client {
         Ok(all)
     }
 
+    /// [`Request::Throttle`].
+    pub fn throttle(&mut self, share_percent: u32) -> Result<()> {
+        self.done(&Request::Throttle { share_percent })
+    }
+
     /// [`Request::Untrack`].
     pub fn untrack(&mut self) -> Result<()> {
         self.done(&Request::Untrack)

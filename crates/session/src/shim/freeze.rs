@@ -18,6 +18,8 @@ impl Workload {
         if !fresh && self.phase() == Phase::Running {
             self.look()?;
         }
+        // From here on it stands still for good, or the thaw gives it back its full speed.
+        self.throttle = None;
         let cgroup = self.cgroup()?;
         let frozen = cgroup.freeze().and_then(|()| cgroup.wait_frozen(FREEZE_TIME_MAX));
         let frozen = frozen.map_err(|e| unable("The workload does not freeze", &e));

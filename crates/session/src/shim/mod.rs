@@ -27,6 +27,7 @@ mod run;
 pub mod spec;
 pub mod stream;
 mod terminal;
+mod throttle;
 mod track;
 mod unsent;
 mod workload;

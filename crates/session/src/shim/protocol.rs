@@ -159,6 +159,13 @@ pub enum Request {
     /// Forgets the tracking. Harmless when there is none.
     #[n(33)]
     Untrack,
+    /// Lets the workload run for this share of the time only, percent; 100 ends it, and so does everything that ends the tracking.
+    #[n(34)]
+    Throttle {
+        /// From 1 to 100.
+        #[n(0)]
+        share_percent: u32,
+    },
     /// Makes puppets of a draft of the workload, which still runs at its source, or makes those that are there the puppets of this one:
     /// what stays of their memory is what `ferry_process::layout::kept` says. After [`Request::Ground`], and repeatable until
     /// [`Request::Prepare`]. Answered by [`Answer::Prepared`]; after a failure nothing is left.

@@ -129,6 +129,7 @@ impl Server {
     }
 
     fn wait(&mut self) -> Result<Vec<(Source, PollFlags)>> {
+        let due = self.workload.throttle_due();
         let mut sources = vec![Source::Listener];
         let mut watched = vec![PollFd::new(&self.listener, PollFlags::IN)];
         if let Some(capsule) = &self.workload.capsule {
@@ -159,8 +160,13 @@ impl Server {
                 watched.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
-        let round = if self.workload.is_announcing() { &ANNOUNCING_ROUND } else { &ROUND };
-        match poll(&mut watched, Some(round)) {
+        let round = if self.workload.is_announcing() { ANNOUNCING_ROUND } else { ROUND };
+        // A due time in between, rounded up: being late by less than a millisecond changes nothing.
+        let due = due.and_then(|due| Timespec::try_from(due).ok());
+        let round = due.map_or(round, |due| {
+            if (due.tv_sec, due.tv_nsec) < (round.tv_sec, round.tv_nsec) { due } else { round }
+        });
+        match poll(&mut watched, Some(&round)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(unable("The shim cannot wait", &e.into())),
         }

@@ -47,6 +47,9 @@ impl Workload {
 
     /// Forgets which processes were handed out. What was handed out is not ended by that, but by being closed.
     pub(super) fn untrack(&mut self) {
+        if let Err(error) = self.full_speed() {
+            eprintln!("The workload stays slowed down: {error}");
+        }
         self.tracking = None;
     }
 

@@ -4,6 +4,7 @@ use super::protocol::{Exit, Phase, Status};
 use super::record::{Record, boot_id};
 use super::spec::{ExecSpec, Spec, With};
 use super::terminal::Terminal;
+use super::throttle::Throttle;
 use super::{LOG, network};
 use crate::facts::FileHashes;
 use ferry_model::error::{Error, Kind, Result};
@@ -55,6 +56,8 @@ pub(super) struct Workload {
     pub(super) looked: Option<(Looked, Instant)>,
     /// For a live move: which processes were handed out to be tracked, and the numbers of their memory.
     pub(super) tracking: Option<Tracking>,
+    /// It is slowed down, for whoever tracks it.
+    pub(super) throttle: Option<Throttle>,
     log: File,
 }
 
@@ -77,6 +80,7 @@ impl Workload {
             waits: Vec::new(),
             looked: None,
             tracking: None,
+            throttle: None,
             log,
         })
     }
