@@ -18,7 +18,8 @@ static int *go;
 static void step(int number) {
     char path[32];
     snprintf(path, sizeof path, "/tmp/step%d", number);
-    while (access(path, F_OK) == -1) pause_ms(2);
+    /* A harness that makes no steps lets all of them happen after the last move. */
+    while (access(path, F_OK) == -1 && access(GO_FILE, F_OK) == -1) pause_ms(2);
 }
 
 static char *map(size_t bytes, uint64_t seed) {

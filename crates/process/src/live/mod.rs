@@ -8,6 +8,7 @@
 //! builds processes and address spaces early. The tree changes while it is read; a process that ends meanwhile is left out, and
 //! the final capture, which uses the same numbers ([`Tracking::numbers`]), tells what was different.
 
+pub mod direct;
 mod draft;
 mod identity;
 
@@ -130,6 +131,11 @@ impl Tracking {
                 Ok(userfaultfd) => {
                     let space = SpaceId(self.numbers.space(pid));
                     spaces.push(TrackedSpace { space, pid, userfaultfd });
+                    if direct::is_open_in(pid) {
+                        let why =
+                            "it has a file open for direct I/O: what a device writes by itself is not noted";
+                        untracked.push((one.ids.ns_pid, why.into()));
+                    }
                 }
                 Err(why) => untracked.push((one.ids.ns_pid, why)),
             }

@@ -14,6 +14,7 @@ use ferry_model::ids::Hash;
 use ferry_model::strategy::measured::{Measured, Round};
 use ferry_model::strategy::options::{Compress, LiveOptions};
 use ferry_process::layout;
+use ferry_process::live::direct;
 use ferry_process::records::State;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::engine::{Engine, Found, RangeSet, RoundError, TrackedSpace};
@@ -48,6 +49,8 @@ pub(super) struct Live {
     planned_bytes: u64,
     /// What the target's puppets look like.
     agreed: Option<State>,
+    /// Processes of which something may be written unseen: they are sent whole in the pause.
+    unsure: BTreeSet<i32>,
     rounds: Vec<Round>,
     /// The most that the link has carried, bytes per second.
     bandwidth: u64,
@@ -72,6 +75,7 @@ impl Live {
             wire_bytes: 0,
             planned_bytes,
             agreed: None,
+            unsure: BTreeSet::new(),
             rounds: Vec::new(),
             bandwidth: 0,
         })
@@ -80,6 +84,7 @@ impl Live {
     /// Takes in what the workload looks like now. Some: the target has to make its puppets so before the next round.
     pub fn follow(&mut self, tracked: Tracked) -> Result<Option<Vec<u8>>> {
         let state = Envelope::from_bytes(&tracked.draft)?.state;
+        self.unsure.extend(tracked.untracked.iter().map(|each| each.pid));
         for (id, pid, userfaultfd) in tracked.spaces {
             let Some(userfaultfd) = userfaultfd else { continue };
             match TaskTracker::new(id, pid, userfaultfd) {
@@ -105,7 +110,14 @@ impl Live {
 
     /// The workload stands still and is as it was captured: what of it was not tracked travels whole.
     pub fn stand_still(&mut self, state: &[u8], spaces: Vec<SpaceAccess>) -> Result<()> {
-        self.agree(Envelope::from_bytes(state)?.state);
+        let state = Envelope::from_bytes(state)?.state;
+        self.unsure.extend(direct::users(&state.files));
+        let unsure = state.tasks.iter().filter(|task| self.unsure.contains(&task.pid));
+        let unsure: Vec<SpaceId> = unsure.filter_map(|task| task.space.map(SpaceId)).collect();
+        self.agree(state);
+        for id in unsure {
+            self.engine.doubt(id);
+        }
         let known: BTreeSet<SpaceId> = self.engine.spaces().collect();
         for access in spaces.into_iter().filter(|access| !known.contains(&access.space)) {
             let (id, ranges) = (access.space, access.ranges.iter().copied().collect());

@@ -97,6 +97,11 @@ impl Ledger {
         }
     }
 
+    /// What the target holds may be something else at the source by now, unseen: all of it is due again.
+    pub fn doubt(&mut self) {
+        self.pending = self.pending.union(&self.held);
+    }
+
     /// Notes that `pages` are about to be handed over. Called before, so that what arrives by a carrier that fails is known of.
     pub fn hand_over(&mut self, pages: &RangeSet) {
         self.held = self.held.union(pages);
@@ -112,5 +117,29 @@ impl Ledger {
 
     fn inside(&self, pages: RangeSet) -> RangeSet {
         self.allowed.as_ref().map_or_else(|| pages.clone(), |allowed| pages.intersection(allowed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::{PAGE_SIZE, Range};
+
+    fn pages(range: std::ops::Range<u64>) -> RangeSet {
+        let len = (range.end - range.start) * PAGE_SIZE;
+        RangeSet::new(vec![Range { start: range.start * PAGE_SIZE, len }])
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_due_again_and_what_has_gone_meanwhile_is_told() {
+        let mut ledger = Ledger::default();
+        ledger.enter(&Found { dirty: pages(0..4), content: pages(0..4), ..Found::default() });
+        ledger.hand_over(&pages(0..4));
+        ledger.settled(&pages(0..4), &RangeSet::default());
+        ledger.enter(&Found { content: pages(0..4), ..Found::default() });
+        assert!(ledger.due(true).is_empty());
+        ledger.doubt();
+        ledger.enter(&Found { content: pages(0..2), ..Found::default() });
+        assert_eq!((ledger.due(true), ledger.gone()), (pages(0..2), pages(2..4)));
     }
 }

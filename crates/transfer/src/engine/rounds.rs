@@ -117,6 +117,13 @@ impl<S: TrackedSpace> Engine<S> {
         }
     }
 
+    /// Something may have written to `id` unseen: all that the target holds of it is due again.
+    pub fn doubt(&mut self, id: SpaceId) {
+        if let Some((_, ledger)) = self.spaces.get_mut(&id) {
+            ledger.doubt();
+        }
+    }
+
     /// Bytes of which the target may hold something, all spaces together.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
