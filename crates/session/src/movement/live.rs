@@ -135,9 +135,13 @@ impl Live {
             Ok(round) => self.note(round),
             Err(error) => return Err(failed(error, watch)),
         };
-        match self.carrier.finish() {
-            Ok(hash) => Ok((round, hash)),
-            Err(error) => Err(failed(RoundError::Carry(error), watch)),
+        let hash = self.carrier.hash();
+        // Everything is in its place. That the streams end is for the target to see, and for nobody to wait for in the pause.
+        let carrier = self.carrier;
+        let ending = std::thread::Builder::new().name("ferry-pages-end".into());
+        match ending.spawn(move || carrier.finish()) {
+            Ok(_) => Ok((round, hash)),
+            Err(error) => Err(Error::from_source(Kind::Unable, &error)),
         }
     }
 

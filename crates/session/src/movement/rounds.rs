@@ -6,15 +6,16 @@
 use super::files::Stage;
 use super::live::{BANDWIDTH_ASSUMED, Live};
 use super::request::Request;
-use super::source::SourceRole;
+use super::source::{Captured, SourceRole};
 use super::watch::Watch;
 use crate::shim::Client;
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::event::{MethodChosen, Phase, RoundDone};
+use ferry_model::event::{Cause, MethodChosen, Phase, RoundDone};
 use ferry_model::ids::Hash;
 use ferry_model::plan::Plan;
 use ferry_model::planning::{Method, TRACKS_WRITES};
 use ferry_model::strategy::convergence::{self, Next};
+use ferry_model::strategy::measured::Round;
 use ferry_model::strategy::prediction;
 use ferry_model::strategy::remedy::{self, Possible, Remedy};
 use ferry_transfer::wire::Stream;
@@ -110,6 +111,37 @@ impl SourceRole {
                 Remedy::Stop | Remedy::Switch => return Ok(live),
             }
         }
+    }
+
+    /// What was written since the last round goes over while the state is read: neither waits for the other, and the last round
+    /// finds little.
+    pub(super) fn capture_beside_a_round(&mut self, mut live: Live) -> Result<Captured> {
+        let expected = convergence::expected_dirty(&live.measured(), live.rounds());
+        let mut shim = self.shim.take().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
+        let watch = Watch::new(&mut self.ground.link, &self.ground.recorder, expected);
+        let (captured, round) = std::thread::scope(|scope| {
+            let capturing = scope.spawn(|| shim.capture());
+            let round = live.round(watch);
+            (capturing.join(), round)
+        });
+        let captured = captured.map_err(|_| Error::new(Kind::Bug, "The capture ended by a panic"))??;
+        let round = round?;
+        (self.shim, self.live) = (Some(shim), Some(live));
+        // It is one of the pause, too.
+        let round = RoundDone { round: Round { last: true, ..round.round }, ..round };
+        self.ground.recorder.round(round);
+        Ok(captured)
+    }
+
+    /// The round after which nothing is missing; the hash over all rounds.
+    pub(super) fn last_round(&mut self, live: Live) -> Result<Hash> {
+        let began = Instant::now();
+        let expected = convergence::expected_dirty(&live.measured(), live.rounds());
+        let (round, hash) =
+            live.finish(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
+        self.ground.recorder.spent(Cause::Memory, began);
+        self.ground.recorder.round(round);
+        Ok(hash)
     }
 
     /// Looks at the workload, and has the target make its puppets so.

@@ -9,7 +9,6 @@ use super::live::Live;
 use super::node::Node;
 use super::recorder::Recorder;
 use super::request::Request;
-use super::watch::Watch;
 use super::{files, memory, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
 use crate::shim::{Client, Spec};
@@ -22,7 +21,6 @@ use ferry_model::handover::{
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
-use ferry_model::strategy::convergence;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::linux::LinuxSource;
 use ferry_transfer::wire::Stream;
@@ -37,15 +35,20 @@ use std::time::{Duration, Instant};
 /// How long the target may take for one step of its own.
 const STEP_MAX: Duration = Duration::from_secs(60);
 
+/// An execution state, and where the memory is.
+pub(super) type Captured = (Vec<u8>, Vec<SpaceAccess>);
+
 /// The role.
 pub(super) struct SourceRole {
     pub(super) ground: Ground,
-    shim: Option<Client>,
+    pub(super) shim: Option<Client>,
     directory: PathBuf,
     workload: WorkloadId,
     clone: bool,
     cold: bool,
-    captured: Option<(Vec<u8>, Vec<SpaceAccess>)>,
+    captured: Option<Captured>,
+    /// A pre-copy that has begun.
+    pub(super) live: Option<Live>,
     /// What made it give up first; later reasons follow from it.
     failure: Option<Error>,
     committing: Option<Instant>,
@@ -82,6 +85,7 @@ pub(super) fn run(
         clone: request.clone.is_some(),
         cold: request.method == Method::Cold,
         captured: None,
+        live: None,
         failure: None,
         committing: None,
     };
@@ -195,12 +199,10 @@ impl SourceRole {
         }
         // Their handshakes cost as much as a small workload's whole pause.
         let mut streams = self.open_streams(request, secret)?;
-        let mut live = match self.choose(request, plan) {
-            Method::PreCopy => {
-                Some(self.rounds((request, plan), &mut stage, std::mem::take(&mut streams), &mut hashes)?)
-            }
-            _ => None,
-        };
+        if self.choose(request, plan) == Method::PreCopy {
+            let streams = std::mem::take(&mut streams);
+            self.live = Some(self.rounds((request, plan), &mut stage, streams, &mut hashes)?);
+        }
 
         if !self.cold {
             // A shim of an older Ferry does not know the question; what is asked here is only for the pause to be shorter.
@@ -224,7 +226,7 @@ impl SourceRole {
         hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&state))?]);
         self.wait_until_taken(files)?;
         let ready = |message: &control::Message| matches!(message, control::Message::Ready);
-        let memory = match live.take() {
+        let memory = match self.live.take() {
             _ if request.method == Method::Cold => Hash([0; 32]),
             Some(mut live) => {
                 live.stand_still(&state, spaces)?;
@@ -286,16 +288,6 @@ impl SourceRole {
         Ok(digest.finish())
     }
 
-    fn last_round(&mut self, live: Live) -> Result<Hash> {
-        let began = Instant::now();
-        let expected = convergence::expected_dirty(&live.measured(), live.rounds());
-        let (round, hash) =
-            live.finish(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
-        self.ground.recorder.spent(Cause::Memory, began);
-        self.ground.recorder.round(round);
-        Ok(hash)
-    }
-
     /// Waits for one message of the target; its events are noted on the way.
     pub(super) fn wait_for(&mut self, what: &str, wanted: impl Fn(&control::Message) -> bool) -> Result<()> {
         loop {
@@ -353,7 +345,10 @@ impl SourceRole {
             return Ok(());
         }
         let began = Instant::now();
-        self.captured = Some(self.ask(Client::capture)?);
+        self.captured = Some(match self.live.take() {
+            Some(live) => self.capture_beside_a_round(live)?,
+            None => self.ask(Client::capture)?,
+        });
         recorder.spent(Cause::Capture, began);
         Ok(())
     }
@@ -480,6 +475,7 @@ pub(super) fn recover(
         clone,
         cold: false,
         captured,
+        live: None,
         failure,
         committing: None,
     };
