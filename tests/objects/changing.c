@@ -89,7 +89,7 @@ int main(int count, char **words) {
     NEED(runs >= 0);
     if (runs == 0) {
         step(1);
-        execl(self, self, "again", "61", (char *)NULL);
+        execl("/proc/self/exe", self, "again", "61", (char *)NULL);
         _exit(9);
     }
     dprintf(1, "READY\n");
