@@ -4,6 +4,7 @@
 pub mod html;
 pub mod text;
 
+use crate::output::span_us;
 use ferry_model::api::{Move, MoveState};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{
@@ -196,6 +197,16 @@ fn uncovered(begin: u64, end: u64, causes: &[Stretch<Cause>]) -> u64 {
         reached = reached.max(cause.end_us.min(end));
     }
     open + end.saturating_sub(reached)
+}
+
+/// What a pause went to, a row for each cause: what, from when, how long; and what no cause accounts for.
+pub fn pause_rows(pause: &Pause) -> Vec<Vec<String>> {
+    let row = |cause: &Stretch<Cause>| {
+        let from = cause.begin_us.saturating_sub(pause.begin_us);
+        vec![cause_name(cause.what).to_owned(), span_us(from), span_us(cause.us())]
+    };
+    let rest = vec!["not accounted for".to_owned(), "-".to_owned(), span_us(pause.unaccounted_us)];
+    pause.causes.iter().map(row).chain([rest]).collect()
 }
 
 /// A cause in a few words.

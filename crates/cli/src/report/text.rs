@@ -1,6 +1,6 @@
 //! The report for a terminal.
 
-use super::{Story, cause_name};
+use super::{Story, pause_rows};
 use crate::output::{bytes, span_us, table};
 use crate::progress::phase_name;
 use std::io::{self, Write};
@@ -36,16 +36,7 @@ pub fn print(story: &Story, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(pause) = &story.pause {
         writeln!(out, "\npause of {}", span_us(pause.us()))?;
-        let mut rows: Vec<Vec<String>> = pause
-            .causes
-            .iter()
-            .map(|cause| {
-                let from = cause.begin_us.saturating_sub(pause.begin_us);
-                vec![cause_name(cause.what).to_owned(), span_us(from), span_us(cause.us())]
-            })
-            .collect();
-        rows.push(vec!["not accounted for".to_owned(), "-".to_owned(), span_us(pause.unaccounted_us)]);
-        indented(out, &["CAUSE", "FROM", "TOOK"], rows)?;
+        indented(out, &["CAUSE", "FROM", "TOOK"], pause_rows(pause))?;
     }
     if let Some(chosen) = story.chosen.as_ref().filter(|chosen| !chosen.predictions.is_empty()) {
         writeln!(out, "\npredicted")?;

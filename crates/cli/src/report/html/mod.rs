@@ -6,7 +6,7 @@ mod rounds;
 mod scale;
 mod timeline;
 
-use super::{Story, cause_name, text};
+use super::{Story, pause_rows, text};
 use crate::output::{date, span_us};
 use ferry_model::api::MoveState;
 use markup::{escaped, table};
@@ -101,15 +101,7 @@ fn tables(body: &mut String, story: &Story) {
         let _ = writeln!(body, "<section>\n<h2>{title}</h2>\n{content}\n</section>");
     };
     if let Some(pause) = &story.pause {
-        let mut rows: Vec<Vec<String>> = pause
-            .causes
-            .iter()
-            .map(|cause| {
-                let from = cause.begin_us.saturating_sub(pause.begin_us);
-                vec![cause_name(cause.what).to_owned(), span_us(from), span_us(cause.us())]
-            })
-            .collect();
-        rows.push(vec!["not accounted for".to_owned(), String::new(), span_us(pause.unaccounted_us)]);
+        let mut rows = pause_rows(pause);
         rows.push(vec!["stood still".to_owned(), String::new(), span_us(pause.us())]);
         section("What the pause went to", table("Causes of the pause", &["cause", "from", "took"], &rows));
     }

@@ -260,6 +260,8 @@ fn regular(survey: &Survey<'_>, look: &Look) -> Result<Class, Error> {
     let other = find::search(survey, old, |dev, ino| (dev, ino) == (device, inode), |dev| dev == device)?;
     Ok(match other {
         Some(path) => Class::Elsewhere(path),
+        // Only when nothing is stopped: it was renamed, removed or closed since it was looked at, and the next look says what it is.
+        None if look.has_changed() => Class::File,
         None => refuse(
             look,
             &format!("the file {}, which has another name that was not found", look.name()),

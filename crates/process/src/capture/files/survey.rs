@@ -42,6 +42,18 @@ impl Look {
         format!("pid {}, descriptor {}", self.task.ns_pid, self.fd)
     }
 
+    /// Whether the descriptor is not what it was when it was looked at: another file, another name, another number of names, or closed.
+    pub(crate) fn has_changed(&self) -> bool {
+        let path = format!("/proc/{}/fd/{}", self.task.host_pid, self.fd);
+        let link = std::fs::read_link(&path).map(|link| link.into_os_string().into_encoded_bytes());
+        let stat = rustix::fs::stat(&path);
+        let same = |stat: &Stat| {
+            (stat.st_dev, stat.st_ino, stat.st_nlink)
+                == (self.stat.st_dev, self.stat.st_ino, self.stat.st_nlink)
+        };
+        !link.is_ok_and(|link| link == self.link) || !stat.is_ok_and(|stat| same(&stat))
+    }
+
     /// Device and inode.
     pub(crate) fn key(&self) -> (u64, u64) {
         (self.stat.st_dev, self.stat.st_ino)
