@@ -86,6 +86,8 @@ pub enum Verb {
     Rm(verbs::rm::Args),
     /// Say what a move would do, resource by resource; changes nothing
     Plan(verbs::plan::Args),
+    /// Say what a move would cost, measured on the running workload; changes nothing
+    Estimate(verbs::estimate::Args),
     /// Move workloads to another host
     Move(verbs::r#move::Args),
     /// Fetch workloads from another host

@@ -71,6 +71,7 @@ fn every_verb_speaks_json() {
         &["show", "count"],
         &["logs", "count"],
         &["plan", "count", "--to", "beta"],
+        &["estimate", "count", "--to", "beta"],
         &["recover", "count"],
         &["moves", "ls"],
         &["clone", "count", "--to", "beta", "--name", "twin"],

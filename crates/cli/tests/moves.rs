@@ -52,6 +52,35 @@ fn a_move_is_a_thing_that_is_listed_and_shown_and_the_workload_goes_on() {
     assert!(beta.ok(&["doctor"]).contains("All is well"));
 }
 
+/// Has 32 MiB, and writes to some pages of the first 8 all the time.
+const WRITE: &str = r#"$| = 1; my $x = "a" x (32 << 20); while (1) { for (1 .. 50) { substr($x, 4096 * int rand 2048, 1, "b") }
+    print ++$i, "\n"; select(undef, undef, undef, 0.01) }"#;
+
+#[test]
+fn an_estimate_says_what_a_move_would_cost_and_changes_nothing() {
+    const MIB: u64 = 1 << 20;
+    let fleet = Fleet::of(&["alpha", "beta"]);
+    let [alpha, _] = &fleet.nodes[..] else { unreachable!() };
+    alpha.ok(&["run", "--name", "writer", "--", "/usr/bin/perl", "-e", WRITE]);
+    until("it writes", || alpha.ok(&["logs", "writer"]).lines().count() > 3);
+    let estimate = alpha.json(&["estimate", "writer", "--to", "beta"]);
+    let figure = |name: &str| estimate["measured"][name].as_u64().unwrap_or(0);
+    assert!((32 * MIB..200 * MIB).contains(&figure("bytes")), "{estimate}");
+    // 50 pages each 10 ms at most, and hardly less than a tenth of it on a busy machine.
+    assert!((MIB..30 * MIB).contains(&figure("dirty_bytes_per_s")), "{estimate}");
+    assert!((MIB..16 * MIB).contains(&figure("working_set_bytes")), "{estimate}");
+    assert_eq!(estimate["chosen"]["predictions"].as_array().map(Vec::len), Some(4), "{estimate}");
+    assert_eq!(alpha.json(&["moves", "ls"]), Value::Array(vec![]));
+    let printed = alpha.ok(&["estimate", "writer", "--to", "beta", "--bandwidth", "100Mbit"]);
+    assert!(printed.contains("auto: ") && printed.contains("pre-copy"), "{printed}");
+    alpha.fails(&["estimate", "writer", "--to", "alpha"], 2);
+    // Nothing of the look is left: a move that tracks it can begin at once.
+    let before = alpha.ok(&["logs", "writer"]).lines().count();
+    until("it goes on", || alpha.ok(&["logs", "writer"]).lines().count() > before + 3);
+    let moved = alpha.ok(&["move", "writer", "--to", "beta", "--method", "pre-copy"]);
+    assert!(moved.contains("writer moved from alpha to beta"), "{moved}");
+}
+
 #[test]
 fn a_policy_keeps_out_and_nothing_was_touched() {
     let fleet = Fleet::of(&["alpha", "beta"]);

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod clone;
 pub mod completions;
 pub mod doctor;
+pub mod estimate;
 pub mod exec;
 mod follow;
 pub mod host;
@@ -65,6 +66,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Kill(args) => kill::run(&context, args),
         Verb::Rm(args) => rm::run(&context, args),
         Verb::Plan(args) => plan::run(&context, args),
+        Verb::Estimate(args) => estimate::run(&context, args),
         Verb::Move(args) => r#move::run(&context, args),
         Verb::Pull(args) => pull::run(&context, args),
         Verb::Moves(args) => moves::run(&context, args),

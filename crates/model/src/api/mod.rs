@@ -3,6 +3,7 @@
 //! They are JSON with names of whole words, units last. Requests refuse fields that they do not know, so that a
 //! mistyped option is an error and not a default; answers may grow, and clients skip what they do not know.
 
+mod estimate;
 mod host;
 mod image;
 mod moves;
@@ -11,6 +12,7 @@ mod schema;
 mod trouble;
 mod workload;
 
+pub use estimate::{Estimate, EstimateRequest};
 pub use host::{Host, HostDetail};
 pub use image::{CheckpointReport, CheckpointRequest, RestoreReport, RestoreRequest};
 pub use moves::{Move, MoveRequest, MoveRole, MoveState, PlanRequest, TimedEvent};

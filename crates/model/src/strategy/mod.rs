@@ -6,6 +6,7 @@
 
 pub mod auto;
 pub mod convergence;
+pub mod estimate;
 pub mod hybrid;
 pub mod measured;
 pub mod options;

@@ -58,6 +58,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/workloads/{workload}/attach", post(streams::attach))
         .route("/v1/workloads/{workload}/exec", post(streams::exec))
         .route("/v1/workloads/{workload}/plan", post(moves::plan))
+        .route("/v1/workloads/{workload}/estimate", post(moves::estimate))
         .route("/v1/workloads/{workload}/clone", post(moves::clone))
         .route("/v1/workloads/{workload}/checkpoint", post(images::checkpoint))
         .route("/v1/restore", post(images::restore))

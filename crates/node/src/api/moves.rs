@@ -4,7 +4,10 @@ use super::answer::{Answer, Body, Refusal, blocking, json};
 use crate::node::Node;
 use axum::extract::{Path, State};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
-use ferry_model::api::{CloneRequest, Move, MoveRequest, PlanRequest, Recovery, RecoveryChoice, TimedEvent};
+use ferry_model::api::{
+    CloneRequest, Estimate, EstimateRequest, Move, MoveRequest, PlanRequest, Recovery, RecoveryChoice,
+    TimedEvent,
+};
 use ferry_model::error::Error;
 use ferry_model::plan::Plan;
 use std::convert::Infallible;
@@ -20,6 +23,17 @@ pub async fn plan(
     Body(request): Body<PlanRequest>,
 ) -> Answer<Plan> {
     json(move || node.plan(&name, &request)).await
+}
+
+/// What a move would cost, by each method: the workload is measured for a second and a half. Nothing is sent.
+#[utoipa::path(post, path = "/v1/workloads/{workload}/estimate", tag = "moves", params(("workload" = String, Path)),
+    request_body = EstimateRequest, responses((status = 200, body = Estimate), (status = "default", body = Error)))]
+pub async fn estimate(
+    State(node): State<Arc<Node>>,
+    Path(name): Path<String>,
+    Body(request): Body<EstimateRequest>,
+) -> Answer<Estimate> {
+    json(move || node.estimate(&name, &request)).await
 }
 
 /// Begins a remote cloning; the original goes on.

@@ -31,6 +31,7 @@ use utoipa::OpenApi;
         super::streams::attach,
         super::streams::exec,
         super::moves::plan,
+        super::moves::estimate,
         super::moves::clone,
         super::images::checkpoint,
         super::images::restore,

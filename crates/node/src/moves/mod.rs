@@ -1,6 +1,7 @@
 //! Moves as the API shows them: begun here or fetched from another host, listed, followed, cancelled. They live in threads
 //! of `session` and in journals; who looks at them can come and go.
 
+mod estimate;
 mod ground;
 mod history;
 mod view;

@@ -5,6 +5,7 @@
 
 mod alone;
 mod arrive;
+mod estimate;
 mod files;
 mod ground;
 pub mod hold;
