@@ -16,12 +16,14 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long the source may take to open a page stream.
-const STREAM_MAX: Duration = Duration::from_secs(120);
+/// How long a page stream may take until it is here. The source has opened it before it says anything that needs it; whoever waits
+/// hears nothing else, not even that the source is gone.
+const STREAM_MAX: Duration = Duration::from_secs(20);
 
 /// The page streams of one move.
 pub(super) struct Incoming {
-    pages: Receiver<Box<dyn Stream>>,
+    /// Where they come in, until somebody has taken them.
+    pages: Option<Receiver<Box<dyn Stream>>>,
     count: u32,
     flow: Flow,
 }
@@ -37,7 +39,7 @@ enum Flow {
 
 impl Incoming {
     pub fn new(pages: Receiver<Box<dyn Stream>>, count: u32) -> Self {
-        Self { pages, count, flow: Flow::Closed }
+        Self { pages: Some(pages), count, flow: Flow::Closed }
     }
 
     /// The memory of the puppets is where `spaces` says: the next round goes there.
@@ -46,7 +48,8 @@ impl Incoming {
         match &self.flow {
             Flow::Rounds(receiver) => receiver.set_filler(sink),
             _ => {
-                let receiver = rounds::Receiver::begin(self.streams()?, sink);
+                let streams = taken(self.pages.take(), self.count)?;
+                let receiver = rounds::Receiver::begin(streams, sink);
                 self.flow = Flow::Rounds(receiver.map_err(|e| arrived_not(&e))?);
             }
         }
@@ -69,8 +72,9 @@ impl Incoming {
     /// Takes everything at once into `spaces`.
     pub fn fill_once(&mut self, spaces: Vec<SpaceAccess>, recorder: Arc<Recorder>) -> Result<()> {
         let sink = open(spaces)?;
-        let streams = self.streams()?;
+        let (pages, count) = (self.pages.take(), self.count);
         let filling = std::thread::Builder::new().name("ferry-fill".into()).spawn(move || {
+            let streams = taken(pages, count)?;
             let digest = memory::receive(streams, &sink, &recorder);
             digest.map(|digest| digest.finish()).map_err(|e| arrived_not(&e))
         });
@@ -88,14 +92,13 @@ impl Incoming {
             Flow::Closed => Err(Error::new(Kind::RolledBack, "No memory came")),
         }
     }
+}
 
-    fn streams(&self) -> Result<Vec<Box<dyn Stream>>> {
-        let next = |_| {
-            let none = |_| Error::new(Kind::RolledBack, "The source opened no page stream");
-            self.pages.recv_timeout(STREAM_MAX).map_err(none)
-        };
-        (0..self.count).map(next).collect()
-    }
+/// All streams of the move.
+fn taken(pages: Option<Receiver<Box<dyn Stream>>>, count: u32) -> Result<Vec<Box<dyn Stream>>> {
+    let none = || Error::new(Kind::RolledBack, "The source opened no page stream");
+    let pages = pages.ok_or_else(none)?;
+    (0..count).map(|_| pages.recv_timeout(STREAM_MAX).map_err(|_| none())).collect()
 }
 
 fn open(spaces: Vec<SpaceAccess>) -> Result<LinuxSink> {

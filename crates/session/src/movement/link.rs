@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+/// How long what came last over a connection that is gone is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Messages that may wait to be handled; a chunk is up to 1 MiB.
 const QUEUED_MAX: usize = 8;
 
@@ -119,6 +122,8 @@ impl Link {
 
     /// The next message; an error when the connection is gone, the other side failed, the user cancelled, or `time_max` is over.
     pub fn expect(&mut self, time_max: Duration) -> io::Result<Message> {
+        // That it is gone is heard once. Whoever asks again, to read the rest of something, must not wait for nobody.
+        let time_max = if self.is_gone() { time_max.min(LAST_WORDS) } else { time_max };
         match self.hear(time_max) {
             // Only a handover in doubt has a use for it, and that one does not wait for a message.
             Heard::Order(_) => self.expect(time_max),
@@ -131,6 +136,9 @@ impl Link {
                 Err(io::Error::other("The other node connected again in the middle of a move"))
             }
             Heard::Cancel(why) => Err(io::Error::new(io::ErrorKind::Interrupted, why)),
+            Heard::Nothing if self.is_gone() => {
+                Err(io::Error::new(io::ErrorKind::NotConnected, "The connection to the other node is lost"))
+            }
             Heard::Nothing => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("The other node said nothing for {} s", time_max.as_secs()),
