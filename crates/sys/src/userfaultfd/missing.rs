@@ -140,6 +140,17 @@ impl MissingPages {
         placed(done, len, zero.zeropage)
     }
 
+    /// Has whoever waits for a page between `start` and `start + len` look again; if it is still missing, its fault is told again.
+    ///
+    /// # Errors
+    /// EINVAL for what is no range of pages.
+    pub fn wake(&self, start: u64, len: u64) -> io::Result<()> {
+        let mut range = raw::uffdio_range { start, len };
+        // SAFETY: the kernel reads one `uffdio_range`, which is alive; no memory is changed.
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), u64::from(ioctl::UFFDIO_WAKE), &raw mut range) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// What has happened since the last time, in order; nothing when nothing has.
     ///
     /// # Errors
@@ -238,6 +249,35 @@ mod tests {
             pages.give_up(start, len).unwrap();
             assert_eq!(memory[0], 0, "given up: zero, and nobody waits");
             assert_eq!(pages.place(start + 6 * PAGE, &[1; PAGE as usize]).unwrap(), Placed::NoMapping);
+        });
+    }
+
+    #[test]
+    fn who_waits_for_a_page_that_is_given_back_is_told_again_when_woken() {
+        let memory = Mapped::new(2 * PAGE as usize).unwrap();
+        memory.huge(false).unwrap();
+        let (start, len) = (memory.as_ptr() as u64, memory.len() as u64);
+        let pages = MissingPages::begin(super::super::open().unwrap()).unwrap();
+        pages.expect(start, len).unwrap();
+        std::thread::scope(|scope| {
+            let touching = scope.spawn(move || (memory[PAGE as usize], memory));
+            let mut told = 0;
+            while told < 3 {
+                for event in pages.events().unwrap() {
+                    assert!(
+                        matches!(event, Event::Fault { address } if address == start + PAGE),
+                        "{event:?}"
+                    );
+                    assert!(!touching.is_finished());
+                    told += 1;
+                    pages.wake(start, len).unwrap();
+                }
+            }
+            while pages.place_zero(start + PAGE, PAGE).unwrap() == Placed::Changing {}
+            let (byte, memory) = touching.join().unwrap();
+            assert_eq!(byte, 0);
+            pages.give_up(start, len).unwrap();
+            drop(memory);
         });
     }
 

@@ -3,7 +3,7 @@
 use crate::space::Range;
 
 /// A set of addresses, kept as ranges.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RangeSet(Vec<Range>);
 
 impl RangeSet {

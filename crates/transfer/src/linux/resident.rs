@@ -50,6 +50,10 @@ impl Resident for MissingMemory {
     fn place_zero(&self, address: u64, len: u64) -> io::Result<Placed> {
         self.0.place_zero(address, len).map(placed)
     }
+
+    fn wake(&self, address: u64, len: u64) -> io::Result<()> {
+        self.0.wake(address, len)
+    }
 }
 
 fn placed(placed: userfaultfd::Placed) -> Placed {

@@ -30,7 +30,7 @@ impl Piece {
 }
 
 /// What one address space waits for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Absent {
     /// By the address where they are missing: length, and where they come from.
     pieces: BTreeMap<u64, (u64, SpaceId, u64)>,

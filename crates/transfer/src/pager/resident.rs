@@ -67,4 +67,11 @@ pub trait Resident: Sized {
     /// # Errors
     /// As [`Self::place`].
     fn place_zero(&self, address: u64, len: u64) -> io::Result<Placed>;
+
+    /// Has whoever waits for a page between `address` and `address + len` touch it again, which is told again if it is still not
+    /// there. Nobody else would: the kernel forgets those who wait for what was given back or moved.
+    ///
+    /// # Errors
+    /// It can no longer be reached.
+    fn wake(&self, address: u64, len: u64) -> io::Result<()>;
 }

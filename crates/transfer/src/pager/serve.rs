@@ -12,7 +12,7 @@ use std::io;
 pub const PREFETCH_BYTES: u64 = 64 << 10;
 
 /// Pages that are wanted from the source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Wanted {
     /// Of which space.
     pub space: SpaceId,
@@ -23,7 +23,7 @@ pub struct Wanted {
 }
 
 /// Serves all address spaces of a workload.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pager<R> {
     residents: Vec<(R, Absent)>,
     /// What is on its way, by the source's addresses.
@@ -36,7 +36,7 @@ pub struct Pager<R> {
 }
 
 /// Pages that have come.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Arrived {
     space: SpaceId,
     address: u64,
@@ -134,7 +134,7 @@ impl<R: Resident> Pager<R> {
         // Children that come to be are heard in the same turn.
         while at < self.residents.len() {
             for happening in self.residents[at].0.happenings()? {
-                self.take_in(at, happening, wanted);
+                self.take_in(at, happening, wanted)?;
             }
             at += 1;
         }
@@ -198,7 +198,7 @@ impl<R: Resident> Pager<R> {
         Ok(true)
     }
 
-    fn take_in(&mut self, at: usize, happening: Happening<R>, wanted: &mut Vec<Wanted>) {
+    fn take_in(&mut self, at: usize, happening: Happening<R>, wanted: &mut Vec<Wanted>) -> io::Result<()> {
         match happening {
             Happening::Fault { address } => match self.fault(at, address) {
                 Some(urgent) => wanted.push(urgent),
@@ -208,9 +208,17 @@ impl<R: Resident> Pager<R> {
                 let absent = self.residents[at].1.clone();
                 self.residents.push((child, absent));
             }
-            Happening::Remap { from, to, len } => self.residents[at].1.remap(from, to, len),
-            Happening::Forget { start, end } => self.residents[at].1.resolve(start, end),
+            // Another thread may wait for what is gone: its page will not come, so it has to touch it again.
+            Happening::Remap { from, to, len } => {
+                self.residents[at].1.remap(from, to, len);
+                self.residents[at].0.wake(from, len)?;
+            }
+            Happening::Forget { start, end } => {
+                self.residents[at].1.resolve(start, end);
+                self.residents[at].0.wake(start, end - start)?;
+            }
         }
+        Ok(())
     }
 
     /// What is wanted at once because `address` was touched; none where nothing is absent there.

@@ -108,6 +108,7 @@ proptest! {
             }
         }
         prop_assert!(pager.is_complete(), "{} bytes still missing", pager.missing_bytes());
+        prop_assert!(world.is_quiet(), "somebody still waits");
         prop_assert_eq!(world.wrong(), None);
         prop_assert_eq!(world.differs(), None);
     }

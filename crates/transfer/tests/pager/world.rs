@@ -282,4 +282,14 @@ impl Resident for Memory {
     fn place_zero(&self, address: u64, len: u64) -> io::Result<Placed> {
         self.place(address, &vec![0; len as usize])
     }
+
+    fn wake(&self, address: u64, len: u64) -> io::Result<()> {
+        let process = &mut self.world.borrow_mut().processes[self.process];
+        if let Some((page, _)) = process.waits
+            && (address..address + len).contains(&(page * PAGE_SIZE))
+        {
+            process.told.push(Told::Fault(page * PAGE_SIZE));
+        }
+        Ok(())
+    }
 }
