@@ -189,18 +189,17 @@ fn describe(advice: &mut Advice, at: &At<'_>, sides: &[Side<'_>], record: Option
     advice.words.push(format!("{host}: {} (move {}): {meaning}.", step.name(), key.mv));
 }
 
-/// Whether the last that a side has written of this move is that it holds a whole copy.
+/// Whether the last that a side has written of this move is that it holds a whole copy, with no page left at the source.
 fn is_prepared(side: &Side<'_>, key: Key) -> bool {
     let last = side.journal.and_then(|journal| steps_of(journal, key).last());
-    matches!(last, Some((_, Step::Prepared { .. })))
+    matches!(last, Some((_, Step::Prepared { receipt })) if receipt.missing_pages == 0)
 }
 
+/// Whether pages were left at the source.
 fn is_post_copy(at: &At<'_>) -> bool {
     let steps = at.side.journal.map(|journal| steps_of(journal, at.key));
-    steps
-        .into_iter()
-        .flatten()
-        .any(|(_, step)| matches!(step, Step::Reserved { terms, .. } if terms.post_copy))
+    let mut steps = steps.into_iter().flatten();
+    steps.any(|(_, step)| matches!(step, Step::Prepared { receipt } if receipt.missing_pages > 0))
 }
 
 /// A side on which every move is over: what is there should be what the decider says.
@@ -317,7 +316,7 @@ mod tests {
         let (s, t) = (name("s"), name("t"));
         let target = [
             step(Step::Reserved { from: s.clone(), terms: terms(true) }),
-            step(Step::Prepared { receipt: receipt() }),
+            step(Step::Prepared { receipt: Receipt { missing_pages: 1, ..receipt() } }),
             step(Step::Starting),
             step(Step::Running),
         ];

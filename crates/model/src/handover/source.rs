@@ -18,6 +18,8 @@ pub struct Source {
     key: Key,
     parties: Parties,
     terms: Terms,
+    /// What was sent, once that is known: a move that may leave pages behind need not do so.
+    receipt: Option<Receipt>,
     /// This host's copy exists (runs, or is frozen whole).
     copy: bool,
     stage: Stage,
@@ -39,7 +41,14 @@ impl Source {
     /// Begins a move: journals OFFERED and sends the offer. The workload runs on.
     #[must_use]
     pub fn offer(key: Key, parties: Parties, terms: Terms) -> (Self, Vec<Effect>) {
-        let source = Self { key, parties, terms, copy: true, stage: Stage::Offered { reserved: false } };
+        let source = Self {
+            key,
+            parties,
+            terms,
+            receipt: None,
+            copy: true,
+            stage: Stage::Offered { reserved: false },
+        };
         let step = Step::Offered { to: source.parties.peer.clone(), terms };
         let effects = vec![source.journal(step), source.send(Body::Offer { terms })];
         (source, effects)
@@ -61,11 +70,14 @@ impl Source {
             if let Step::Offered { to, terms } = step {
                 let parties = Parties { me: me.clone(), peer: to.clone(), boot_id };
                 let stage = Stage::Offered { reserved: false };
-                source = Some(Self { key, parties, terms: *terms, copy, stage });
+                source = Some(Self { key, parties, terms: *terms, receipt: None, copy, stage });
                 continue;
             }
             let Some(source) = &mut source else { continue };
             source.copy = copy;
+            if let Step::Deciding { receipt, .. } = step {
+                source.receipt = Some(*receipt);
+            }
             source.stage = match step {
                 Step::Frozen => Stage::Frozen { sent: None, cancel: None },
                 Step::Deciding { receipt, target_boot_id } => Stage::Deciding {
@@ -127,6 +139,11 @@ impl Source {
         matches!(self.stage, Stage::Offered { reserved: true })
     }
 
+    /// Whether pages follow after the resume, as far as is known: then the frozen copy is needed until all are in.
+    fn pages_follow(&self) -> bool {
+        self.terms.post_copy && self.receipt.is_none_or(|receipt| receipt.missing_pages > 0)
+    }
+
     fn journal(&self, step: Step) -> Effect {
         Effect::Journal(Entry::Step { key: self.key, boot_id: self.parties.boot_id, step })
     }
@@ -157,16 +174,21 @@ impl Source {
     }
 
     fn orphaned(&mut self) -> Vec<Effect> {
-        if self.terms.post_copy {
-            // The pages that would have followed are gone: the target's copy can never be whole.
-            return self.back("The pages of the frozen copy are gone".into(), Outcome::Lost);
+        if self.pages_follow() && self.receipt.is_some() {
+            return self.pages_gone();
         }
         self.stage = Stage::Orphan;
         vec![self.send(Body::Ask)]
     }
 
-    /// The target holds a whole copy. For a clone there is nothing to decide.
+    /// The pages that would have followed are gone: the target's copy can never be whole.
+    fn pages_gone(&mut self) -> Vec<Effect> {
+        self.back("The pages of the frozen copy are gone".into(), Outcome::Lost)
+    }
+
+    /// The target holds a whole copy, but for the pages that follow. For a clone there is nothing to decide.
     fn decide(&mut self, receipt: Receipt, target_boot_id: BootId) -> Vec<Effect> {
+        self.receipt = Some(receipt);
         if self.terms.purpose == Purpose::Clone {
             let record = won_by(self.key, &self.parties.peer, target_boot_id, receipt.hash);
             return self.committed(record);
@@ -229,6 +251,7 @@ impl Source {
 
     fn on_message(&mut self, body: Body) -> Vec<Effect> {
         let clone = self.terms.purpose == Purpose::Clone;
+        let follow = self.pages_follow();
         let failed = match &body {
             Body::Discarded { reason } | Body::Unable { reason } => Some(reason.clone()),
             _ => None,
@@ -245,6 +268,7 @@ impl Source {
                 }
                 self.abort("The target restored another state than was captured".into())
             }
+            (Stage::Orphan, Body::Prepared { receipt, .. }) if receipt.missing_pages > 0 => self.pages_gone(),
             (Stage::Orphan, Body::Prepared { receipt, boot_id }) => self.decide(receipt, boot_id),
             (Stage::Offered { .. } | Stage::Freezing | Stage::Frozen { .. } | Stage::Orphan, _) => {
                 failed.map(|reason| self.abort(reason)).unwrap_or_default()
@@ -265,9 +289,7 @@ impl Source {
                 self.stage = Stage::Ended(Outcome::Aborted);
                 vec![self.journal(Step::Done)]
             }
-            (Stage::Committed { over: None, .. }, Body::Running) if !self.terms.post_copy => {
-                self.finish(Outcome::Moved)
-            }
+            (Stage::Committed { over: None, .. }, Body::Running) if !follow => self.finish(Outcome::Moved),
             (Stage::Committed { over: None, .. }, Body::Complete { .. }) => self.finish(Outcome::Moved),
             (Stage::Committed { over: None, .. }, Body::Died) => self.finish(Outcome::Died),
             (Stage::Committed { over: None, .. }, Body::Lost) => self.finish(Outcome::Lost),
@@ -300,7 +322,7 @@ impl Source {
             Stage::Committed { over: Some(_), .. } => vec![Effect::Destroy],
             Stage::Committed { record, .. } => {
                 let commit = self.send(Body::Commit { record: record.clone() });
-                match (self.terms.post_copy, self.copy) {
+                match (self.pages_follow(), self.copy) {
                     (false, _) => vec![commit],
                     (true, true) => vec![Effect::Serve, commit],
                     (true, false) => vec![commit, self.send(Body::PagesGone)],
@@ -328,7 +350,7 @@ impl Source {
                 self.stage = Stage::Ended(*outcome);
                 vec![self.journal(Step::Done)]
             }
-            Stage::Committed { over: None, .. } if self.terms.post_copy => vec![self.send(Body::PagesGone)],
+            Stage::Committed { over: None, .. } if self.pages_follow() => vec![self.send(Body::PagesGone)],
             _ => Vec::new(),
         }
     }
@@ -365,6 +387,7 @@ impl Machine for Source {
             }
             (Stage::Frozen { sent: sent @ None, .. }, Input::Sent(receipt)) => {
                 *sent = Some(receipt);
+                self.receipt = Some(receipt);
                 let state = self.send(Body::State { receipt });
                 // A clone's original has given all that is asked of it.
                 let clone = self.terms.purpose == Purpose::Clone;
@@ -423,7 +446,7 @@ impl Machine for Source {
             Stage::Orphan => "frozen copy gone",
             Stage::Deciding { doubt: false, .. } => "deciding",
             Stage::Deciding { doubt: true, .. } => "in doubt",
-            Stage::Committed { .. } if self.terms.post_copy => "serving pages",
+            Stage::Committed { .. } if self.pages_follow() => "serving pages",
             Stage::Committed { .. } => "committed",
             Stage::Aborting { .. } => "aborting",
             Stage::Ended(_) => "ended",

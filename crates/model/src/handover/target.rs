@@ -18,6 +18,8 @@ pub struct Target {
     key: Key,
     parties: Parties,
     terms: Terms,
+    /// What was restored, from PREPARED on: a move that may leave pages behind need not do so.
+    receipt: Option<Receipt>,
     /// This host's copy exists: being built, frozen whole, or running.
     copy: bool,
     stage: Stage,
@@ -44,7 +46,8 @@ impl Target {
     /// Accepts an offer: journals RESERVED and says so. To be called after the policy has agreed and space is reserved.
     #[must_use]
     pub fn reserve(key: Key, parties: Parties, terms: Terms) -> (Self, Vec<Effect>) {
-        let target = Self { key, parties, terms, copy: true, stage: Stage::Reserved { expected: None } };
+        let stage = Stage::Reserved { expected: None };
+        let target = Self { key, parties, terms, receipt: None, copy: true, stage };
         let step = Step::Reserved { from: target.parties.peer.clone(), terms };
         let effects = vec![target.journal(step), target.send(Body::Reserved)];
         (target, effects)
@@ -60,25 +63,24 @@ impl Target {
         boot_id: BootId,
         copy: bool,
     ) -> Option<(Self, Vec<Effect>)> {
-        let mut target = None;
-        let mut prepared = None;
+        let mut target: Option<Self> = None;
         for (entry_boot, step) in steps_of(entries, key) {
             let copy = copy && entry_boot == boot_id;
             if let Step::Reserved { from, terms } = step {
                 let parties = Parties { me: me.clone(), peer: from.clone(), boot_id };
                 let stage = Stage::Reserved { expected: None };
-                target = Some(Self { key, parties, terms: *terms, copy, stage });
+                target = Some(Self { key, parties, terms: *terms, receipt: None, copy, stage });
                 continue;
             }
             let Some(target) = &mut target else { continue };
             target.copy = copy;
             target.stage = match step {
                 Step::Prepared { receipt } => {
-                    prepared = Some(*receipt);
+                    target.receipt = Some(*receipt);
                     Stage::Prepared { receipt: *receipt }
                 }
-                Step::HandingBack { .. } => match (&target.stage, prepared, target.record_in(entries)) {
-                    (_, Some(receipt), Some(record)) => Stage::HandingBack { receipt, record, doubt: true },
+                Step::HandingBack { .. } => match (target.receipt, target.record_in(entries)) {
+                    (Some(receipt), Some(record)) => Stage::HandingBack { receipt, record, doubt: true },
                     _ => continue,
                 },
                 Step::HandedBack => match last_record(entries) {
@@ -86,7 +88,7 @@ impl Target {
                     None => continue,
                 },
                 Step::Starting => Stage::Starting,
-                Step::Running if target.terms.post_copy => Stage::Draining { paused: true },
+                Step::Running if target.pages_follow() => Stage::Draining { paused: true },
                 Step::Running => Stage::Running,
                 Step::Complete { hash } => Stage::Complete { hash: *hash },
                 Step::Discarded { reason } => Stage::Discarding { reason: reason.clone() },
@@ -153,7 +155,12 @@ impl Target {
     /// False until every page is in: no clone, move or checkpoint of the workload before.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        !self.terms.post_copy || matches!(self.stage, Stage::Complete { .. } | Stage::Ended(Outcome::Moved))
+        !self.pages_follow() || matches!(self.stage, Stage::Complete { .. } | Stage::Ended(Outcome::Moved))
+    }
+
+    /// Whether pages follow after the resume, as far as is known.
+    fn pages_follow(&self) -> bool {
+        self.terms.post_copy && self.receipt.is_none_or(|receipt| receipt.missing_pages > 0)
     }
 
     fn journal(&self, step: Step) -> Effect {
@@ -247,7 +254,7 @@ impl Target {
     }
 
     fn running(&mut self) -> Vec<Effect> {
-        self.stage = if self.terms.post_copy { Stage::Draining { paused: false } } else { Stage::Running };
+        self.stage = if self.pages_follow() { Stage::Draining { paused: false } } else { Stage::Running };
         vec![self.journal(Step::Running), self.send(Body::Running)]
     }
 
@@ -353,6 +360,7 @@ impl Machine for Target {
                     return self.discard("What was restored is not what was captured".into());
                 }
                 self.stage = Stage::Prepared { receipt };
+                self.receipt = Some(receipt);
                 vec![self.journal(Step::Prepared { receipt }), self.receipt_or_unable(receipt)]
             }
             (Stage::Prepared { receipt }, Input::Decider(Answer::Won(record) | Answer::Is(record))) => {

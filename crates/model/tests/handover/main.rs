@@ -80,7 +80,7 @@ const ONE_OF_EACH: Faults =
 const TWO_MOVES: Faults = Faults { moves: 2, crashes: 1, cancels: 1, unknowns: 1, ..NONE };
 
 fn config(embedded: bool, post_copy: bool, faults: Faults) -> Config {
-    Config { embedded, post_copy, clone: false, faults, mutation: Mutation::None }
+    Config { embedded, post_copy, follow: post_copy, clone: false, faults, mutation: Mutation::None }
 }
 
 #[test]
@@ -101,6 +101,15 @@ fn post_copy_with_the_owners_journal() {
 #[test]
 fn post_copy_with_a_decider_of_its_own() {
     check("post-copy, separate decider, one of each fault", config(false, true, ONE_OF_EACH));
+}
+
+/// Allowed to leave pages behind, and all of them were sent: safe as a pre-copy, with its source's copy gone too.
+#[test]
+fn what_may_leave_pages_behind_and_does_not_is_a_pre_copy() {
+    for embedded in [true, false] {
+        let config = Config { follow: false, ..config(embedded, true, ONE_OF_EACH) };
+        check("pages may follow and none does, one of each fault", config);
+    }
 }
 
 #[test]
@@ -223,7 +232,7 @@ fn soak() {
 /// Breaks a rule and expects the checker to notice.
 fn noticed(mutation: Mutation, post_copy: bool, faults: Faults) {
     for embedded in [true, false] {
-        let config = Config { embedded, post_copy, clone: false, faults, mutation };
+        let config = Config { embedded, post_copy, follow: post_copy, clone: false, faults, mutation };
         let checked =
             Checker(config).checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         let found = checked.discoveries().into_keys().any(|name| {

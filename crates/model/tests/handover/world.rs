@@ -24,6 +24,8 @@ pub struct Config {
     /// The record is in the owner's journal; else it is a service of its own that may lose answers.
     pub embedded: bool,
     pub post_copy: bool,
+    /// Post-copy: pages are left behind. A move that may do so need not.
+    pub follow: bool,
     /// A new workload begins at the target; the original, at the source, goes on.
     pub clone: bool,
     pub faults: Faults,
@@ -256,7 +258,7 @@ impl World {
                     return host.wait(Waiting::For(Input::CopyGone));
                 };
                 host.copy = Copy::Frozen(version);
-                let missing_pages = u64::from(config.post_copy);
+                let missing_pages = u64::from(config.follow);
                 let receipt = Receipt { hash: Hash([version; 32]), missing_pages, missing: None };
                 host.wait(Waiting::For(Input::Captured));
                 host.wait(Waiting::For(Input::Sent(receipt)));
@@ -271,7 +273,7 @@ impl World {
                 let Some(receipt) = from_source else { return };
                 let host = &mut self.hosts[h];
                 host.copy = Copy::Built(receipt.hash.0[0]);
-                host.missing = config.post_copy;
+                host.missing = config.follow;
                 host.wait(Waiting::For(Input::Restored(receipt)));
             }
             Effect::Thaw => self.thaw(config, h),

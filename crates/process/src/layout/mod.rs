@@ -4,8 +4,10 @@
 //! outlives such a change: the target by doing it, the source by no longer counting the rest as delivered. So both ask the same
 //! pure functions: [`kept`] for the whole tree, [`changes`] for one address space.
 
+mod missing;
 mod space;
 
+pub use missing::may_be_missing;
 pub use space::{Change, changes, filled_prot, kept_of_space, protected_later};
 
 use crate::records::{MemoryObject, Space, State};

@@ -147,7 +147,7 @@ impl<S: TrackedSpace> Engine<S> {
         carrier: &mut impl Carrier,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Round, RoundError> {
-        self.run(carrier, cancelled, false)
+        self.run(carrier, cancelled, When::Running).map(|(round, _)| round)
     }
 
     /// The last round: the caller has stopped everything that can write, and lets it go on only when this has failed. Also sends
@@ -160,7 +160,21 @@ impl<S: TrackedSpace> Engine<S> {
         carrier: &mut impl Carrier,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Round, RoundError> {
-        self.run(carrier, cancelled, true)
+        self.run(carrier, cancelled, When::Stopped(&BTreeMap::new())).map(|(round, _)| round)
+    }
+
+    /// [`Self::last_round`] of a workload that goes on before everything is there: what of it is due and lies in `later` is not sent,
+    /// but returned. The target may hold something there that is not what it should be.
+    ///
+    /// # Errors
+    /// As [`Self::round`].
+    pub fn last_round_without(
+        &mut self,
+        carrier: &mut impl Carrier,
+        cancelled: &dyn Fn() -> bool,
+        later: &BTreeMap<SpaceId, RangeSet>,
+    ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
+        self.run(carrier, cancelled, When::Stopped(later))
     }
 
     /// What the last scan could not track, for the plan and the report.
@@ -195,8 +209,9 @@ impl<S: TrackedSpace> Engine<S> {
         &mut self,
         carrier: &mut impl Carrier,
         cancelled: &dyn Fn() -> bool,
-        last: bool,
-    ) -> Result<Round, RoundError> {
+        when: When<'_>,
+    ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
+        let last = matches!(when, When::Stopped(_));
         let begin = Instant::now();
         let since_scan = self.scanned.map_or(Duration::ZERO, |before| begin.duration_since(before));
         let dirty_bytes = self.scan(last)?;
@@ -205,8 +220,22 @@ impl<S: TrackedSpace> Engine<S> {
 
         let mut round = Round { number: self.rounds, last, dirty_bytes, scan_us, ..Round::default() };
         let mut delivered = Vec::with_capacity(self.spaces.len());
-        for (space, ledger) in self.spaces.values_mut() {
-            delivered.push(hand_over(space, ledger, carrier, cancelled, &mut round)?);
+        let mut left_out = BTreeMap::new();
+        for (id, (space, ledger)) in &mut self.spaces {
+            let due = ledger.due(last);
+            let later = match when {
+                When::Stopped(later) => later.get(id).map(|later| due.intersection(later)),
+                When::Running => None,
+            };
+            let due = match later.filter(|later| !later.is_empty()) {
+                Some(later) => {
+                    let due = due.difference(&later);
+                    left_out.insert(*id, later);
+                    due
+                }
+                None => due,
+            };
+            delivered.push(hand_over(space, ledger, &due, carrier, cancelled, &mut round)?);
         }
         carrier.settle().map_err(RoundError::Carry)?;
         for ((_, ledger), (pages, zero)) in self.spaces.values_mut().zip(&delivered) {
@@ -214,13 +243,14 @@ impl<S: TrackedSpace> Engine<S> {
         }
         self.rounds += 1;
         let ledgers = || self.spaces.values().map(|(_, ledger)| ledger);
-        Ok(Round {
+        let round = Round {
             held_back_bytes: ledgers().map(|ledger| ledger.held_back().bytes()).sum(),
             outside_bytes: ledgers().map(|ledger| ledger.outside().bytes()).sum(),
             since_scan_us: micros(since_scan),
             duration_us: micros(begin.elapsed()),
             ..round
-        })
+        };
+        Ok((round, left_out))
     }
 
     /// Scans all spaces; bytes that were found dirty. What one space reported is in its ledger even if the next one fails.
@@ -249,20 +279,30 @@ impl<S: TrackedSpace> Engine<S> {
     }
 }
 
+/// Whether the workload runs meanwhile.
+#[derive(Clone, Copy)]
+enum When<'a> {
+    /// It does, and there will be another round.
+    Running,
+    /// It stands still, and this is the last round. Pages of these may follow later.
+    Stopped(&'a BTreeMap<SpaceId, RangeSet>),
+}
+
 /// Hands over what is due of one space and adds it up in `round`: the pages, and of these what was told to be zero.
 fn hand_over(
     space: &impl TrackedSpace,
     ledger: &mut Ledger,
+    due: &RangeSet,
     carrier: &mut impl Carrier,
     cancelled: &dyn Fn() -> bool,
     round: &mut Round,
 ) -> Result<(RangeSet, RangeSet), RoundError> {
-    let (gone, due) = (ledger.gone(), ledger.due(round.last));
+    let gone = ledger.gone();
     let restored = if round.last { ledger.restored() } else { RangeSet::default() };
-    ledger.hand_over(&gone.union(&due).union(&restored));
+    ledger.hand_over(&gone.union(due).union(&restored));
     let mut sent = Sent::default();
     let unreadable = if round.last { Unreadable::Error } else { Unreadable::Skipped };
-    send(space, &due, carrier, cancelled, unreadable, &mut sent)?;
+    send(space, due, carrier, cancelled, unreadable, &mut sent)?;
     // A file's page that cannot be read lies behind its end by now: whoever touches it gets SIGBUS, here and there.
     send(space, &restored, carrier, cancelled, Unreadable::Skipped, &mut sent)?;
     round.skipped_bytes += sent.skipped;

@@ -37,10 +37,14 @@ impl TrackedSpace for StillSpace {
     }
 
     fn scan(&mut self) -> io::Result<Found> {
-        let why = || "nothing can tell what was written to it".to_owned();
+        // One for all of it: there may be a million of ranges.
+        let whole = self.ranges.first().zip(self.ranges.last()).map(|(first, last)| Untracked {
+            range: Range { start: first.start, len: last.end() - first.start },
+            why: "nothing can tell what was written to it".to_owned(),
+        });
         Ok(Found {
             content: self.ranges.iter().copied().collect(),
-            untracked: self.ranges.iter().map(|range| Untracked { range: *range, why: why() }).collect(),
+            untracked: whole.into_iter().collect(),
             ..Found::default()
         })
     }

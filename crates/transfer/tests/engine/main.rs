@@ -7,9 +7,10 @@ mod target;
 mod world;
 
 use ferry_transfer::engine::{Engine, Local, RangeSet, RoundError};
-use ferry_transfer::space::SpaceId;
+use ferry_transfer::space::{PageSink, SpaceId};
 use proptest::prelude::*;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use target::{Breaking, Shared, Target};
 use world::{Op, PAGES, Space, World, any_op};
@@ -121,6 +122,39 @@ proptest! {
         prop_assert_eq!(target.differs_from(&world), None);
         prop_assert_eq!(target.refused(), None);
         engine.disarm().unwrap();
+    }
+
+    /// What the last round leaves out is exactly what is missing: with it, both sides are equal.
+    #[test]
+    fn what_is_left_for_later_is_all_that_is_missing(
+        ops in proptest::collection::vec(any_op(), 0..200),
+        rounds in 0..3_u32,
+        later in proptest::collection::vec(any::<bool>(), PAGES as usize),
+    ) {
+        let world = Arc::new(World::new(ops));
+        let (mut engine, target) = begin(&world);
+        for _ in 0..rounds {
+            engine.round(&mut Breaking::new(&world, &target, None), &never).unwrap();
+            world.step();
+        }
+        world.pause(true);
+        agree(&mut engine, &world, &target, false);
+        let later: RangeSet =
+            (0..PAGES).filter(|page| later[*page as usize]).map(world::range).collect();
+        let later: BTreeMap<SpaceId, RangeSet> = engine.spaces().map(|id| (id, later.clone())).collect();
+        let mut carrier = Breaking::new(&world, &target, None);
+        let (_, missing) = engine.last_round_without(&mut carrier, &never, &later).unwrap();
+        for (id, missing) in &missing {
+            prop_assert!(!missing.is_empty());
+            prop_assert_eq!(&missing.intersection(&later[id]), missing);
+            for start in missing.ranges().iter().flat_map(|range| (range.start..range.end()).step_by(4096)) {
+                let value = world.value(id.0, start / 4096);
+                prop_assert!(value.is_some(), "space {} page {}", id.0, start / 4096);
+                target.write(*id, start, &value.unwrap_or_default()).unwrap();
+            }
+        }
+        prop_assert_eq!(target.differs_from(&world), None);
+        prop_assert_eq!(target.refused(), None);
     }
 
     /// Cancelled between any two batches, and taken up again or begun anew.
