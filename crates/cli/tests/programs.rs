@@ -1,5 +1,5 @@
 //! Real programs, each moved twice under load and each checked for its own correctness. They are examples of what users have,
-//! not the list of what must work.
+//! not the list of what must work. With `FERRY_SOAK=1` each is moved ten times there and back.
 
 mod support;
 
@@ -36,7 +36,8 @@ fn moved_twice(file: &str, command: &[&str], method: &str) -> Verdict {
     let fleet = fleet(&[(&source, &place)])?;
     let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
     run_until_ready(alpha, &["--net", "10.77.0.90/24"], command)?;
-    for (from, to) in [(alpha, beta), (beta, alpha)] {
+    let legs = if std::env::var_os("FERRY_SOAK").is_some() { 20 } else { 2 };
+    for (from, to) in [(alpha, beta), (beta, alpha)].into_iter().cycle().take(legs) {
         carry_by(method, from, to)?;
         // It works on for a while before it is moved again.
         std::thread::sleep(Duration::from_millis(300));

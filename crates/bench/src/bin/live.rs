@@ -4,7 +4,7 @@
 //! A method that this version refuses has no row: absent is not zero.
 
 use clap::Parser;
-use ferry_bench::live::stage::{Failure, Stage};
+use ferry_bench::live::stage::{Failure, Stage, Subject};
 use ferry_bench::live::{client, first_round, slowdown, writer};
 use ferry_bench::machine::Machine;
 use ferry_bench::report::{Report, Row};
@@ -121,7 +121,7 @@ fn bench(args: &Args) -> io::Result<()> {
 
 /// There and back, as often as asked; in the end every byte is looked at.
 fn moves(args: &Args, method: &str, mib: u64) -> Result<Vec<Move>, Failure> {
-    let mut stage = Stage::set(mib << 20, args.rate)?;
+    let mut stage = Stage::set(&Subject::Writer { bytes: mib << 20, rate: args.rate })?;
     let options: Vec<String> =
         ["--method", method].into_iter().chain(args.options.split_whitespace()).map(str::to_owned).collect();
     let mut moves = Vec::new();
@@ -133,7 +133,7 @@ fn moves(args: &Args, method: &str, mib: u64) -> Result<Vec<Move>, Failure> {
         }
         moves.push(moved);
     }
-    stage.verify()?;
+    stage.end()?;
     Ok(moves)
 }
 

@@ -4,6 +4,8 @@
 pub mod client;
 pub mod first_round;
 pub mod slowdown;
+pub mod soak;
 pub mod stage;
 pub mod tls;
+pub mod watcher;
 pub mod writer;

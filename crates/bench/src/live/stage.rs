@@ -1,37 +1,55 @@
-//! Three lab hosts: the writer moves between two of them, the client is on the third.
+//! Three lab hosts: the workload moves between two of them, whoever watches it is on the third.
 
-use super::client::Seen;
-use super::writer::PORT;
-use ferry_lab::{Dialogue, FERRY, Fleet, Host, HostSpec, built_beside};
+use super::watcher::{REDIS_PORT, Watcher};
+use ferry_lab::{FERRY, Fleet, Host, HostSpec, Process, built_beside};
 use ferry_model::api::{Move, MoveState};
 use ferry_model::event::{Event, What};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Where the bench's program is on every host.
-const PROGRAM: &str = "/usr/local/bin/bench-live";
+pub const PROGRAM: &str = "/usr/local/bin/bench-live";
+/// Where redis is on every host.
+const REDIS: &str = "/usr/local/bin/redis-server";
 /// Name of the workload.
-const NAME: &str = "writer";
+const NAME: &str = "subject";
 /// Its own address, which moves with it.
-const ADDRESS: &str = "10.77.0.100";
+pub const ADDRESS: &str = "10.77.0.100";
 /// How long one move may take.
 const MOVE_MAX: Duration = Duration::from_secs(600);
-/// How long the client may take to answer: the writer fills and verifies gigabytes.
-const ANSWER_MAX: Duration = Duration::from_secs(180);
 /// How long the client may take to be answered again after a move.
 const REPLIES_MAX: Duration = Duration::from_secs(60);
-/// Replies within [`CALM`] that show that it is: one is asked for each millisecond, on a busy machine fewer.
+/// Replies within a calm that show that it is: one is asked for each millisecond, on a busy machine fewer.
 const REPLIES_CALM: u64 = 50;
-/// How long it works undisturbed before and after each move.
-const CALM: Duration = Duration::from_millis(500);
 
-/// The hosts with the writer on one of them.
+/// What moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The writer that checks itself.
+    Writer {
+        /// Its memory.
+        bytes: u64,
+        /// Pages that it writes in a second.
+        rate: u64,
+    },
+    /// redis-server, with clients that write and verify.
+    Redis {
+        /// Its values, MiB.
+        mib: u64,
+    },
+}
+
+/// The hosts with the workload on one of them.
 pub struct Stage {
     fleet: Fleet,
-    client: Dialogue,
+    watcher: Watcher,
+    /// Where nothing moves.
+    third: Host,
     /// Which host it is on.
     at: usize,
-    errors: u64,
+    /// How long it works undisturbed before and after each move.
+    pub calm: Duration,
 }
 
 /// Why there is no figure.
@@ -49,35 +67,63 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(why) => write!(f, "refused: {why}"),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
 impl Stage {
-    /// Makes the hosts and starts writer and client.
+    /// Makes the hosts, starts the workload and whoever watches it.
     ///
     /// # Errors
-    /// As of the lab.
-    pub fn set(bytes: u64, rate: u64) -> Result<Self, Failure> {
+    /// As of the lab; redis is not installed.
+    pub fn set(subject: &Subject) -> Result<Self, Failure> {
         let own = std::env::current_exe()?;
         let ferry =
             built_beside("ferry").ok_or_else(|| io::Error::other("the program ferry is not built"))?;
-        let spec = |name: &str| HostSpec::new(name).install(&own, PROGRAM);
+        let redis = match subject {
+            Subject::Redis { .. } => Some(find_redis()?),
+            Subject::Writer { .. } => None,
+        };
+        let spec = |name: &str| {
+            let spec = HostSpec::new(name).install(&own, PROGRAM);
+            match &redis {
+                Some(program) => spec.install(program, REDIS),
+                None => spec,
+            }
+        };
         let mut fleet = Fleet::start(&ferry, vec![spec("alpha"), spec("beta")])?;
         let gamma = fleet.lab.add(spec("gamma"))?;
-        let (bytes, rate, net) = (bytes.to_string(), rate.to_string(), format!("{ADDRESS}/24"));
-        let run = [FERRY, "run", "--name", NAME, "--net", &net, "--", PROGRAM, "--writer"];
-        fleet.nodes[0].ok(&[&run[..], &["--bytes", &bytes, "--rate", &rate]].concat())?;
-        let connect = format!("{ADDRESS}:{PORT}");
-        let mut client = Dialogue::start(&gamma, &[PROGRAM, "--client", &connect], ANSWER_MAX)?;
-        client.hear()?;
-        Ok(Self { fleet, client, at: 0, errors: 0 })
+        let net = format!("{ADDRESS}/24");
+        let run = [FERRY, "run", "--name", NAME, "--net", &net, "--"].map(str::to_owned);
+        fleet.nodes[0].ok(&[&run[..], &command(subject)].concat())?;
+        let watcher = Watcher::start(&gamma, subject)?;
+        Ok(Self { fleet, watcher, third: gamma, at: 0, calm: Duration::from_millis(500) })
+    }
+
+    /// Limits what each of the two hosts can receive, bytes in a second.
+    ///
+    /// # Errors
+    /// As of the lab.
+    pub fn limit_links(&self, bytes_per_s: u64) -> Result<(), Failure> {
+        for host in &self.fleet.nodes {
+            host.limit_link(bytes_per_s)?;
+        }
+        Ok(())
     }
 
     /// Moves it to the other host; the move has what the client saw among its events.
     ///
     /// # Errors
-    /// It was refused or failed, the connection broke, or the writer found a page that is wrong.
+    /// It was refused or failed, or whoever watches saw a fault.
     pub fn carry(&mut self, options: &[String]) -> Result<Move, Failure> {
         let [from, to]: [&Host; 2] = [&self.fleet.nodes[self.at], &self.fleet.nodes[1 - self.at]];
-        std::thread::sleep(CALM);
-        self.client.tell("mark")?;
+        std::thread::sleep(self.calm);
+        self.watcher.mark()?;
         let mut command = vec![FERRY, "--json", "move", NAME, "--to", to.name()];
         command.extend(options.iter().map(String::as_str));
         let output = from.spawn(&command)?.wait(MOVE_MAX)?;
@@ -86,13 +132,8 @@ impl Stage {
             Some(moved) if output.code == 0 && moved.state == MoveState::Done => moved,
             _ if output.code == 3 => return Err(Failure::Refused(output.stderr.trim().to_owned())),
             _ => {
-                let said = format!(
-                    "{} ended with {}: {}{}",
-                    command.join(" "),
-                    output.code,
-                    output.stdout,
-                    output.stderr
-                );
+                let said = format!("{}{}", output.stdout, output.stderr);
+                let said = format!("{} ended with {}: {}", command.join(" "), output.code, said.trim());
                 return Err(Failure::Failed(io::Error::other(said)));
             }
         };
@@ -106,44 +147,124 @@ impl Stage {
 
     /// The longest time that the client waited since its last mark. Replies must flow again before that is known: the client's
     /// last request may be retried long after the workload runs.
-    fn outage_us(&mut self) -> Result<u64, Failure> {
+    ///
+    /// # Errors
+    /// They do not flow, or whoever watches saw a fault.
+    pub fn outage_us(&mut self) -> Result<u64, Failure> {
         let (end, mut gap_us, mut first) = (Instant::now() + REPLIES_MAX, 0, true);
         loop {
-            let seen: Seen = serde_json::from_str(&self.client.tell("mark")?)?;
-            if let Some(broken) = seen.broken {
-                let said = format!("the client's connection broke: {broken}");
-                return Err(Failure::Failed(io::Error::other(said)));
-            }
-            self.count(seen.errors)?;
+            let seen = self.watcher.mark()?;
             gap_us = gap_us.max(seen.gap_us);
             // The gap is counted by the reply that ends it. Those in the first answer were before the pause.
             if seen.replies >= REPLIES_CALM && !first {
                 return Ok(gap_us);
             }
             first = false;
-            std::thread::sleep(CALM);
+            std::thread::sleep(self.calm);
             if Instant::now() > end {
-                return Err(Failure::Failed(io::Error::other("the writer answers no more")));
+                return Err(Failure::Failed(io::Error::other("the workload answers no more")));
             }
         }
     }
 
-    /// Has the writer look at every byte.
+    /// After a move that failed: looks where the workload is now, and that it answers and has lost nothing.
     ///
     /// # Errors
-    /// One is wrong.
-    pub fn verify(&mut self) -> Result<(), Failure> {
-        let errors = self.client.tell("verify")?.parse()?;
-        self.count(errors)
+    /// It is nowhere, on both hosts, or whoever watches saw a fault.
+    pub fn find(&mut self) -> Result<(), Failure> {
+        let end = Instant::now() + REPLIES_MAX;
+        loop {
+            let mut running = Vec::new();
+            for (number, host) in self.fleet.nodes.iter().enumerate() {
+                let listed = host.run(&[FERRY, "--json", "ps"])?.stdout;
+                let listed: serde_json::Value = serde_json::from_str(&listed).unwrap_or_default();
+                let is_it = |each: &serde_json::Value| each["name"] == NAME && each["state"] == "running";
+                running.extend(listed.as_array().into_iter().flatten().any(is_it).then_some(number));
+            }
+            match running[..] {
+                [number] => {
+                    self.at = number;
+                    return self.outage_us().map(drop);
+                }
+                _ if Instant::now() > end => {
+                    let said = format!("after a failed move the workload runs on {} hosts", running.len());
+                    return Err(Failure::Failed(io::Error::other(said)));
+                }
+                _ => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
     }
 
-    fn count(&mut self, errors: u64) -> Result<(), Failure> {
-        if errors > self.errors {
-            return Err(Failure::Failed(io::Error::other(format!(
-                "{} pages are wrong after a move",
-                errors - self.errors
-            ))));
-        }
-        Ok(())
+    /// Has redis write its data base to disk, in a child that it forks. The one who asked ends by itself.
+    ///
+    /// # Errors
+    /// As of the lab.
+    pub fn bgsave(&self) -> Result<Process, Failure> {
+        let port = REDIS_PORT.to_string();
+        Ok(self.third.spawn(&["/usr/bin/redis-cli", "-h", ADDRESS, "-p", &port, "bgsave"])?)
     }
+
+    /// Where the workload is just now: one of `alpha` and `beta`.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.fleet.nodes[self.at]
+    }
+
+    /// What both hosts have logged: the place to look after a failure.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for (number, host) in self.fleet.nodes.iter().enumerate() {
+            let daemon = self.fleet.daemon(number);
+            let shims = "tail -n 40 /var/lib/ferry/workloads/*/shim.log 2>/dev/null || true";
+            let shims = host.sh(shims).unwrap_or_else(|error| error.to_string());
+            let moves = host.sh("ferry moves ls; ferry ps --all").unwrap_or_else(|error| error.to_string());
+            let said = tail(&daemon.stderr()).to_owned();
+            text.push_str(&format!("--- {}: node\n{said}\n--- shims\n{shims}\n{moves}\n", host.name()));
+        }
+        text
+    }
+
+    /// Has everything that the workload holds looked at; then takes the hosts away and says what is left of them.
+    ///
+    /// # Errors
+    /// Something is wrong with a byte, or something is left behind.
+    pub fn end(self) -> Result<(), Failure> {
+        self.watcher.verify()?;
+        let left = self.fleet.lab.clear();
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Failed(io::Error::other(format!("left behind: {}", left.join("; ")))))
+    }
+}
+
+fn command(subject: &Subject) -> Vec<String> {
+    let line = match subject {
+        Subject::Writer { bytes, rate } => format!("{PROGRAM} --writer --bytes {bytes} --rate {rate}"),
+        Subject::Redis { .. } => {
+            format!("{REDIS} --port {REDIS_PORT} --bind 0.0.0.0 --protected-mode no --save")
+        }
+    };
+    let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+    if matches!(subject, Subject::Redis { .. }) {
+        // Nothing is saved by itself.
+        words.push(String::new());
+    }
+    words
+}
+
+/// The redis server's program. Debian has it twice: `redis-check-rdb` of redis-tools is the same file and serves when called so.
+fn find_redis() -> io::Result<PathBuf> {
+    let places = ["/usr/bin/redis-server", "/usr/local/bin/redis-server", "/usr/bin/redis-check-rdb"];
+    let found = places.iter().map(Path::new).find(|path| path.exists());
+    found.map(Path::to_owned).ok_or_else(|| {
+        io::Error::other("redis-server is not installed: as root: apt-get install redis-tools")
+    })
+}
+
+/// The end of something long.
+fn tail(text: &str) -> &str {
+    let from = text.len().saturating_sub(6000);
+    text.get(from..).unwrap_or(text)
 }
