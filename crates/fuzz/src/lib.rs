@@ -27,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "wire_control", run: wire::control, seeds: wire::control_seeds },
     Target { name: "wire_frame", run: wire::frame, seeds: wire::frame_seeds },
     Target { name: "wire_round", run: wire::round, seeds: wire::round_seeds },
+    Target { name: "wire_demand", run: wire::demand, seeds: wire::demand_seeds },
     Target { name: "wire_greeting", run: wire::greeting, seeds: wire::greeting_seeds },
     Target { name: "proc_maps", run: proc::maps, seeds: proc::maps_seeds },
     Target { name: "proc_smaps", run: proc::smaps, seeds: proc::smaps_seeds },

@@ -1,8 +1,10 @@
 //! The readers of what comes from another node, before and after it has said who it is.
 
 use ferry_model::ids::HostName;
+use ferry_transfer::access::Missing;
+use ferry_transfer::space::PageSource;
 use ferry_transfer::space::{Range, SpaceId};
-use ferry_transfer::wire::{control, frame, greeting, rounds};
+use ferry_transfer::wire::{control, demand, frame, greeting, rounds};
 use std::io::{self, Read, Write};
 use zerocopy::IntoBytes;
 
@@ -87,6 +89,93 @@ pub fn round_seeds() -> Vec<Vec<u8>> {
         whole(&pages(&packed, true), &packed),
         whole(&Frame::Zero { space, ranges: 2 }, &[]),
     ]
+}
+
+/// What a source was asked for is answered, and what was answered is read by a target: neither trusts the other. The first byte says
+/// which of both is attacked.
+pub fn demand(bytes: &[u8]) {
+    let Some((which, bytes)) = bytes.split_first() else { return };
+    if *which & 1 == 0 {
+        let mut stream = Told { said: bytes, answered: Vec::new() };
+        let allowed = [Missing { space: SpaceId(3), ranges: ASKED.to_vec() }];
+        let progress = demand::Progress::default();
+        let _ = demand::serve(&mut stream, &Empty, &allowed, &progress);
+        // Nothing but what was asked for by bytes that came.
+        assert!(stream.answered.len() <= bytes.len() * 4);
+        return;
+    }
+    let mut asker = demand::Asker::default();
+    asker.ask(SpaceId(3), &ASKED, true).expect("pages can be asked for");
+    let asked = asker.awaited_bytes();
+    asker.came(bytes);
+    let mut came = 0;
+    while let Ok(Some(answer)) = asker.answer() {
+        let (demand::Answer::Pages { ranges, .. } | demand::Answer::Zero { ranges, .. }) = &answer else {
+            panic!("nobody has asked whether it agrees");
+        };
+        came += ranges.iter().map(|range| range.len).sum::<u64>();
+        if let demand::Answer::Pages { content, ranges, .. } = &answer {
+            assert_eq!(ranges.iter().map(|range| range.len).sum::<u64>(), content.len() as u64);
+        }
+    }
+    assert!(asker.awaited_bytes() + came == asked);
+}
+
+const ASKED: [Range; 2] = [Range { start: 0x7000, len: 0x1000 }, Range { start: 0x9000, len: 0x2000 }];
+
+/// An ask, the whole end of a move, and answers.
+#[must_use]
+pub fn demand_seeds() -> Vec<Vec<u8>> {
+    let mut asker = demand::Asker::default();
+    asker.ask(SpaceId(3), &ASKED, true).expect("pages can be asked for");
+    let ask = asker.outgoing().to_vec();
+    let mut all_in = demand::Asker::default();
+    let pages = [(SpaceId(3), ferry_transfer::engine::RangeSet::new(ASKED.to_vec()))];
+    let sum = demand::sum_of(&Empty, &pages).expect("it can be read");
+    all_in.all_in(&pages, sum.hash()).expect("pages can be named");
+    let mut seeds = vec![[&[0], ask.as_slice()].concat(), [&[0], all_in.outgoing()].concat()];
+    let rounds = round_seeds().into_iter().map(|mut frame| {
+        // The first of its stream.
+        frame[24..32].fill(0);
+        [vec![1], frame].concat()
+    });
+    seeds.extend(rounds);
+    seeds
+}
+
+struct Empty;
+
+impl PageSource for Empty {
+    fn ranges(&self) -> &[(SpaceId, Vec<Range>)] {
+        &[]
+    }
+
+    fn read(&self, _: SpaceId, _: u64, buffer: &mut [u8]) -> io::Result<()> {
+        buffer.fill(0);
+        Ok(())
+    }
+}
+
+struct Told<'a> {
+    said: &'a [u8],
+    answered: Vec<u8>,
+}
+
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.said.read(buffer)
+    }
+}
+
+impl Write for Told<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.answered.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads a greeting.

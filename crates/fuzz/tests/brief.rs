@@ -59,4 +59,4 @@ macro_rules! brief {
     };
 }
 
-brief!(proc_maps proc_smaps proc_stat proc_status proc_limits proc_timers proc_mountinfo image_manifest image_signature wire_control wire_frame wire_greeting wire_round);
+brief!(proc_maps proc_smaps proc_stat proc_status proc_limits proc_timers proc_mountinfo image_manifest image_signature wire_control wire_frame wire_demand wire_greeting wire_round);

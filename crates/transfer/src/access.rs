@@ -39,3 +39,14 @@ pub enum Via {
         path: String,
     },
 }
+
+/// Pages of one space that a target begins without: they follow while the workload runs.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Missing {
+    /// Which space.
+    #[n(0)]
+    pub space: SpaceId,
+    /// Which pages: ascending, disjoint, not empty.
+    #[n(1)]
+    pub ranges: Vec<Range>,
+}

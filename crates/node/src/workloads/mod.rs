@@ -462,7 +462,7 @@ fn state(phase: Phase) -> WorkloadState {
         Phase::Running => WorkloadState::Running,
         Phase::Frozen | Phase::Building | Phase::Prepared => WorkloadState::Moving,
         Phase::Exited => WorkloadState::Exited,
-        Phase::Lost => WorkloadState::Lost,
+        Phase::Lost | Phase::Held => WorkloadState::Lost,
     }
 }
 

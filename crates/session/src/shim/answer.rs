@@ -8,6 +8,7 @@ use super::workload::unable;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::plan::{Blocker, Resource};
 use std::io;
+use std::os::fd::OwnedFd;
 
 impl Server {
     pub(super) fn request(&mut self, at: usize, request: Request) -> io::Result<()> {
@@ -32,6 +33,10 @@ impl Server {
             Request::Freeze { stays } => self.freeze(stays.unwrap_or(false)),
             Request::Inspect { with } => self.inspect(&with),
             Request::Track => return self.track(at),
+            Request::Pages { streams } => {
+                let passed = self.connections[at].take_passed(streams)?;
+                self.pages(passed)
+            }
             other => self.answer(other),
         };
         let answer = answered.unwrap_or_else(|error| Answer::Failed { error });
@@ -72,7 +77,11 @@ impl Server {
                 let spaces = workload.prepare(&spec, &state, as_clone)?;
                 Ok(Answer::Prepared { spaces })
             }
-            Request::Finish => workload.finish().map(|()| Answer::Done),
+            Request::Finish { missing } => match missing {
+                Some(missing) if !missing.is_empty() => Err(no_pager()),
+                _ => workload.finish().map(|()| Answer::Done),
+            },
+            Request::Pager | Request::Hold => Err(no_pager()),
             Request::Resume => workload.resume().map(|()| Answer::Done),
             Request::Destroy => workload.destroy().map(|()| Answer::Done),
             Request::EndConnections => {
@@ -104,6 +113,7 @@ impl Server {
             | Request::Attach { .. }
             | Request::Freeze { .. }
             | Request::Inspect { .. }
+            | Request::Pages { .. }
             | Request::Track => Err(Error::new(Kind::Bug, "Served elsewhere")),
         }
     }
@@ -131,6 +141,10 @@ impl Server {
             }
             Err(error) => self.connections[at].answer(&Answer::Failed { error }),
         }
+    }
+
+    fn pages(&mut self, _streams: Vec<OwnedFd>) -> Result<Answer> {
+        Err(no_pager())
     }
 
     fn inspect(&mut self, with: &[super::With]) -> Result<Answer> {
@@ -169,4 +183,9 @@ impl Server {
 
 fn no_terminal() -> Error {
     Error::new(Kind::Usage, "The workload has no terminal").hint("start it with ferry run -it")
+}
+
+fn no_pager() -> Error {
+    Error::new(Kind::Refused, "This host cannot run a workload whose memory follows later")
+        .hint("move it with pre-copy")
 }

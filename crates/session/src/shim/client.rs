@@ -1,18 +1,18 @@
 //! The other end of a shim's socket: used by the node, and by the verbs that need no node. Synchronous; the node calls it on
 //! threads that may block.
 
-use super::protocol::{self, Answer, ClocksAt, Exit, Request, Status, Untracked};
+use super::protocol::{self, Answer, ClocksAt, Exit, PagerStatus, Request, Status, Untracked};
 use super::spec::{ExecSpec, Size, Spec, With};
 use super::{LOG, SOCKET};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::plan::Resource;
 use ferry_sys::scm;
-use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::access::{Missing, SpaceAccess};
 use ferry_transfer::space::SpaceId;
 use minicbor::bytes::ByteVec;
 use rustix::net::RecvFlags;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,11 @@ impl Client {
 
     /// Asks and waits for the answer. An [`Answer::Failed`] becomes the error that it carries.
     pub fn call(&mut self, request: &Request) -> Result<Answer> {
-        let said = protocol::send(&mut self.stream, request)
+        self.exchange(|stream| protocol::send(stream, request))
+    }
+
+    fn exchange(&mut self, say: impl FnOnce(&mut UnixStream) -> io::Result<()>) -> Result<Answer> {
+        let said = say(&mut self.stream)
             .and_then(|()| protocol::receive::<Answer>(&mut self.stream))
             .map_err(|e| {
                 Error::from_source(Kind::Unable, &e)
@@ -266,7 +270,36 @@ impl Client {
 
     /// [`Request::Finish`].
     pub fn finish(&mut self) -> Result<()> {
-        self.done(&Request::Finish)
+        self.done(&Request::Finish { missing: None })
+    }
+
+    /// [`Request::Finish`] of a workload that begins without these pages.
+    pub fn finish_missing(&mut self, missing: Vec<Missing>) -> Result<()> {
+        self.done(&Request::Finish { missing: Some(missing) })
+    }
+
+    /// [`Request::Pages`].
+    pub fn pages(&mut self, streams: Vec<OwnedFd>) -> Result<()> {
+        let passed: Vec<BorrowedFd<'_>> = streams.iter().map(AsFd::as_fd).collect();
+        let request = Request::Pages { streams: passed.len() as u32 };
+        let answer = self.exchange(|stream| protocol::send_with(stream, &request, &passed))?;
+        match answer {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// [`Request::Pager`].
+    pub fn pager(&mut self) -> Result<PagerStatus> {
+        match self.call(&Request::Pager)? {
+            Answer::Pager { status } => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// [`Request::Hold`].
+    pub fn hold(&mut self) -> Result<()> {
+        self.done(&Request::Hold)
     }
 
     /// [`Request::Resume`].

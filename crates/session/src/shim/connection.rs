@@ -3,7 +3,8 @@
 use super::protocol::{self, Answer, Request};
 use super::stream::Frame;
 use ferry_sys::scm;
-use std::io::{self, Read, Write};
+use rustix::net::RecvFlags;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub(super) struct Connection {
     pub(super) mode: Mode,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// Descriptors that came with requests and were not taken yet.
+    passed: Vec<OwnedFd>,
     /// Close when everything is sent.
     pub(super) ending: bool,
     /// Asked for the tracking of the workload: it ends with this connection.
@@ -47,6 +50,7 @@ impl Connection {
             mode: Mode::Requests,
             input: Vec::new(),
             output: Vec::new(),
+            passed: Vec::new(),
             ending: false,
             tracks: false,
         })
@@ -69,12 +73,17 @@ impl Connection {
     pub(super) fn fill(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 64 << 10];
         loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Ok(false),
-                Ok(count) => self.input.extend_from_slice(&buffer[..count]),
+            match scm::receive(&self.stream, &mut buffer, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Ok(false),
+                Ok((count, passed)) => {
+                    self.input.extend_from_slice(&buffer[..count]);
+                    self.passed.extend(passed);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
+            }
+            if self.passed.len() > scm::DESCRIPTORS_MAX {
+                return Err(io::ErrorKind::InvalidData.into());
             }
             if self.input.len() > protocol::MESSAGE_BYTES_MAX + 4 {
                 return Err(io::ErrorKind::InvalidData.into());
@@ -92,6 +101,12 @@ impl Connection {
         let request = protocol::decode(&self.input[4..4 + len])?;
         self.input.drain(..4 + len);
         Ok(Some(request))
+    }
+
+    /// What came along with the request: so many descriptors, no more and no fewer.
+    pub(super) fn take_passed(&mut self, count: u32) -> io::Result<Vec<OwnedFd>> {
+        let passed = std::mem::take(&mut self.passed);
+        if passed.len() == count as usize { Ok(passed) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
     /// The next whole frame that has come.
@@ -150,7 +165,6 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::RecvFlags;
 
     #[test]
     fn more_descriptors_than_one_message_holds_are_passed_in_their_order() {

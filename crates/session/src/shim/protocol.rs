@@ -4,14 +4,19 @@
 //! node that started it, and meets the next version of it. After [`Request::Attach`] and [`Request::Exec`] have been
 //! answered with [`Answer::Stream`] the connection carries [`crate::shim::stream`] frames.
 
+mod framing;
+mod pager;
+
+pub use framing::{decode, length, receive, send, send_with};
+pub use pager::{PagerStatus, STREAMS_MAX};
+
 use super::spec::{ExecSpec, Size, Spec, With};
 use ferry_model::error::Error;
 use ferry_model::plan::Resource;
-use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::access::{Missing, SpaceAccess};
 use ferry_transfer::space::SpaceId;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
-use std::io::{self, Read, Write};
 
 /// Longest message, bytes: the records of a workload whose sockets and pipes are full. Memory never passes here.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
@@ -103,7 +108,11 @@ pub enum Request {
     },
     /// Memory is in: descriptors, threads, registers. Afterwards the workload is whole and frozen, with no tracer.
     #[n(12)]
-    Finish,
+    Finish {
+        /// Pages that are not in: who touches one waits for the pager, which begins with this. None, or empty: all are in.
+        #[n(0)]
+        missing: Option<Vec<Missing>>,
+    },
     /// Network up, announced, thawed. Repeatable.
     #[n(13)]
     Resume,
@@ -166,6 +175,21 @@ pub enum Request {
         #[n(0)]
         share_percent: u32,
     },
+    /// Ways to the source of missing pages, instead of those that there were: connections that carry
+    /// [`ferry_transfer::wire::demand`], passed with this message (`SCM_RIGHTS`). The first is for what somebody waits for, the others
+    /// are for the rest. None: the way is lost, and the pager waits for another.
+    #[n(60)]
+    Pages {
+        /// How many descriptors come along.
+        #[n(0)]
+        streams: u32,
+    },
+    /// How far the pager is: answered by [`Answer::Pager`].
+    #[n(61)]
+    Pager,
+    /// The missing pages will never come: the workload is frozen for good, with all that it has.
+    #[n(62)]
+    Hold,
     /// Makes puppets of a draft of the workload, which still runs at its source, or makes those that are there the puppets of this one:
     /// what stays of their memory is what `ferry_process::layout::kept` says. After [`Request::Ground`], and repeatable until
     /// [`Request::Prepare`]. Answered by [`Answer::Prepared`]; after a failure nothing is left.
@@ -280,6 +304,13 @@ pub enum Answer {
         #[n(0)]
         frames: Vec<ByteVec>,
     },
+    /// Answer to [`Request::Pager`].
+    #[n(61)]
+    Pager {
+        /// How far it is.
+        #[n(0)]
+        status: PagerStatus,
+    },
     /// Answer to [`Request::Track`]. The userfaultfds of all spaces that are fresh follow, in their order: messages of one byte with at
     /// most [`ferry_sys::scm::DESCRIPTORS_MAX`] descriptors each.
     #[n(16)]
@@ -323,6 +354,9 @@ pub enum Phase {
     /// What it had is lost: the capsule's init died, or a build was cut short.
     #[n(6)]
     Lost,
+    /// Pages that it needs will never come: frozen for good.
+    #[n(7)]
+    Held,
 }
 
 /// What a shim has.
@@ -391,47 +425,6 @@ impl Exit {
     pub fn from_wait(status: i32) -> Self {
         if status & 0x7f == 0 { Self::Code((status >> 8) & 0xff) } else { Self::Signal(status & 0x7f) }
     }
-}
-
-/// Writes one message with its length in front.
-pub fn send<T: Encode<()>>(to: &mut impl Write, message: &T) -> io::Result<()> {
-    let mut bytes = vec![0; 4];
-    minicbor::encode(message, &mut bytes).map_err(|e| io::Error::other(e.to_string()))?;
-    let len = bytes.len() - 4;
-    if len > MESSAGE_BYTES_MAX {
-        return Err(too_long(len));
-    }
-    bytes[..4].copy_from_slice(&u32::try_from(len).map_err(|_| too_long(len))?.to_le_bytes());
-    to.write_all(&bytes)
-}
-
-/// Reads one message. `UnexpectedEof` when the other side is gone.
-pub fn receive<T: for<'b> Decode<'b, ()>>(from: &mut impl Read) -> io::Result<T> {
-    let mut len = [0; 4];
-    from.read_exact(&mut len)?;
-    let len = length(len)?;
-    let mut bytes = Vec::new();
-    from.take(len as u64).read_to_end(&mut bytes)?;
-    if bytes.len() < len {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    decode(&bytes)
-}
-
-/// The length that stands in front of a message, checked.
-pub fn length(bytes: [u8; 4]) -> io::Result<usize> {
-    let len = u32::from_le_bytes(bytes) as usize;
-    if len > MESSAGE_BYTES_MAX { Err(too_long(len)) } else { Ok(len) }
-}
-
-/// Decodes the body of a message.
-pub fn decode<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> io::Result<T> {
-    minicbor::decode(bytes)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("Not a message of a shim: {e}")))
-}
-
-fn too_long(len: usize) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("A message of {len} bytes is longer than allowed"))
 }
 
 #[cfg(test)]

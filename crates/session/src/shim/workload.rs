@@ -97,6 +97,7 @@ impl Workload {
         let opened = if record.boot_id == boot { Capsule::open(dir).ok() } else { None };
         record.phase = match (record.phase, &opened) {
             (phase @ (Phase::Empty | Phase::Exited), _) => phase,
+            (Phase::Held, Some(_)) => Phase::Held,
             // Puppets that were not whole died with the shim that held them.
             (Phase::Building, _) | (_, None) => Phase::Lost,
             (Phase::Prepared, Some(_)) => Phase::Prepared,
@@ -460,5 +461,6 @@ pub(super) fn words(phase: Phase) -> &'static str {
         Phase::Prepared => "prepared",
         Phase::Exited => "ended",
         Phase::Lost => "lost",
+        Phase::Held => "frozen for good, because pages of it were lost",
     }
 }

@@ -86,6 +86,20 @@ fn hand_over(
     carrier: &mut impl Carrier,
     sent: &mut Sent,
 ) -> Result<(), RoundError> {
+    let (content, zero) = without_zeros(ranges, &mut bytes);
+    sent.zero.extend_from_slice(&zero);
+    sent.content.extend_from_slice(&content);
+    if !zero.is_empty() {
+        carrier.zero(id, zero).map_err(RoundError::Carry)?;
+    }
+    if !content.is_empty() {
+        carrier.pages(id, content, bytes).map_err(RoundError::Carry)?;
+    }
+    Ok(())
+}
+
+/// Takes the pages that are zero out of `bytes`, which `ranges` have: what is left of the ranges, and what was taken out.
+pub(crate) fn without_zeros(ranges: &[Range], bytes: &mut Vec<u8>) -> (Vec<Range>, Vec<Range>) {
     let (mut content, mut zero) = (Vec::new(), Vec::new());
     let (mut at, mut kept) = (0, 0);
     for page in ranges.iter().flat_map(pages) {
@@ -102,15 +116,7 @@ fn hand_over(
         at = end;
     }
     bytes.truncate(kept);
-    sent.zero.extend_from_slice(&zero);
-    sent.content.extend_from_slice(&content);
-    if !zero.is_empty() {
-        carrier.zero(id, zero).map_err(RoundError::Carry)?;
-    }
-    if !content.is_empty() {
-        carrier.pages(id, content, bytes).map_err(RoundError::Carry)?;
-    }
-    Ok(())
+    (content, zero)
 }
 
 /// Cuts a set into batches of at most [`BATCH_BYTES`].
@@ -149,6 +155,7 @@ fn pages(range: &Range) -> impl Iterator<Item = Range> + use<> {
     (range.start..range.end()).step_by(PAGE_SIZE as usize).map(|start| Range { start, len: PAGE_SIZE })
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+/// Whether a page is.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(64).all(|part| part.iter().fold(0, |sum, byte| sum | byte) == 0)
 }

@@ -1,12 +1,13 @@
 //! What goes over the link between two nodes, as bytes: greeting, control messages, page frames.
 //!
 //! Every connection begins with a [`greeting`] that agrees on a version. Then it carries either [`control`] messages (one per
-//! move: plan, files, state, handover) or [`frame`]s of memory, or [`rounds`] of it (any number per move, each presenting the move's secret). Everything
+//! move: plan, files, state, handover) or [`frame`]s of memory, [`rounds`] of it, or pages on [`demand`] (any number per move, each presenting the move's secret). Everything
 //! here reads from `Read` and writes to `Write`, so that it runs over TLS, a socket pair or a slice; the decoders take a slice, for the
 //! fuzzer. The peer is authenticated, and still not trusted: every length is checked against its limit before it is used.
 
 pub mod bulk;
 pub mod control;
+pub mod demand;
 pub mod digest;
 pub mod frame;
 pub mod greeting;

@@ -1,6 +1,7 @@
 //! Messages read back, and lengths are bounded.
 
 use super::*;
+use std::io;
 
 #[test]
 fn messages_read_back() {

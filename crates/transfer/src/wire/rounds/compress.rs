@@ -64,20 +64,20 @@ impl fmt::Display for Verdict {
 
 /// Measures and decides, for all streams together.
 #[derive(Debug)]
-pub(super) struct Decider {
+pub(in crate::wire) struct Decider {
     asked: Compression,
     frames: u64,
     verdict: Verdict,
 }
 
 impl Decider {
-    pub(super) fn new(asked: Compression) -> Self {
+    pub(in crate::wire) fn new(asked: Compression) -> Self {
         let verdict = Verdict { on: asked == Compression::Always, ..Verdict::default() };
         Self { asked, frames: 0, verdict }
     }
 
     /// Whether to pack the next frame, for good or to find out.
-    pub(super) fn next(&mut self) -> bool {
+    pub(in crate::wire) fn next(&mut self) -> bool {
         let frame = self.frames;
         self.frames += 1;
         match self.asked {
@@ -91,7 +91,7 @@ impl Decider {
     }
 
     /// A frame of `bytes` was packed to `packed` of them.
-    pub(super) fn packed(&mut self, bytes: usize, packed: usize, took: Duration) {
+    pub(in crate::wire) fn packed(&mut self, bytes: usize, packed: usize, took: Duration) {
         let first = self.verdict.tried == 0;
         self.verdict.tried += 1;
         let bytes = bytes.max(1) as f64;
@@ -103,12 +103,12 @@ impl Decider {
     }
 
     /// `bytes` went onto the link, which took so long, waiting for it included.
-    pub(super) fn wrote(&mut self, bytes: usize, took: Duration) {
+    pub(in crate::wire) fn wrote(&mut self, bytes: usize, took: Duration) {
         let first = self.verdict.link_ns == 0.0;
         mix(&mut self.verdict.link_ns, took.as_nanos() as f64 / bytes.max(1) as f64, first);
     }
 
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(in crate::wire) fn verdict(&self) -> Verdict {
         self.verdict
     }
 }

@@ -1,4 +1,4 @@
-//! A frame of a round: a header of fixed layout, a table of ranges, and their content one after the other.
+//! A frame of a round, or of pages on demand: a header of fixed layout, a table of ranges, and their content one after the other.
 
 use super::super::frame::FRAME_BYTES_MAX;
 use super::super::invalid;
@@ -33,8 +33,22 @@ const KIND_SETTLED: u16 = 4;
 /// From the sender: nothing follows.
 const KIND_END: u16 = 5;
 
+/// On demand, from the target: it wants the pages of the table.
+const KIND_ASK: u16 = 6;
+/// On demand, from the target: it has the pages of the table, as they were delivered.
+const KIND_HAVE: u16 = 7;
+/// On demand, from the target: nothing is missing any more. The hash over what it has follows.
+const KIND_ALL_IN: u16 = 8;
+/// On demand, from the source: it comes to the same hash.
+const KIND_AGREED: u16 = 9;
+
 /// The content is one lz4 block.
 const FLAG_LZ4: u16 = 1;
+/// Somebody waits for the pages.
+const FLAG_URGENT: u16 = 2;
+
+/// Bytes of the hash behind [`Frame::AllIn`].
+pub const HASH_BYTES: usize = 32;
 
 /// The header of a frame, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -95,10 +109,30 @@ pub enum Frame {
     },
     /// The sender is done.
     End,
+    /// On demand: a table of what is wanted follows.
+    Ask {
+        /// The space.
+        space: SpaceId,
+        /// Ranges in the table.
+        ranges: usize,
+        /// Somebody waits for them.
+        urgent: bool,
+    },
+    /// On demand: a table of what was delivered and is in its place follows.
+    Have {
+        /// The space.
+        space: SpaceId,
+        /// Ranges in the table.
+        ranges: usize,
+    },
+    /// On demand: nothing is missing. The hash over all that it has follows, [`HASH_BYTES`].
+    AllIn,
+    /// On demand: the source comes to the same hash.
+    Agreed,
 }
 
 impl Header {
-    /// The header of a frame; `sequence` counts pages and zeros of the stream.
+    /// The header of a frame; `sequence` counts the frames of the stream that have a table.
     #[must_use]
     pub fn new(frame: &Frame, sequence: u64) -> Self {
         let mut header = Self {
@@ -131,12 +165,27 @@ impl Header {
             Frame::Settled { round } => {
                 (header.kind, header.sequence) = (U16::new(KIND_SETTLED), U64::new(round));
             }
+            Frame::Ask { space, ranges, urgent } => {
+                header.kind = U16::new(KIND_ASK);
+                header.flags = U16::new(if urgent { FLAG_URGENT } else { 0 });
+                header.space = U32::new(space.0);
+                header.ranges = U32::new(ranges as u32);
+            }
+            Frame::Have { space, ranges } => {
+                header.kind = U16::new(KIND_HAVE);
+                header.space = U32::new(space.0);
+                header.ranges = U32::new(ranges as u32);
+            }
+            Frame::AllIn => {
+                (header.kind, header.body) = (U16::new(KIND_ALL_IN), U32::new(HASH_BYTES as u32));
+            }
+            Frame::Agreed => header.kind = U16::new(KIND_AGREED),
             Frame::End => {}
         }
         header
     }
 
-    /// Checks a header against every limit. `sequence` is what pages and zeros must carry.
+    /// Checks a header against every limit. `sequence` is what a frame with a table must carry.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -148,15 +197,20 @@ impl Header {
         let space = SpaceId(self.space.get());
         let (ranges, bytes, body) =
             (self.ranges.get() as usize, self.bytes.get() as usize, self.body.get() as usize);
-        let compressed = match self.flags.get() {
-            0 => false,
-            FLAG_LZ4 if self.kind.get() == KIND_PAGES => true,
+        let (compressed, urgent) = match self.flags.get() {
+            0 => (false, false),
+            FLAG_LZ4 if self.kind.get() == KIND_PAGES => (true, false),
+            FLAG_URGENT if self.kind.get() == KIND_ASK => (false, true),
             flags => return Err(invalid(format!("A frame with unknown flags {flags:#x}"))),
         };
         let frame = match self.kind.get() {
             KIND_SETTLE => return Ok(Frame::Settle { round: number }),
             KIND_SETTLED => return Ok(Frame::Settled { round: number }),
             KIND_END => return Ok(Frame::End),
+            KIND_ALL_IN if body == HASH_BYTES => return Ok(Frame::AllIn),
+            KIND_AGREED => return Ok(Frame::Agreed),
+            KIND_ASK => Frame::Ask { space, ranges, urgent },
+            KIND_HAVE => Frame::Have { space, ranges },
             KIND_PAGES => Frame::Pages { space, ranges, bytes, body, compressed },
             KIND_ZERO => Frame::Zero { space, ranges },
             kind => return Err(invalid(format!("A frame of unknown kind {kind}"))),
@@ -257,7 +311,13 @@ pub fn decode(bytes: &[u8], sequence: u64) -> io::Result<(Frame, Vec<Range>, Vec
     let frame = header(bytes, sequence)?;
     let (ranges, wanted, body, compressed) = match frame {
         Frame::Pages { ranges, bytes, body, compressed, .. } => (ranges, bytes, body, compressed),
-        Frame::Zero { ranges, .. } => (ranges, 0, 0, false),
+        Frame::Zero { ranges, .. } | Frame::Ask { ranges, .. } | Frame::Have { ranges, .. } => {
+            (ranges, 0, 0, false)
+        }
+        Frame::AllIn => {
+            let hash = bytes[HEADER_BYTES..].get(..HASH_BYTES).ok_or_else(cut_short)?;
+            return Ok((frame, Vec::new(), hash.to_vec()));
+        }
         _ => return Ok((frame, Vec::new(), Vec::new())),
     };
     let (table, rest) = bytes[HEADER_BYTES..].split_at_checked(ranges * ENTRY_BYTES).ok_or_else(cut_short)?;

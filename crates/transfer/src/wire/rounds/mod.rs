@@ -20,6 +20,7 @@ mod queue;
 mod receiver;
 mod sender;
 
+pub(super) use compress::Decider;
 pub use compress::{Compression, Verdict};
 pub use receiver::Receiver;
 pub use sender::{Figures, Settings, StreamCarrier};

@@ -196,7 +196,7 @@ impl<'a> Line<'a> {
                     continue;
                 }
                 Frame::End => return Ok(()),
-                Frame::Settled { .. } => return Err(invalid("An answer that nobody asked for")),
+                other => return Err(invalid(format!("{other:?} where pages of a round were due"))),
             }
             self.sequence += 1;
         }

@@ -1,0 +1,209 @@
+//! The source: answers what it is asked for, one stream at a time.
+
+use super::super::invalid;
+use super::super::rounds::frame::{
+    self, ENTRY_BYTES, Frame, HASH_BYTES, HEADER_BYTES, Header, RANGES_MAX, read_table, write_table,
+};
+use super::super::rounds::{Compression, Decider};
+use super::sum::sum_of;
+use crate::access::Missing;
+use crate::engine::{RangeSet, without_zeros};
+use crate::space::{self, PageSource, Range, SpaceId};
+use ferry_model::ids::Hash;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use zerocopy::IntoBytes;
+
+/// Most bytes of memory in one answer: an urgent page on another stream shares the link with at most so many at a time.
+const ANSWER_BYTES: u64 = 256 << 10;
+
+/// Most ranges that a target may say that it has: as many pages as 64 TiB have in every second place are more than any memory.
+const HAVE_RANGES_MAX: usize = 1 << 24;
+
+/// What went over, all streams of one move together.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of memory that were answered, zeros included. A page that was asked for twice counts twice.
+    pub served_bytes: AtomicU64,
+    /// Of these such that somebody waited for.
+    pub urgent_bytes: AtomicU64,
+    /// The hash on which both sides agree, as soon as the target has said that nothing is missing any more.
+    pub agreed: OnceLock<Hash>,
+}
+
+/// Answers what comes on one stream until the target closes it. `allowed` is what was offered as missing: every other page is refused, and
+/// ends the stream.
+///
+/// # Errors
+/// The stream broke, the target asked for what was not offered, the memory cannot be read, or both sides do not come to the same hash.
+pub fn serve(
+    stream: &mut (impl Read + Write + ?Sized),
+    source: &dyn PageSource,
+    allowed: &[Missing],
+    progress: &Progress,
+) -> io::Result<()> {
+    let mut server = Server {
+        stream,
+        source,
+        allowed: allowed.iter().map(|each| (each.space, each.ranges.as_slice())).collect(),
+        progress,
+        decider: Decider::new(Compression::Measured),
+        heard: 0,
+        said: 0,
+        has: BTreeMap::new(),
+        has_ranges: 0,
+        buffer: Vec::new(),
+        packed: Vec::new(),
+        out: Vec::new(),
+    };
+    while server.turn()? {}
+    Ok(())
+}
+
+struct Server<'a, S: ?Sized> {
+    stream: &'a mut S,
+    source: &'a dyn PageSource,
+    allowed: BTreeMap<SpaceId, &'a [Range]>,
+    progress: &'a Progress,
+    decider: Decider,
+    /// Frames with a table that came, and that went.
+    heard: u64,
+    said: u64,
+    /// What the target says it has.
+    has: BTreeMap<SpaceId, Vec<Range>>,
+    has_ranges: usize,
+    buffer: Vec<u8>,
+    packed: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl<S: Read + Write + ?Sized> Server<'_, S> {
+    /// One frame; false: the target has closed the stream.
+    fn turn(&mut self) -> io::Result<bool> {
+        let mut header = [0; HEADER_BYTES];
+        if !begin(self.stream, &mut header)? {
+            return Ok(false);
+        }
+        match frame::header(&header, self.heard)? {
+            Frame::Ask { space, ranges, urgent } => {
+                let (ranges, _) = self.table(space, ranges)?;
+                self.answer(space, &ranges, urgent)?;
+            }
+            Frame::Have { space, ranges } => {
+                self.has_ranges += ranges;
+                if self.has_ranges > HAVE_RANGES_MAX {
+                    return Err(invalid("The target has more pages than there are"));
+                }
+                let (ranges, _) = self.table(space, ranges)?;
+                self.has.entry(space).or_default().extend(ranges);
+            }
+            Frame::AllIn => {
+                let mut hash = [0; HASH_BYTES];
+                self.stream.read_exact(&mut hash)?;
+                self.agree(Hash(hash))?;
+            }
+            other => return Err(invalid(format!("{other:?} where a target was to ask"))),
+        }
+        Ok(true)
+    }
+
+    /// The table behind a header. All of it was offered.
+    fn table(&mut self, space: SpaceId, ranges: usize) -> io::Result<(Vec<Range>, u64)> {
+        let mut table = vec![0; ranges * ENTRY_BYTES];
+        self.stream.read_exact(&mut table)?;
+        self.heard += 1;
+        let (ranges, sum) = read_table(&table)?;
+        let offered = self.allowed.get(&space).copied().unwrap_or_default();
+        if let Some(range) = ranges.iter().find(|range| !space::covers(offered, range.start, range.len)) {
+            let Range { start, len } = range;
+            return Err(invalid(format!("{len} bytes at {start:#x} of space {} were not offered", space.0)));
+        }
+        Ok((ranges, sum))
+    }
+
+    fn answer(&mut self, space: SpaceId, ranges: &[Range], urgent: bool) -> io::Result<()> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for range in ranges {
+            let mut start = range.start;
+            while start < range.end() {
+                let len = (range.end() - start).min(ANSWER_BYTES - bytes);
+                batch.push(Range { start, len });
+                (start, bytes) = (start + len, bytes + len);
+                if bytes == ANSWER_BYTES || batch.len() == RANGES_MAX {
+                    self.send(space, &std::mem::take(&mut batch), bytes, urgent)?;
+                    bytes = 0;
+                }
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.send(space, &batch, bytes, urgent) }
+    }
+
+    fn send(&mut self, space: SpaceId, ranges: &[Range], bytes: u64, urgent: bool) -> io::Result<()> {
+        self.buffer.resize(bytes as usize, 0);
+        self.source.read_ranges(space, ranges, &mut self.buffer)?;
+        let (content, zero) = without_zeros(ranges, &mut self.buffer);
+        self.out.clear();
+        if !content.is_empty() {
+            let packed = self.decider.next() && {
+                let begin = Instant::now();
+                frame::pack(&self.buffer, &mut self.packed);
+                self.decider.packed(self.buffer.len(), self.packed.len(), begin.elapsed());
+                self.packed.len() < self.buffer.len() / 16 * 15
+            };
+            let body = if packed { &self.packed } else { &self.buffer };
+            let (bytes, ranges) = (self.buffer.len(), content.len());
+            let head = Frame::Pages { space, ranges, bytes, body: body.len(), compressed: packed };
+            self.out.extend_from_slice(Header::new(&head, self.said).as_bytes());
+            write_table(&content, &mut self.out)?;
+            self.out.extend_from_slice(body);
+            self.said += 1;
+        }
+        if !zero.is_empty() {
+            let head = Frame::Zero { space, ranges: zero.len() };
+            self.out.extend_from_slice(Header::new(&head, self.said).as_bytes());
+            write_table(&zero, &mut self.out)?;
+            self.said += 1;
+        }
+        let begin = Instant::now();
+        self.stream.write_all(&self.out)?;
+        self.stream.flush()?;
+        self.decider.wrote(self.out.len(), begin.elapsed());
+        self.progress.served_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if urgent {
+            self.progress.urgent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn agree(&mut self, hash: Hash) -> io::Result<()> {
+        let has: Vec<(SpaceId, RangeSet)> = std::mem::take(&mut self.has)
+            .into_iter()
+            .map(|(space, ranges)| (space, RangeSet::new(ranges)))
+            .collect();
+        let own = sum_of(self.source, &has)?.hash();
+        if own != hash {
+            return Err(invalid(format!("The target's pages have the hash {hash:?}, the source's {own:?}")));
+        }
+        self.has_ranges = 0;
+        self.stream.write_all(Header::new(&Frame::Agreed, 0).as_bytes())?;
+        self.stream.flush()?;
+        let _ = self.progress.agreed.set(hash);
+        Ok(())
+    }
+}
+
+/// Reads a header; false: nothing follows.
+fn begin(stream: &mut (impl Read + ?Sized), header: &mut [u8; HEADER_BYTES]) -> io::Result<bool> {
+    let first = loop {
+        match stream.read(header) {
+            Ok(0) => return Ok(false),
+            Ok(count) => break count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    };
+    stream.read_exact(&mut header[first..]).map(|()| true)
+}
