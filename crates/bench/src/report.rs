@@ -1,26 +1,29 @@
 //! The one shape in which every bench reports, for scripts and for people.
 
 use crate::machine::Machine;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a bench has found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Name of the bench.
-    pub bench: &'static str,
+    pub bench: String,
     /// Where.
     pub machine: Machine,
     /// What.
     pub rows: Vec<Row>,
+    /// What was to be measured and could not be, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
 }
 
 /// One measured quantity.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured.
     pub name: String,
     /// Unit of all values.
-    pub unit: &'static str,
+    pub unit: String,
     /// Median of the samples.
     pub value: f64,
     /// Median of the machine's limit, measured in the same run.
@@ -38,9 +41,10 @@ pub struct Row {
 impl Row {
     /// A row from samples.
     #[must_use]
-    pub fn new(name: impl Into<String>, unit: &'static str, samples: Vec<f64>) -> Self {
+    pub fn new(name: impl Into<String>, unit: impl Into<String>, samples: Vec<f64>) -> Self {
         let value = median(&samples);
-        Self { name: name.into(), unit, value, limit: None, bound: None, reached: None, peer: None, samples }
+        let (name, unit) = (name.into(), unit.into());
+        Self { name, unit, value, limit: None, bound: None, reached: None, peer: None, samples }
     }
 
     /// Adds what is to be reached.
@@ -57,6 +61,16 @@ impl Row {
         let limit = median(limits);
         self.limit = Some(limit);
         self.at_most(limit * factor + more)
+    }
+
+    /// Adds the limit of something of which more is better: the bound is this share of it.
+    #[must_use]
+    pub fn at_least_share(mut self, limits: &[f64], share: f64) -> Self {
+        let limit = median(limits);
+        self.limit = Some(limit);
+        self.bound = Some(limit * share);
+        self.reached = Some(self.value >= limit * share);
+        self
     }
 
     /// Adds a peer's value.
@@ -102,6 +116,9 @@ impl Report {
                 number(row.peer)
             ));
         }
+        for why in &self.skipped {
+            text.push_str(&format!("\nNo row for {why}\n"));
+        }
         text
     }
 }
@@ -116,6 +133,8 @@ mod tests {
         assert_eq!((row.value, row.limit, row.bound, row.reached), (2.0, Some(2.0), Some(3.0), Some(true)));
         let row = Row::new("x", "ms", vec![3.5]).within(&[2.0], 1.5, 0.0);
         assert_eq!(row.reached, Some(false));
+        let row = Row::new("x", "MiB/s", vec![79.0]).at_least_share(&[100.0], 0.8);
+        assert_eq!((row.bound, row.reached), (Some(80.0), Some(false)));
         assert_eq!(median(&[]), 0.0);
     }
 }

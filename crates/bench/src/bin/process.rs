@@ -171,7 +171,7 @@ fn bench(args: &Args) -> io::Result<()> {
         rows.push(Row::new(format!("restore of {name}: batches"), "count", samples.restore_batches));
         rows.push(Row::new(format!("restore of {name}: lone calls"), "count", samples.restore_lone));
     }
-    let report = Report { bench: "process", machine, rows };
+    let report = Report { bench: "process".to_owned(), machine, rows, skipped: Vec::new() };
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

@@ -66,7 +66,7 @@ fn soak(args: &Args) -> io::Result<()> {
         Ok(())
     });
     let failures = tally.failures.len();
-    let report = Report { bench: "soak", machine, rows: tally.rows() };
+    let report = Report { bench: "soak".to_owned(), machine, rows: tally.rows(), skipped: Vec::new() };
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

@@ -39,7 +39,7 @@ pub fn measure(mib: u64, turns: usize) -> io::Result<Vec<Row>> {
         let non_zero = if half { bytes / 2 } else { bytes };
         let (mut limit, mut one, mut two) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..turns {
-            limit.push(bare(&memory[..non_zero])?.as_secs_f64());
+            limit.push(bare(&memory[..non_zero], 1)?.as_secs_f64());
             two.push(round(&memory, 2)?.as_secs_f64());
             one.push(round(&memory, 1)?.as_secs_f64());
         }
@@ -60,17 +60,51 @@ pub fn measure(mib: u64, turns: usize) -> io::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Read, one TLS stream, write into fresh pages.
-fn bare(memory: &[u8]) -> io::Result<Duration> {
+/// The bare pipeline for memory of any size: it reads the same gigabyte again and again, and writes it to where nothing was.
+pub struct Pipeline {
+    memory: Mapped,
+    bytes: usize,
+    times: usize,
+}
+
+impl Pipeline {
+    /// Reads `mib` of incompressible memory `times` times.
+    ///
+    /// # Errors
+    /// There is not so much memory.
+    pub fn new(mib: u64, times: u64) -> io::Result<Self> {
+        let bytes = (mib << 20) as usize;
+        let mut memory = Mapped::new(bytes)?;
+        fill(&mut memory, 1);
+        Ok(Self { memory, bytes, times: times as usize })
+    }
+
+    /// Bytes that a run carries.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.bytes * self.times) as u64
+    }
+
+    /// Carries them.
+    ///
+    /// # Errors
+    /// There is no memory for the target, or no loopback.
+    pub fn run(&self) -> io::Result<Duration> {
+        bare(&self.memory[..self.bytes], self.times)
+    }
+}
+
+/// Read, one TLS stream, write into fresh pages: `memory` so many times over, each to another place.
+fn bare(memory: &[u8], times: usize) -> io::Result<Duration> {
     let pid = own_pid();
     let (mut ours, mut theirs) = tls::pair()?;
-    let target = Mapped::new(memory.len())?;
+    let target = Mapped::new(memory.len() * times)?;
     let (from, to, len) = (memory.as_ptr() as u64, target.as_ptr() as u64, memory.len());
     let begin = Instant::now();
     let writer = std::thread::spawn(move || -> io::Result<()> {
         let mut buffer = vec![0; CALL_BYTES];
-        for at in (0..len).step_by(CALL_BYTES) {
-            let part = &mut buffer[..CALL_BYTES.min(len - at)];
+        for (at, size) in calls(len, times) {
+            let part = &mut buffer[..size];
             theirs.read_exact(part)?;
             whole(process_vm::write(pid, to + at as u64, part)?, part.len())?;
         }
@@ -78,17 +112,26 @@ fn bare(memory: &[u8]) -> io::Result<Duration> {
         theirs.flush()
     });
     let mut buffer = vec![0; CALL_BYTES];
-    for at in (0..len).step_by(CALL_BYTES) {
-        let part = &mut buffer[..CALL_BYTES.min(len - at)];
-        whole(process_vm::read(pid, from + at as u64, part)?, part.len())?;
+    for (at, size) in calls(len, times) {
+        let part = &mut buffer[..size];
+        whole(process_vm::read(pid, from + (at % len) as u64, part)?, part.len())?;
         ours.write_all(part)?;
     }
     ours.flush()?;
     ours.read_exact(&mut [0])?;
     let took = begin.elapsed();
     writer.join().map_err(|_| io::Error::other("the writer failed"))??;
-    check(memory, &target)?;
+    for time in 0..times {
+        check(memory, &target[time * len..])?;
+    }
     Ok(took)
+}
+
+/// Where each call begins in the target and how long it is: none crosses the end of the memory.
+fn calls(len: usize, times: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..times).flat_map(move |time| {
+        (0..len).step_by(CALL_BYTES).map(move |at| (time * len + at, CALL_BYTES.min(len - at)))
+    })
 }
 
 /// One round of the engine, until everything is in its place.
@@ -158,7 +201,7 @@ fn whole(done: usize, wanted: usize) -> io::Result<()> {
 }
 
 /// What was measured was done.
-fn check(memory: &[u8], target: &Mapped) -> io::Result<()> {
+fn check(memory: &[u8], target: &[u8]) -> io::Result<()> {
     if std::hint::black_box(target)[..memory.len()] == *memory {
         Ok(())
     } else {

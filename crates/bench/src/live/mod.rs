@@ -3,9 +3,12 @@
 
 pub mod client;
 pub mod first_round;
+pub mod plots;
+pub mod samples;
 pub mod slowdown;
 pub mod soak;
 pub mod stage;
+pub mod table;
 pub mod tls;
 pub mod watcher;
 pub mod writer;
