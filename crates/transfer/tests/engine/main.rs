@@ -2,6 +2,7 @@
 //! move, a target that learns of them by drafts and lets go of what is no more, streams that break half way. Whatever happens, after
 //! the last round both sides are equal, byte by byte.
 
+mod every;
 mod range_set;
 mod target;
 mod world;

@@ -109,7 +109,7 @@ struct Page {
 
 #[derive(Default)]
 struct State {
-    script: std::vec::IntoIter<Op>,
+    script: Option<Box<dyn Iterator<Item = Op> + Send>>,
     paused: bool,
     alive: BTreeSet<u32>,
     next: u32,
@@ -136,7 +136,12 @@ pub struct World(Mutex<State>);
 impl World {
     /// Two mappings in each space to begin with; the rest is up to the script.
     pub fn new(script: Vec<Op>) -> Self {
-        let world = Self(Mutex::new(State { script: script.into_iter(), ..State::default() }));
+        Self::scripted(script.into_iter())
+    }
+
+    /// As [`Self::new`], with a script that is made up on the way.
+    pub fn scripted(script: impl Iterator<Item = Op> + Send + 'static) -> Self {
+        let world = Self(Mutex::new(State { script: Some(Box::new(script)), ..State::default() }));
         for space in 0..2 {
             world.apply(&Op::Spawn);
             world.apply(&Op::Map { space, page: 0, pages: 12, file: false, shared: false });
@@ -154,7 +159,7 @@ impl World {
         for _ in 0..3 {
             let op = {
                 let mut state = self.lock();
-                if state.paused { None } else { state.script.next() }
+                if state.paused { None } else { state.script.as_mut().and_then(Iterator::next) }
             };
             if let Some(op) = op {
                 self.apply(&op);
