@@ -109,7 +109,13 @@ pub fn demand(bytes: &[u8]) {
     let asked = asker.awaited_bytes();
     asker.came(bytes);
     let mut came = 0;
-    while let Ok(Some(answer)) = asker.answer() {
+    loop {
+        let answer = match asker.answer() {
+            Ok(Some(answer)) => answer,
+            Ok(None) => break,
+            // The stream is not used any more.
+            Err(_) => return,
+        };
         let (demand::Answer::Pages { ranges, .. } | demand::Answer::Zero { ranges, .. }) = &answer else {
             panic!("nobody has asked whether it agrees");
         };

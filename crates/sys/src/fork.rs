@@ -16,6 +16,15 @@ pub enum Forked {
     Parent(i32, Option<OwnedFd>),
 }
 
+/// For [`Clone3::flags`]: both have one table of descriptors. What one opens is open in the other, and what one closes is closed there.
+pub const SHARED_DESCRIPTORS: u64 = libc::CLONE_FILES as u64;
+
+/// For [`Clone3::exit_signal`]: SIGCHLD.
+pub const CHILD_ENDED: i32 = libc::SIGCHLD;
+
+/// For [`set_limit`]: the most descriptors that a process may open (RLIMIT_NOFILE).
+pub const DESCRIPTORS_LIMIT: u32 = libc::RLIMIT_NOFILE;
+
 /// How to make a new process.
 #[derive(Debug, Default)]
 pub struct Clone3<'a> {
@@ -106,6 +115,51 @@ pub fn close_range(first: u32, last: u32) -> io::Result<()> {
     match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes every descriptor but these. As [`close_range`].
+///
+/// # Errors
+/// ENOSYS before Linux 5.9.
+pub fn keep_only(kept: &[i32]) -> io::Result<()> {
+    let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 0;
+    for fd in kept {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX)
+}
+
+/// The descriptor with this number, which a process that shares this one's table has opened, or one of whose fork this is. It is the
+/// caller's from now on: nobody else may close it.
+///
+/// # Errors
+/// EBADF when there is none.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: asking for the flags of a number changes nothing.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and by this function's contract nobody else closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A copy of the descriptor with this number, whoever it belongs to.
+///
+/// # Errors
+/// EBADF when there is none, EMFILE at the limit of descriptors.
+pub fn copy_of(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: copying a descriptor touches no memory; the copy is new and ours.
+    unsafe {
+        match libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
     }
 }
 

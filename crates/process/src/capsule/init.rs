@@ -3,11 +3,11 @@
 //! It is a fork of the shim without an exec, so it needs no file of its own in the capsule; it has one thread and
 //! nothing mapped that its children could not unmap. It is furniture: never captured and never moved. Restoring makes
 //! a workload's first tasks as its children, by remote calls in it; between two of its system calls it has no state
-//! that this could hurt. It does not end with the shim: the next shim connects anew, and gets back the one descriptor that
-//! init holds for it, the master of the workload's terminal.
+//! that this could hurt. It does not end with the shim: the next shim connects anew, and gets back the descriptors that
+//! init holds for it, the master of the workload's terminal and what holds memory back that is still missing.
 
 use super::error::{Error, Result};
-use super::line::{Description, Event, GIVE, KEEP, START};
+use super::line::{AT_ONCE, Description, Event, GIVE, HELD, HOLD, KEEP, LET_GO, START};
 use super::spec::Spec;
 use super::{furnish, mounts, root};
 use ferry_sys::fork::{self, Clone3, Forked};
@@ -16,7 +16,7 @@ use ferry_sys::unshare::{UnshareFlags, unshare};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::net::{RecvFlags, SocketFlags, accept_with};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -74,7 +74,10 @@ fn set_up(spec: &Spec, listening: &OwnedFd, report: BorrowedFd<'_>) -> Result<Ow
     }
     let signals =
         fork::child_signal_fd().map_err(|source| Error::Kernel { doing: "watch children".into(), source })?;
-    step("close descriptors", keep_only(&[listening.as_raw_fd(), report.as_raw_fd(), signals.as_raw_fd()]))?;
+    step(
+        "close descriptors",
+        fork::keep_only(&[listening.as_raw_fd(), report.as_raw_fd(), signals.as_raw_fd()]),
+    )?;
     // The host's, until there is one inside: so that nothing else gets their numbers.
     step("open /dev/null", root::standard_descriptors())?;
     Ok(signals)
@@ -98,28 +101,14 @@ pub(super) fn build_inside(spec: &Spec, kept: &[BorrowedFd<'_>]) -> Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     drop(new_root);
     let kept: Vec<i32> = kept.iter().map(AsRawFd::as_raw_fd).collect();
-    step("close descriptors", keep_only(&kept))?;
+    step("close descriptors", fork::keep_only(&kept))?;
     step("open /dev/null", root::standard_descriptors())
-}
-
-/// Closes every descriptor but these.
-fn keep_only(kept: &[i32]) -> io::Result<()> {
-    let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
-    kept.sort_unstable();
-    let mut first = 0;
-    for fd in kept {
-        if fd > first {
-            fork::close_range(first, fd - 1)?;
-        }
-        first = fd + 1;
-    }
-    fork::close_range(first, u32::MAX)
 }
 
 fn serve(listening: &OwnedFd, signals: &OwnedFd, line: OwnedFd) -> ! {
     let mut line = Some(line);
     let mut ends: VecDeque<Event> = VecDeque::new();
-    let mut kept: Option<OwnedFd> = None;
+    let mut kept = Kept::default();
     loop {
         let mut watched = vec![PollFd::new(listening, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         if let Some(line) = &line {
@@ -163,18 +152,45 @@ pub(super) fn accept(listening: &OwnedFd) -> Option<OwnedFd> {
     (scm::peer_pid(&line).ok()? == 0).then_some(line)
 }
 
+/// What init holds for the shim.
+#[derive(Default)]
+struct Kept {
+    /// The master of the workload's terminal.
+    terminal: Option<OwnedFd>,
+    /// Missing memory, by numbers of the shim's choice.
+    held: BTreeMap<i32, OwnedFd>,
+}
+
 /// Serves one request.
-fn answer(line: &OwnedFd, kept: &mut Option<OwnedFd>) -> io::Result<()> {
-    let mut buffer = [0; 8];
+fn answer(line: &OwnedFd, kept: &mut Kept) -> io::Result<()> {
+    let mut buffer = [0; 1 + AT_ONCE * 4];
     let (length, mut descriptors) = scm::receive(line, &mut buffer, RecvFlags::DONTWAIT)?;
     match buffer[..length] {
         [START] => {}
+        [HOLD, ref numbers @ ..] if numbers.len() == descriptors.len() * 4 => {
+            let numbers = numbers.chunks_exact(4).map(|four| four.try_into().map_or(0, i32::from_le_bytes));
+            kept.held.extend(numbers.zip(descriptors));
+            return scm::send(line, &Event::Kept.to_bytes(), &[]);
+        }
+        [HELD] => {
+            let all: Vec<(&i32, &OwnedFd)> = kept.held.iter().collect();
+            for part in all.chunks(AT_ONCE) {
+                let numbers: Vec<u8> = part.iter().flat_map(|(number, _)| number.to_le_bytes()).collect();
+                let copies: Vec<BorrowedFd<'_>> = part.iter().map(|(_, fd)| fd.as_fd()).collect();
+                scm::send(line, &numbers, &copies)?;
+            }
+            return scm::send(line, &Event::Kept.to_bytes(), &[]);
+        }
+        [LET_GO] => {
+            kept.held.clear();
+            return scm::send(line, &Event::Kept.to_bytes(), &[]);
+        }
         [KEEP] => {
-            *kept = descriptors.pop();
+            kept.terminal = descriptors.pop();
             return scm::send(line, &Event::Kept.to_bytes(), &[]);
         }
         [GIVE] => {
-            let held: Vec<BorrowedFd<'_>> = kept.iter().map(AsFd::as_fd).collect();
+            let held: Vec<BorrowedFd<'_>> = kept.terminal.iter().map(AsFd::as_fd).collect();
             return scm::send(line, &Event::Kept.to_bytes(), &held);
         }
         _ => return Err(io::ErrorKind::InvalidData.into()),

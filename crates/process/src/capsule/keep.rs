@@ -3,10 +3,12 @@
 
 use super::Capsule;
 use super::error::{Doing, Error, Result};
-use super::line::{self, Event, GIVE, KEEP};
+use super::line::{self, AT_ONCE, Event, GIVE, HELD, HOLD, KEEP, LET_GO};
 use super::run::Ended;
 use ferry_sys::scm;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::RecvFlags;
+use std::io;
 
 impl Capsule {
     /// Has init hold a copy of `fd`, instead of what it may have held before.
@@ -25,6 +27,57 @@ impl Capsule {
     pub fn kept(&mut self) -> Result<Option<OwnedFd>> {
         scm::send(&self.line, &[GIVE], &[]).doing(|| "reach the capsule's init".into())?;
         self.kept_answer()
+    }
+
+    /// Has init hold copies of descriptors beside that one, each by a number; of one number the last.
+    ///
+    /// # Errors
+    /// When init cannot be reached.
+    pub fn hold(&mut self, descriptors: &[(i32, BorrowedFd<'_>)]) -> Result<()> {
+        for part in descriptors.chunks(AT_ONCE) {
+            let numbers = part.iter().flat_map(|(number, _)| number.to_le_bytes());
+            let message: Vec<u8> = std::iter::once(HOLD).chain(numbers).collect();
+            let passed: Vec<BorrowedFd<'_>> = part.iter().map(|(_, fd)| *fd).collect();
+            scm::send(&self.line, &message, &passed).doing(|| "reach the capsule's init".into())?;
+            self.kept_answer()?;
+        }
+        Ok(())
+    }
+
+    /// What init holds so.
+    ///
+    /// # Errors
+    /// When init cannot be reached.
+    pub fn held(&mut self) -> Result<Vec<(i32, OwnedFd)>> {
+        let doing = || "hear from the capsule's init".into();
+        scm::send(&self.line, &[HELD], &[]).doing(|| "reach the capsule's init".into())?;
+        let mut all = Vec::new();
+        loop {
+            let mut buffer = [0; AT_ONCE * 4];
+            let (len, passed) = scm::receive(&self.line, &mut buffer, RecvFlags::empty()).doing(doing)?;
+            if len == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof)).doing(doing);
+            }
+            if !passed.is_empty() && passed.len() * 4 == len {
+                let numbers = buffer[..len].chunks_exact(4);
+                all.extend(numbers.map(|four| four.try_into().map_or(0, i32::from_le_bytes)).zip(passed));
+                continue;
+            }
+            match Event::from_bytes(&buffer[..len]) {
+                Some(Event::Kept) => return Ok(all),
+                Some(Event::Ended(pid, status)) => self.ended.push_back(Ended { pid, status }),
+                _ => return Err(Error::Invalid("The capsule's init said something unexpected".into())),
+            }
+        }
+    }
+
+    /// Has init let go of what it holds so.
+    ///
+    /// # Errors
+    /// When init cannot be reached.
+    pub fn let_go(&mut self) -> Result<()> {
+        scm::send(&self.line, &[LET_GO], &[]).doing(|| "reach the capsule's init".into())?;
+        self.kept_answer().map(drop)
     }
 
     fn kept_answer(&mut self) -> Result<Option<OwnedFd>> {

@@ -26,6 +26,14 @@ pub(super) const START: u8 = 1;
 pub(super) const KEEP: u8 = 2;
 /// Request: give a copy of the descriptor that is held.
 pub(super) const GIVE: u8 = 3;
+/// Request: hold these descriptors too, each with a number (4 bytes each behind the request); of one number the last.
+pub(super) const HOLD: u8 = 4;
+/// Request: give copies of those that are held so; as many answers as it takes, the last one without descriptors.
+pub(super) const HELD: u8 = 5;
+/// Request: hold none of them any more.
+pub(super) const LET_GO: u8 = 6;
+/// Descriptors in one such message.
+pub(super) const AT_ONCE: usize = 200;
 /// Largest description of a program: twice the kernel's own default limit for arguments and environment.
 pub(super) const DESCRIPTION_BYTES_MAX: u64 = 4 << 20;
 const SOCKET: &str = "init.sock";

@@ -2,8 +2,8 @@
 //!
 //! A page that is missing is asked for when something touches it. That is possible for private anonymous memory only, and not where
 //! somebody touches it who cannot wait: the kernel on its way out of a system call (restartable sequences), locked memory, and what
-//! the restore itself goes through while the workload is not complete yet: a wait that is begun again reads its arguments. Where
-//! threads stand is left out, too; each would ask for it at once.
+//! the restore itself goes through while the workload is not complete yet: a wait that is begun again reads its arguments. Nor in memory
+//! that is empty in a child: what is missing is given to both. Where threads stand is left out, too; each would ask for it at once.
 
 use crate::records::task::Thread;
 use crate::records::{Backing, Space, State, memory::vma};
@@ -36,8 +36,10 @@ pub fn may_be_missing(state: &State) -> BTreeMap<SpaceId, RangeSet> {
 /// What of a space is memory that whoever touches it can wait for.
 fn waiting(space: &Space) -> RangeSet {
     let can = space.vmas.iter().filter(|vma| {
+        // The kernel no longer counts memory that is made read-only while it is empty: it would not be the same afterwards.
         matches!(vma.backing, Backing::Anonymous)
-            && vma.flags & (vma::SHARED | vma::LOCKED | vma::UNKNOWN) == 0
+            && !super::protected_later(vma)
+            && vma.flags & (vma::SHARED | vma::LOCKED | vma::WIPEONFORK | vma::UNKNOWN) == 0
     });
     let can: RangeSet = can.map(|vma| Range { start: vma.start, len: vma.end - vma.start }).collect();
     // Arguments, environment: others read them by /proc, and cannot wait either.
@@ -103,6 +105,7 @@ mod tests {
         let state = state(
             vec![
                 at(10, 20, 0, Backing::Anonymous),
+                at(5, 9, vma::ACCOUNTED, Backing::Anonymous),
                 at(20, 30, vma::LOCKED, Backing::Anonymous),
                 at(30, 40, 0, file),
                 at(40, 50, vma::SHARED, Backing::Object { id: 9, offset: 0 }),

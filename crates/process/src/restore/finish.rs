@@ -7,19 +7,26 @@ use super::descriptors::{self, FileSource};
 use super::grow::part_of;
 use super::puppets::{Puppets, Restored};
 use super::turns::Turns;
-use super::{Error, host, process, thread};
+use super::{Error, host, missing, process, thread};
 use crate::capture::interrupted::KnownWait;
 use crate::records::task::{Life, Task};
 use ferry_sys::ptrace::{self, Stop};
 use ferry_sys::remote::{Program, Tracee};
 use ferry_sys::schedule;
+use ferry_transfer::access::Missing;
 
 /// Runs all of it.
-pub(super) fn run(puppets: &mut Puppets, files: &dyn FileSource) -> Result<Restored, Error> {
+pub(super) fn run(
+    puppets: &mut Puppets,
+    files: &dyn FileSource,
+    missing: &[Missing],
+) -> Result<Restored, Error> {
     let _turns = Turns::begin(&puppets.family);
     let tasks = puppets.state.tasks.clone();
     let alive: Vec<&Task> = tasks.iter().filter(|task| !matches!(task.life, Life::Zombie { .. })).collect();
     seal(puppets)?;
+    let opened = missing::open(puppets, missing)?;
+    missing::empty(puppets, &opened)?;
     puppets.family.machine.signal = free_signal(&alive);
     for task in &alive {
         descriptors::give(&mut puppets.family, task.pid, files)?;
@@ -46,11 +53,13 @@ pub(super) fn run(puppets: &mut Puppets, files: &dyn FileSource) -> Result<Resto
         frozen.map_err(Error::host("freeze the cgroup of the tree"))?;
     }
     puppets.give_back_host()?;
+    let held = missing::register(puppets, opened)?;
     let restored = Restored {
         tasks: puppets.tasks(),
         stats: puppets.family.machine.stats,
         warnings,
         waits: waits(&alive),
+        held,
     };
     let_go(puppets)?;
     Ok(restored)

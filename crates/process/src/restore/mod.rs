@@ -14,6 +14,7 @@ mod grow;
 mod host;
 mod join;
 mod mapping;
+mod missing;
 mod passing;
 mod process;
 mod puppets;
@@ -21,6 +22,7 @@ mod thread;
 mod turns;
 
 pub use descriptors::{FileSource, NoFiles};
+pub use missing::Held;
 pub use puppets::{Home, Puppets, Restored};
 
 use ferry_sys::remote;

@@ -6,6 +6,7 @@ use super::files::early::Lobby;
 use super::grow::Family;
 use super::host::Host;
 use super::mapping::ObjectFds;
+use super::missing::Held;
 use super::turns::Turns;
 use super::{Error, finish};
 use crate::capture::TaskRef;
@@ -16,7 +17,7 @@ use crate::records::task::Life;
 use ferry_sys::proc::maps::Mapping;
 use ferry_sys::ptrace::{self, Stop};
 use ferry_sys::remote::{Machine, Stats};
-use ferry_transfer::access::{SpaceAccess, Via};
+use ferry_transfer::access::{Missing, SpaceAccess, Via};
 use ferry_transfer::space::{Range, SpaceId};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -46,6 +47,8 @@ pub struct Restored {
     pub warnings: Vec<String>,
     /// To be given to the next capture of this tree.
     pub waits: Vec<KnownWait>,
+    /// Memory in which pages are missing.
+    pub held: Vec<Held>,
 }
 
 /// A tree in the making. Dropping it kills every puppet.
@@ -171,11 +174,20 @@ impl Puppets {
     ///
     /// # Errors
     /// As the kernel says; nothing of the tree is left then.
-    pub fn finish(mut self, files: &dyn FileSource) -> Result<Restored, Error> {
+    pub fn finish(self, files: &dyn FileSource) -> Result<Restored, Error> {
+        self.finish_missing(files, &[])
+    }
+
+    /// As [`Self::finish`], without these pages: who touches one waits. From here until all of them are in their places, nothing that
+    /// serves them may read the memory of these processes.
+    ///
+    /// # Errors
+    /// As [`Self::finish`]; or something in `missing` cannot follow later.
+    pub fn finish_missing(mut self, files: &dyn FileSource, missing: &[Missing]) -> Result<Restored, Error> {
         if !self.complete {
             return Err(Error::Damaged("what stands is a draft".into()));
         }
-        finish::run(&mut self, files)
+        finish::run(&mut self, files, missing)
     }
 
     /// Passes the cgroup, and all objects if they are to be inherited, to init: their numbers there.

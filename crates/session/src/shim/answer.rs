@@ -8,7 +8,6 @@ use super::workload::unable;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::plan::{Blocker, Resource};
 use std::io;
-use std::os::fd::OwnedFd;
 
 impl Server {
     pub(super) fn request(&mut self, at: usize, request: Request) -> io::Result<()> {
@@ -26,6 +25,11 @@ impl Server {
         {
             return self.connections[at].answer(&Answer::Failed { error });
         }
+        if let Some(what) = reads_memory(&request)
+            && let Err(error) = self.workload.require_whole(what)
+        {
+            return self.connections[at].answer(&Answer::Failed { error });
+        }
         let destroys = matches!(request, Request::Destroy | Request::Release);
         let answered = match request {
             Request::Exec { spec } => self.exec(at, &spec),
@@ -35,7 +39,7 @@ impl Server {
             Request::Track => return self.track(at),
             Request::Pages { streams } => {
                 let passed = self.connections[at].take_passed(streams)?;
-                self.pages(passed)
+                self.workload.give_ways(passed).map(|()| Answer::Done)
             }
             other => self.answer(other),
         };
@@ -77,11 +81,11 @@ impl Server {
                 let spaces = workload.prepare(&spec, &state, as_clone)?;
                 Ok(Answer::Prepared { spaces })
             }
-            Request::Finish { missing } => match missing {
-                Some(missing) if !missing.is_empty() => Err(no_pager()),
-                _ => workload.finish().map(|()| Answer::Done),
-            },
-            Request::Pager | Request::Hold => Err(no_pager()),
+            Request::Finish { missing } => {
+                workload.finish(&missing.unwrap_or_default()).map(|()| Answer::Done)
+            }
+            Request::Pager => workload.pager_status().map(|status| Answer::Pager { status }),
+            Request::Hold => workload.hold_for_good().map(|()| Answer::Done),
             Request::Resume => workload.resume().map(|()| Answer::Done),
             Request::Destroy => workload.destroy().map(|()| Answer::Done),
             Request::EndConnections => {
@@ -143,10 +147,6 @@ impl Server {
         }
     }
 
-    fn pages(&mut self, _streams: Vec<OwnedFd>) -> Result<Answer> {
-        Err(no_pager())
-    }
-
     fn inspect(&mut self, with: &[super::With]) -> Result<Answer> {
         let mut resources = self.workload.inspect(with)?;
         for exec in self.execs.iter().filter(|exec| exec.has_client()) {
@@ -181,11 +181,17 @@ impl Server {
     }
 }
 
-fn no_terminal() -> Error {
-    Error::new(Kind::Usage, "The workload has no terminal").hint("start it with ferry run -it")
+/// What is asked for, if it reads the workload's memory: it would wait for pages, and nobody would answer meanwhile.
+fn reads_memory(request: &Request) -> Option<&'static str> {
+    match request {
+        Request::Inspect { .. } | Request::Look => Some("be looked at"),
+        Request::Track => Some("be tracked"),
+        Request::Freeze { .. } => Some("be frozen"),
+        Request::Capture => Some("be captured"),
+        _ => None,
+    }
 }
 
-fn no_pager() -> Error {
-    Error::new(Kind::Refused, "This host cannot run a workload whose memory follows later")
-        .hint("move it with pre-copy")
+fn no_terminal() -> Error {
+    Error::new(Kind::Usage, "The workload has no terminal").hint("start it with ferry run -it")
 }

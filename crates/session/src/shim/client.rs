@@ -47,7 +47,11 @@ impl Client {
         // A socket's path is limited to 108 bytes; one through an open directory never is.
         let opened = std::fs::File::open(dir)?;
         let path = format!("/proc/self/fd/{}/{SOCKET}", std::os::fd::AsRawFd::as_raw_fd(&opened));
-        Ok(Self { stream: UnixStream::connect(path)?, dir: dir.to_owned() })
+        let stream = UnixStream::connect(path)?;
+        if listener_has_died(&stream) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(Self { stream, dir: dir.to_owned() })
     }
 
     /// Starts a shim for `dir` (made if it is not there) with the program `ferry`, detached, and connects. With `recover` it takes
@@ -339,6 +343,15 @@ impl Client {
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.dir.join(LOG)
+    }
+}
+
+/// Whether nobody will ever accept: a pager that has outlived its shim has the listening socket, too, until it notices.
+fn listener_has_died(stream: &UnixStream) -> bool {
+    let Some(pid) = scm::peer_pid(stream).ok().filter(|pid| *pid > 0) else { return false };
+    match ferry_sys::proc::stat::read(pid) {
+        Ok(stat) => matches!(stat.state, b'Z' | b'X'),
+        Err(_) => true,
     }
 }
 

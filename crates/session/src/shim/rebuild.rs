@@ -11,7 +11,7 @@ use ferry_process::records::State;
 use ferry_process::records::capsule::Capsule as CapsuleRecord;
 use ferry_process::restore::files::Recreated;
 use ferry_process::restore::{self, Home, Puppets};
-use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::access::{Missing, SpaceAccess};
 use std::fs::File;
 use std::io::BufReader;
 
@@ -191,12 +191,12 @@ impl Workload {
         Ok(None)
     }
 
-    /// Memory is in: makes the workload whole, frozen, with no tracer.
-    pub(super) fn finish(&mut self) -> Result<()> {
+    /// Memory is in, but for what is `missing`: makes the workload whole, frozen, with no tracer.
+    pub(super) fn finish(&mut self, missing: &[Missing]) -> Result<()> {
         self.require(&[Phase::Building], "be finished")?;
         let finished = match self.building.take() {
             Some(Building::Puppets { puppets, state, typed }) => {
-                self.finish_puppets(puppets, &state).map(|()| {
+                self.finish_puppets(puppets, &state, missing).map(|()| {
                     if let Some(terminal) = &mut self.terminal {
                         terminal.write(&typed);
                     }
@@ -221,9 +221,10 @@ impl Workload {
         }
     }
 
-    fn finish_puppets(&mut self, puppets: Puppets, state: &State) -> Result<()> {
+    fn finish_puppets(&mut self, puppets: Puppets, state: &State, missing: &[Missing]) -> Result<()> {
         let recreated = self.restore_files(state, &puppets)?;
-        let restored = puppets.finish(&recreated).map_err(failed)?;
+        let restored = puppets.finish_missing(&recreated, missing).map_err(failed)?;
+        self.hold_back(restored.held)?;
         recreated.seal().map_err(|e| Error::from_source(Kind::Unable, &e))?;
         self.write_connections(&recreated)?;
         for warning in &restored.warnings {

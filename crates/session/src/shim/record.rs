@@ -4,7 +4,7 @@
 
 use super::protocol::{Exit, Phase};
 use super::spec::Spec;
-use ferry_model::ids::BootId;
+use ferry_model::ids::{BootId, Hash};
 use ferry_sys::replace::replace_durably;
 use minicbor::{Decode, Encode};
 use std::fs::{self, File};
@@ -40,6 +40,12 @@ pub struct Record {
     /// Prepared: how many processes wait to run. None before, and in a cold move, whose program the resume starts.
     #[n(6)]
     pub waiting: Option<u32>,
+    /// Pages of it are missing, and a pager is to be there. None: nothing was ever missing, or all is in.
+    #[n(7)]
+    pub missing: Option<bool>,
+    /// It began with pages missing, and all are in: the hash on which the source agreed.
+    #[n(8)]
+    pub all_in: Option<Hash>,
 }
 
 impl Record {

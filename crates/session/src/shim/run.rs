@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Most clients at once.
 const CONNECTIONS_MAX: usize = 256;
@@ -27,6 +28,12 @@ const ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// The same while announcements are due.
 const ANNOUNCING_ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+
+/// How long a shim waits for the lock of the one that it replaces.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Connections that may wait to be accepted, as the standard library has it.
+const LISTEN_BACKLOG: i32 = 128;
 
 /// What a client may be behind before a program's output waits, bytes.
 const BACKLOG_MAX: usize = 256 << 10;
@@ -41,14 +48,15 @@ pub fn run(dir: &Path, recover: bool) -> Result<()> {
     // Only one shim per workload; the lock goes with the process, however it ends.
     let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("shim.lock"));
     let lock = lock.map_err(|e| step("The shim's lock could not be opened", e))?;
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|e| step("Another shim serves this workload", e.into()))?;
+    take_lock(&lock, recover).map_err(|e| step("Another shim serves this workload", e))?;
     let listener = listen(dir).map_err(|e| step("The shim's socket could not be made", e))?;
     match ferry_sys::fork::fork().map_err(|e| step("The shim could not detach", e))? {
         ferry_sys::fork::Forked::Parent(..) => return Ok(()),
         ferry_sys::fork::Forked::Child => {}
     }
     let _ = rustix::process::setsid();
+    // Once more: whoever connects is told by the kernel who listened last.
+    let _ = rustix::net::listen(&listener, LISTEN_BACKLOG);
     let _ = rustix::thread::set_name(c"ferry-shim");
     let _ = rustix::process::chdir("/");
     detach_stdin();
@@ -62,6 +70,19 @@ pub fn run(dir: &Path, recover: bool) -> Result<()> {
         ferry_sys::fork::exit_now(1);
     }
     ferry_sys::fork::exit_now(0)
+}
+
+/// The pager of a shim that was killed has its descriptors, and closes them in a moment.
+fn take_lock(lock: &fs::File, recover: bool) -> io::Result<()> {
+    let end = Instant::now() + LOCK_TIME_MAX;
+    loop {
+        match rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if recover && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            taken => return Ok(taken?),
+        }
+    }
 }
 
 fn listen(dir: &Path) -> io::Result<UnixListener> {
@@ -101,6 +122,7 @@ pub(super) struct Server {
 enum Source {
     Listener,
     Init,
+    Pager,
     Terminal,
     Connection(usize),
     Exec(usize, u8),
@@ -122,6 +144,7 @@ impl Server {
                 self.happened(source, events);
             }
             self.reap();
+            self.workload.look_after_pager();
             self.workload.announce_due();
             self.connections.retain(|connection| !connection.ending || connection.has_output());
         }
@@ -140,6 +163,10 @@ impl Server {
         if let Some(root) = self.workload.root_to_watch() {
             sources.push(Source::Init);
             watched.push(PollFd::from_borrowed_fd(root, PollFlags::IN));
+        }
+        for fd in self.workload.pager.iter().flat_map(|pager| pager.events()) {
+            sources.push(Source::Pager);
+            watched.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
         }
         if let Some(terminal) = &self.workload.terminal {
             let typing = if terminal.wants_to_type() { PollFlags::OUT } else { PollFlags::empty() };
@@ -182,7 +209,7 @@ impl Server {
         drop(watched);
         if only_hung_up {
             // A terminal that nobody has open reports that at once, every time.
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
         // The last connection first: closing one does not change the place of those that are still to be served.
         happened.reverse();
@@ -192,7 +219,8 @@ impl Server {
     fn happened(&mut self, source: Source, events: PollFlags) {
         match source {
             Source::Listener => self.accept(),
-            Source::Init => {}
+            // Looked after in every round.
+            Source::Init | Source::Pager => {}
             Source::Terminal => drop(self.pump_terminal()),
             Source::Connection(at) => {
                 if self.serve_connection(at, events).is_err() {

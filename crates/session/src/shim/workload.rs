@@ -1,6 +1,7 @@
 //! What a shim has: the capsule, the first program, its output; and where all that stands.
 
-use super::protocol::{Exit, Phase, Status};
+use super::pager::Hold;
+use super::protocol::{Exit, PagerStatus, Phase, Status};
 use super::record::{Record, boot_id};
 use super::spec::{ExecSpec, Spec, With};
 use super::terminal::Terminal;
@@ -56,6 +57,10 @@ pub(super) struct Workload {
     pub(super) looked: Option<(Looked, Instant)>,
     /// For a live move: which processes were handed out to be tracked, and the numbers of their memory.
     pub(super) tracking: Option<Tracking>,
+    /// Memory that is still missing, and who serves it.
+    pub(super) pager: Option<Hold>,
+    /// What the pager said last, when it had done all.
+    pub(super) paged: Option<PagerStatus>,
     /// It is slowed down, for whoever tracks it.
     pub(super) throttle: Option<Throttle>,
     log: File,
@@ -80,6 +85,8 @@ impl Workload {
             waits: Vec::new(),
             looked: None,
             tracking: None,
+            pager: None,
+            paged: None,
             throttle: None,
             log,
         })
@@ -108,6 +115,7 @@ impl Workload {
         workload.capsule = opened;
         workload.record = Some(record);
         workload.save()?;
+        workload.regain_pager()?;
         if let Err(error) = workload.regain_terminal() {
             // An init of an older Ferry holds none and has closed the line: the workload is worth more than its terminal.
             eprintln!("The workload's terminal is lost: {error}");
@@ -200,8 +208,17 @@ impl Workload {
 
     pub(super) fn new_record(&mut self, spec: Spec, phase: Phase) -> Result<()> {
         let boot_id = boot_id().map_err(|e| Error::from_source(Kind::Unable, &e))?;
-        self.record =
-            Some(Record { boot_id, phase, spec, first: 0, exit: None, adopted: false, waiting: None });
+        self.record = Some(Record {
+            boot_id,
+            phase,
+            spec,
+            first: 0,
+            exit: None,
+            adopted: false,
+            waiting: None,
+            missing: None,
+            all_in: None,
+        });
         self.save()
     }
 
@@ -371,6 +388,8 @@ impl Workload {
             let _ = capsule.cgroup().kill();
             let _ = capsule.cgroup().thaw();
             capsule.destroy()?;
+            // Nobody is left who could read zeros.
+            self.pager = None;
         } else if let Some(record) = self.record.as_ref().filter(|record| !record.adopted) {
             // A shim that was killed while it made the capsule has left what nobody wrote down.
             capsule::remove_unfinished(&capsule_spec(&record.spec, &self.dir).name)?;
@@ -387,7 +406,7 @@ impl Workload {
             network::detach(spec)?;
         }
         self.forget_connections()?;
-        self.record = None;
+        (self.record, self.pager, self.paged) = (None, None, None);
         Record::remove(&self.dir).map_err(|e| unable("The workload's record could not be removed", &e))
     }
 

@@ -16,7 +16,7 @@ use std::io;
 const EVENTS: usize = 64;
 
 /// Bytes of one event.
-const EVENT_BYTES: usize = 32;
+pub(super) const EVENT_BYTES: usize = 32;
 
 const _: () = assert!(size_of::<raw::uffd_msg>() == EVENT_BYTES);
 
@@ -95,6 +95,12 @@ impl MissingPages {
     #[must_use]
     pub fn taken_over(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+
+    /// The descriptor.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
     }
 
     /// From now on pages between `start` and `start + len` (bytes, pages) that are not there are missing, not zero.
@@ -198,7 +204,7 @@ fn placed(done: i32, len: u64, bytes: i64) -> io::Result<Placed> {
 }
 
 /// One event as the kernel writes it: its kind, and arguments from byte 8 on. None: a kind that was not asked for.
-fn event(bytes: &[u8]) -> Option<Event> {
+pub(super) fn event(bytes: &[u8]) -> Option<Event> {
     let word = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
     Some(match u32::from(*bytes.first()?) {
         raw::UFFD_EVENT_PAGEFAULT => Event::Fault { address: word(16)? & !(PAGE - 1) },

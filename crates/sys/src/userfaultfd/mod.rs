@@ -5,9 +5,11 @@
 //! [`WriteTracker`] has the kernel note what is written, [`MissingPages`] answers for pages that are not there yet.
 #![allow(unsafe_code)]
 
+mod log;
 mod missing;
 mod track;
 
+pub use log::{EventLog, Noted, WORDS, What};
 pub use missing::{Event, MissingPages, Placed};
 pub use track::{TRACK_FLAGS, WriteTracker};
 
@@ -21,6 +23,11 @@ pub const SYSCALL: i64 = libc::SYS_userfaultfd;
 
 /// Its only argument: close-on-exec, never blocking.
 pub const FLAGS: i32 = libc::O_CLOEXEC | libc::O_NONBLOCK;
+
+/// First address of a task that may be named, and bytes from there to the end of its addresses: all of its memory.
+pub const FIRST: u64 = 1 << 16;
+/// See [`FIRST`].
+pub const LENGTH: u64 = 0x7fff_ffff_f000 - FIRST;
 
 const _: () = assert!(ioctl::UFFDIO_API == 0xc018_aa3f && size_of::<raw::uffdio_api>() == 0x18);
 const _: () = assert!(ioctl::UFFDIO_REGISTER == 0xc020_aa00 && size_of::<raw::uffdio_register>() == 0x20);

@@ -144,6 +144,15 @@ impl Absent {
     }
 }
 
+impl FromIterator<Piece> for Absent {
+    /// Of disjoint pieces.
+    fn from_iter<I: IntoIterator<Item = Piece>>(pieces: I) -> Self {
+        let mut absent = Self::default();
+        pieces.into_iter().for_each(|piece| absent.insert(piece));
+        absent
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -67,6 +67,11 @@ impl<R: Resident> Pager<R> {
         self.residents.iter().map(|(resident, _)| resident)
     }
 
+    /// The address spaces, and what is absent in each.
+    pub fn parts(&self) -> impl Iterator<Item = (&R, &Absent)> {
+        self.residents.iter().map(|(resident, absent)| (resident, absent))
+    }
+
     /// Whether something that has come waits for the workload to get done with its mappings: hear again soon, whatever happens.
     #[must_use]
     pub fn is_behind(&self) -> bool {

@@ -121,6 +121,23 @@ impl Asker {
         self.came.extend_from_slice(bytes);
     }
 
+    /// Whether an answer is here whole.
+    ///
+    /// # Errors
+    /// As [`Self::answer`].
+    pub fn has_answer(&self) -> io::Result<bool> {
+        let rest = &self.came[self.read..];
+        if rest.len() < HEADER_BYTES {
+            return Ok(false);
+        }
+        let behind = match frame::header(rest, self.heard)? {
+            Frame::Pages { ranges, body, .. } => ranges * ENTRY_BYTES + body,
+            Frame::Zero { ranges, .. } => ranges * ENTRY_BYTES,
+            _ => 0,
+        };
+        Ok(rest.len() >= HEADER_BYTES + behind)
+    }
+
     /// The next answer that is here whole.
     ///
     /// # Errors

@@ -188,10 +188,10 @@ impl<S: Read + Write + ?Sized> Server<'_, S> {
             return Err(invalid(format!("The target's pages have the hash {hash:?}, the source's {own:?}")));
         }
         self.has_ranges = 0;
-        self.stream.write_all(Header::new(&Frame::Agreed, 0).as_bytes())?;
-        self.stream.flush()?;
+        // First, so that whoever hears of it from the target finds it here.
         let _ = self.progress.agreed.set(hash);
-        Ok(())
+        self.stream.write_all(Header::new(&Frame::Agreed, 0).as_bytes())?;
+        self.stream.flush()
     }
 }
 

@@ -1,0 +1,156 @@
+//! Pages that follow when the tree runs already: the puppets' userfaultfds, and what is missing under them.
+//!
+//! Each address space opens its own, by a remote call; from then on everything is done from outside. What is missing is registered last of
+//! all, when nothing runs in a puppet any more: from that moment whoever touches such a page waits, and nobody of Ferry's may read the
+//! memory of these processes before all of it is there.
+
+use super::puppets::Puppets;
+use super::{Error, passing};
+use crate::layout::may_be_missing;
+use crate::records::memory::Space;
+use ferry_sys::pagemap::{IS_GUARD, IS_PRESENT, IS_SWAPPED, Pagemap, Query};
+use ferry_sys::remote::Program;
+use ferry_sys::userfaultfd::{self, MissingPages};
+use ferry_transfer::access::Missing;
+use ferry_transfer::engine::RangeSet;
+use ferry_transfer::space::{Range, SpaceId};
+
+/// Calls in one batch: far fewer than fit.
+const CALLS_MAX: usize = 512;
+
+/// Whatever is mapped, the zero page too: a page that was only looked at would keep the one that follows away.
+const ANYTHING: Query =
+    Query { required: 0, refused: IS_GUARD, any: IS_PRESENT | IS_SWAPPED, told: 0, protect: false };
+
+/// An address space that begins to run without all of its pages.
+#[derive(Debug)]
+pub struct Held {
+    /// Its number.
+    pub space: SpaceId,
+    /// By which it is served. When the last copy of it is closed, what is missing becomes zero.
+    pub pages: MissingPages,
+    /// What is missing.
+    pub missing: Vec<Range>,
+}
+
+/// One that is still to be registered.
+pub(super) struct Opened {
+    pid: i32,
+    held: Held,
+}
+
+/// Opens a userfaultfd in every puppet that pages are missing of.
+pub(super) fn open(puppets: &mut Puppets, missing: &[Missing]) -> Result<Vec<Opened>, Error> {
+    check(puppets, missing)?;
+    let mut opened = Vec::new();
+    for each in missing.iter().filter(|each| !each.ranges.is_empty()) {
+        let task = puppets.state.tasks.iter().find(|task| task.space == Some(each.space.0));
+        let pid = task.map(|task| task.pid).ok_or_else(|| unknown(each.space))?;
+        let family = &mut puppets.family;
+        let args = [userfaultfd::FLAGS as u64];
+        let fd = family.call(pid, "open a userfaultfd", userfaultfd::SYSCALL, &args)?;
+        let host_pid = family.actor(pid)?.0.tid;
+        let taken = passing::take(host_pid, i32::try_from(fd).unwrap_or(-1));
+        family.call(pid, "close the userfaultfd", libc::SYS_close, &[fd])?;
+        let pages = MissingPages::begin(taken?).map_err(Error::host("use a userfaultfd"))?;
+        opened.push(Opened { pid, held: Held { space: each.space, pages, missing: each.ranges.clone() } });
+    }
+    Ok(opened)
+}
+
+/// Exactly what is asked for can be missing, or nothing is.
+fn check(puppets: &Puppets, missing: &[Missing]) -> Result<(), Error> {
+    let may = may_be_missing(&puppets.state);
+    for (at, each) in missing.iter().enumerate() {
+        let given = RangeSet::new(each.ranges.clone());
+        let ascends = given.bytes() == each.ranges.iter().fold(0, |sum, range| range.len.saturating_add(sum));
+        if !ascends || missing[..at].iter().any(|other| other.space == each.space) {
+            return Err(Error::Damaged(format!("the missing pages of space {}", each.space.0)));
+        }
+        let wrong = may.get(&each.space).map_or(given.clone(), |may| given.difference(may));
+        if let Some(Range { start, len }) = wrong.ranges().first() {
+            let (space, what) = (each.space.0, "cannot follow later");
+            return Err(Error::Damaged(format!("{len} bytes at {start:#x} of space {space} {what}")));
+        }
+    }
+    Ok(())
+}
+
+/// Gives back what a puppet has already of pages that are missing again.
+pub(super) fn empty(puppets: &mut Puppets, opened: &[Opened]) -> Result<(), Error> {
+    for each in opened {
+        let family = &mut puppets.family;
+        let host_pid = family.actor(each.pid)?.0.tid;
+        let failed = || Error::host(format!("look for pages of process {}", each.pid));
+        let pagemap = Pagemap::open(host_pid).map_err(failed())?;
+        let wanted = RangeSet::new(each.held.missing.clone());
+        let Some((first, last)) = wanted.ranges().first().zip(wanted.ranges().last()) else { continue };
+        let there = pagemap.scan(first.start, last.end(), &ANYTHING).map_err(failed())?;
+        let there = there
+            .iter()
+            .map(|region| Range { start: region.start, len: region.end - region.start })
+            .collect();
+        for part in wanted.intersection(&there).ranges().chunks(CALLS_MAX) {
+            let mut program = Program::new(family.layout());
+            for Range { start, len } in part {
+                let args = [*start, *len, libc::MADV_DONTNEED as u64];
+                program.call("give back pages that are missing again", libc::SYS_madvise, &args);
+            }
+            family.run(each.pid, &mut program)?;
+            program.check(0..program.len())?;
+        }
+    }
+    Ok(())
+}
+
+/// From now on whoever touches a missing page waits.
+pub(super) fn register(puppets: &Puppets, opened: Vec<Opened>) -> Result<Vec<Held>, Error> {
+    let mut all = Vec::new();
+    for Opened { pid, held } in opened {
+        let space = puppets.state.spaces.iter().find(|space| space.id == held.space.0);
+        let space = space.ok_or_else(|| unknown(held.space))?;
+        for hull in hulls(space, &held.missing) {
+            let what = format!("hold back pages of process {pid} at {:#x}", hull.start);
+            held.pages.expect(hull.start, hull.len).map_err(Error::host(what))?;
+        }
+        all.push(held);
+    }
+    Ok(all)
+}
+
+/// Of each mapping the part from the first missing page to the last: one registration, and one mapping less that is cut in many.
+fn hulls(space: &Space, missing: &[Range]) -> Vec<Range> {
+    let missing = RangeSet::new(missing.to_vec());
+    let mut hulls = Vec::new();
+    for vma in &space.vmas {
+        let whole = RangeSet::new(vec![Range { start: vma.start, len: vma.end - vma.start }]);
+        let here = missing.intersection(&whole);
+        if let (Some(first), Some(last)) = (here.ranges().first(), here.ranges().last()) {
+            hulls.push(Range { start: first.start, len: last.end() - first.start });
+        }
+    }
+    hulls
+}
+
+fn unknown(space: SpaceId) -> Error {
+    Error::Damaged(format!("pages are missing of space {}, which nobody has", space.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::memory::Vma;
+
+    #[test]
+    fn each_mapping_is_registered_from_its_first_missing_page_to_its_last() {
+        let vma = |start: u64, end: u64| Vma { start, end, ..Vma::default() };
+        let space = Space {
+            vmas: vec![vma(0x1000, 0x9000), vma(0x9000, 0xa000), vma(0xc000, 0xf000)],
+            ..Space::default()
+        };
+        let range = |start: u64, end: u64| Range { start, len: end - start };
+        let missing = [range(0x2000, 0x3000), range(0x5000, 0x6000), range(0x8000, 0xa000)];
+        assert_eq!(hulls(&space, &missing), [range(0x2000, 0x9000), range(0x9000, 0xa000)]);
+        assert_eq!(hulls(&space, &[]), []);
+    }
+}
