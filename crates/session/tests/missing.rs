@@ -70,6 +70,7 @@ fn main() {
         Trial::test("a_way_that_is_cut_and_given_anew_loses_nothing", common::run(cut)),
         Trial::test("pages_that_never_come_freeze_it_for_good", common::run(held)),
         Trial::test("what_cannot_be_missing_is_refused", common::run(refused)),
+        Trial::test("what_was_there_before_and_is_missing_again_is_not_seen", common::run(stale)),
         Trial::test("nothing_reads_memory_that_is_missing", common::run(not_whole)),
         Trial::test("faults_are_served_while_the_rest_follows", common::run(latency)),
     ]);
@@ -105,6 +106,7 @@ struct Move {
     source: Arc<Slow>,
     missing: Arc<Vec<Missing>>,
     progress: Arc<Progress>,
+    targets: Vec<SpaceAccess>,
     /// The source's ends.
     ways: Vec<UnixStream>,
     _programs: tempfile::TempDir,
@@ -181,7 +183,7 @@ impl Move {
         std::fs::copy(place.dir("from").join("contents"), place.dir("to").join("contents")).unwrap();
         let targets = to.prepare(spec, state, false).unwrap();
         let source = LinuxSource::open(spaces).unwrap();
-        let sink = LinuxSink::open(targets).unwrap();
+        let sink = LinuxSink::open(targets.clone()).unwrap();
         for (space, ranges) in source.ranges() {
             let late = missing.iter().find(|each| each.space == *space);
             let late = late.map_or_else(RangeSet::default, |each| RangeSet::new(each.ranges.clone()));
@@ -199,6 +201,7 @@ impl Move {
             source: Arc::new(Slow(source, slow)),
             missing: Arc::new(missing.clone()),
             progress: Arc::default(),
+            targets,
             ways: Vec::new(),
             _programs: programs,
         };
@@ -370,6 +373,26 @@ fn held() {
     moving.to.destroy().unwrap();
     moving.place.assert_empty("to");
     moving.from.destroy().unwrap();
+}
+
+/// As after the rounds of a hybrid move: old content in some of the pages, and others that were only looked at.
+fn stale() {
+    let (mut moving, missing) = Move::prepared("pages", Duration::ZERO, |_| {});
+    let targets = moving.targets.clone();
+    let (sink, look) = (LinuxSink::open(targets.clone()).unwrap(), LinuxSource::open(targets).unwrap());
+    for Missing { space, ranges } in &missing {
+        for range in ranges {
+            let half = (range.len / 2).next_multiple_of(4096).min(range.len);
+            sink.write(*space, range.start, &vec![0xee; half as usize]).unwrap();
+            let mut rest = vec![0; (range.len - half) as usize];
+            look.read(*space, range.start + half, &mut rest).unwrap();
+        }
+    }
+    moving.to.finish_missing(missing).unwrap();
+    let bytes: u64 = moving.missing.iter().flat_map(|each| &each.ranges).map(|range| range.len).sum();
+    assert_eq!(moving.pager().missing_bytes, bytes);
+    let status = moving.resume().end();
+    assert!(status.placed_bytes > bytes / 2, "{status:?} of {bytes}");
 }
 
 fn refused() {

@@ -34,6 +34,8 @@ impl Piece {
 pub struct Absent {
     /// By the address where they are missing: length, and where they come from.
     pieces: BTreeMap<u64, (u64, SpaceId, u64)>,
+    /// Something of it is missing elsewhere than where it was.
+    displaced: bool,
 }
 
 impl Absent {
@@ -97,7 +99,8 @@ impl Absent {
             })
         };
         let here: Vec<Piece> = self.between(from, end).iter().filter_map(fits).collect();
-        if here.iter().map(|piece| piece.at.len).sum::<u64>() == len {
+        // Only what has moved has to be looked for everywhere.
+        if !self.displaced || here.iter().map(|piece| piece.at.len).sum::<u64>() == len {
             return here;
         }
         self.pieces().filter_map(|piece| fits(&piece)).collect()
@@ -125,6 +128,7 @@ impl Absent {
 
     fn insert(&mut self, piece: Piece) {
         if piece.at.len > 0 {
+            self.displaced |= piece.from != piece.at.start;
             self.pieces.insert(piece.at.start, (piece.at.len, piece.space, piece.from));
         }
     }

@@ -19,4 +19,4 @@ pub mod serve;
 
 pub use absent::{Absent, Piece};
 pub use resident::{Happening, Placed, Resident};
-pub use serve::{Pager, Wanted};
+pub use serve::{PREFETCH_BYTES, Pager, Wanted};

@@ -7,7 +7,7 @@ use super::ways::Way;
 use ferry_sys::fork;
 use ferry_sys::userfaultfd::{self, Event, EventLog, MissingPages};
 use ferry_transfer::engine::RangeSet;
-use ferry_transfer::pager::{Happening, Pager, Placed, Resident, Wanted};
+use ferry_transfer::pager::{Happening, PREFETCH_BYTES, Pager, Placed, Resident, Wanted};
 use ferry_transfer::space::{PAGE_SIZE, Range, SpaceId};
 use ferry_transfer::wire::demand::Answer;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,11 +18,17 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-/// Bytes that are asked for at once while nobody waits.
-const CHUNK_BYTES: u64 = 128 << 10;
+/// Bytes that are asked for at once in the background, which is what an answer has: a fault waits for at most one to be placed.
+const CHUNK_BYTES: u64 = 64 << 10;
 
 /// Bytes that are on the way while nobody waits, on each way: enough for a link of a gigabit per second and 16 ms.
 const WINDOW_BYTES: u64 = 2 << 20;
+
+/// The same while somebody does: the background yields, and does not stop.
+const YIELDING_BYTES: u64 = 256 << 10;
+
+/// How far a fault may be from the one before so that whoever caused both goes forward.
+const FORWARD_BYTES: u64 = 2 * PREFETCH_BYTES;
 
 /// Answers that are taken from a background way before all else is looked at again.
 const ANSWERS_AT_ONCE: usize = 4;
@@ -155,6 +161,8 @@ struct Process<'a> {
     ways_given: u64,
     /// Pages that somebody waits for, and since when.
     waiting: BTreeMap<(SpaceId, u64), Instant>,
+    /// The page of each space that was waited for last.
+    touched: BTreeMap<SpaceId, u64>,
     since_snapshot: u64,
     counted: Instant,
     buffer: Vec<u8>,
@@ -187,6 +195,7 @@ impl<'a> Process<'a> {
             ways: Vec::new(),
             ways_given: 0,
             waiting: BTreeMap::new(),
+            touched: BTreeMap::new(),
             since_snapshot: 0,
             counted: Instant::now(),
             buffer: vec![0; READ_BYTES],
@@ -324,7 +333,9 @@ impl<'a> Process<'a> {
             let mut rest = vec![Range { start: page.end(), len: first.len - PAGE_SIZE }];
             rest.extend(&ranges[1..]);
             rest.retain(|range| range.len > 0);
-            let busy = self.ways[0].asker.awaited_bytes() > 0;
+            let last = self.touched.insert(space, first.start);
+            let forward = last.is_some_and(|last| (last..last + FORWARD_BYTES).contains(&first.start));
+            let busy = !forward || self.ways[0].asker.awaited_bytes() > 0;
             let said = self.ways[0].asker.ask(space, &[page], true);
             let behind = if busy && self.ways.len() > 1 { 1 } else { 0 };
             said.and_then(|()| self.ways[behind].asker.ask(space, &rest, false)).map_err(|_| Trouble::Way)?;
@@ -397,8 +408,9 @@ impl<'a> Process<'a> {
 
     fn ask_background(&mut self) -> io::Result<()> {
         let first = usize::from(self.ways.len() > 1);
+        let window = if self.waiting.is_empty() { WINDOW_BYTES } else { YIELDING_BYTES };
         for at in first..self.ways.len() {
-            while !self.pager.is_behind() && self.ways[at].asker.awaited_bytes() < WINDOW_BYTES {
+            while !self.pager.is_behind() && self.ways[at].asker.awaited_bytes() < window {
                 let Some(wanted) = self.pager.background(CHUNK_BYTES) else { return Ok(()) };
                 self.ways[at].asker.ask(wanted.space, &wanted.ranges, false)?;
             }
