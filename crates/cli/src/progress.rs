@@ -2,8 +2,9 @@
 //! one plain line for each phase. Fed by the events of a move, like every other view of it.
 
 use crate::output::{bytes, span_us};
-use ferry_model::event::{Event, Phase, RoundDone, What};
+use ferry_model::event::{Event, PagesFollow, Phase, RoundDone, What};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,7 @@ impl Progress {
             What::End { .. } => self.finish(),
             // Figures of what is over: the summary tells them.
             What::Spent { .. } | What::Outage { .. } => {}
+            What::Follow(pages) => self.message(&follow(pages)),
         }
     }
 
@@ -134,6 +136,19 @@ impl Progress {
 /// The lines that are due: none before it has taken a while, then all.
 fn due(early: &mut Vec<String>, elapsed: Duration) -> Vec<String> {
     if elapsed < QUIET { Vec::new() } else { std::mem::take(early) }
+}
+
+/// Pages that follow, in a line: what is missing, and how long whoever touched one waited.
+pub fn follow(pages: &PagesFollow) -> String {
+    let mut text = format!("{} missing", bytes(pages.missing_bytes));
+    if pages.faults > 0 {
+        let (median, p99) = (span_us(pages.fault_us_median), span_us(pages.fault_us_p99));
+        let _ = write!(text, ", {} waits ({median} median, {p99} at the 99th percentile)", pages.faults);
+    }
+    if !pages.connected {
+        text.push_str(", no way to the source");
+    }
+    text
 }
 
 /// A round in a line: what it sent, how fast, how fast memory was dirtied meanwhile, and what pause is expected after it.

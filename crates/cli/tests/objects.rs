@@ -2,7 +2,7 @@
 //! and verifies itself.
 //!
 //! Each program is a test in each way that it can travel: `unmoved` (it must be right without Ferry), `moved` (to another host and
-//! back, all of it in the pause), `live` (the same by pre-copy), `restored` (checkpoint, end, restore). Those in `refused/` hold what this version cannot move: `plan` must say so, with
+//! back, all of it in the pause), `live` (the same by pre-copy), `postcopy` (its memory follows), `restored` (checkpoint, end, restore). Those in `refused/` hold what this version cannot move: `plan` must say so, with
 //! pid and descriptor. A new file is a new test.
 //!
 //! `tests/objects/missing` names the trials that this version does not pass, each with its reason. They are reported as ignored,
@@ -55,8 +55,8 @@ fn trial(name: String, run: impl FnOnce() -> Result<(), Failed> + Send + 'static
 }
 
 type Scenario = fn(&Path) -> Verdict;
-const WAYS: [(&str, Scenario); 4] =
-    [("unmoved", unmoved), ("moved", moved), ("live", live), ("restored", restored)];
+const WAYS: [(&str, Scenario); 5] =
+    [("unmoved", unmoved), ("moved", moved), ("live", live), ("postcopy", postcopy), ("restored", restored)];
 
 fn judged(verdict: Verdict) -> Result<(), Failed> {
     verdict.map_err(Failed::from)
@@ -120,6 +120,12 @@ fn moved(source: &Path) -> Verdict {
 fn live(source: &Path) -> Verdict {
     let program = build(source)?;
     there_and_back_by("pre-copy", fleet(&[(&program, PLACE)])?)
+}
+
+/// As [`moved`], with its memory following after the resume.
+fn postcopy(source: &Path) -> Verdict {
+    let program = build(source)?;
+    there_and_back_by("post-copy", fleet(&[(&program, PLACE)])?)
 }
 
 fn warm(source: &Path) -> Verdict {

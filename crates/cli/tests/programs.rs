@@ -8,6 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 use support::{NAME, Verdict, carry_by, clear, ferry, fleet, go, run_until_ready, wait_for_line};
 
+/// How they travel.
+const WAYS: [(&str, &str); 4] = [
+    ("", "stop-and-copy"),
+    ("live_", "pre-copy"),
+    ("postcopy_", "post-copy"),
+    ("hybrid_", "hybrid"),
+];
+
 fn main() -> std::process::ExitCode {
     let programs: [(&str, &[&str]); 4] = [
         ("python.py", &["/usr/bin/python3", "/srv/python.py"]),
@@ -17,7 +25,7 @@ fn main() -> std::process::ExitCode {
     ];
     let mut trials = Vec::new();
     for (file, command) in programs {
-        for (way, method) in [("", "stop-and-copy"), ("live_", "pre-copy")] {
+        for (way, method) in WAYS {
             let name = format!("heavy::{way}{}", file.split('.').next().unwrap_or(file));
             trials.push(Trial::test(name, move || moved_twice(file, command, method).map_err(Failed::from)));
         }

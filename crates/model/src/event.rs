@@ -3,7 +3,7 @@
 mod live;
 mod summary;
 
-pub use live::{MethodChosen, RemedyChosen, RoundDone};
+pub use live::{MethodChosen, PagesFollow, RemedyChosen, RoundDone};
 pub use summary::{Spent, Summary, summary};
 
 use minicbor::{Decode, Encode};
@@ -135,6 +135,9 @@ pub enum What {
     /// Rounds alone do not get there, and this is done about it.
     #[n(8)]
     Remedy(#[n(0)] RemedyChosen),
+    /// How far the pages are that follow after the resume.
+    #[n(10)]
+    Follow(#[n(0)] PagesFollow),
     /// The longest time for which somebody outside waited for a reply that was due. Known only where clients were watched.
     #[n(9)]
     Outage {
@@ -252,6 +255,12 @@ mod tests {
             }),
             What::Remedy(RemedyChosen { remedy: Remedy::Throttle { share_percent: 40 }, reason: "x".into() }),
             What::Outage { us: 12 },
+            What::Follow(PagesFollow {
+                placed_bytes: 4096,
+                faults: 3,
+                connected: true,
+                ..PagesFollow::default()
+            }),
         ] {
             let event = Event { at_us: 1, what };
             let bytes = minicbor::to_vec(&event).unwrap();

@@ -142,7 +142,7 @@ impl Story {
                 What::Method(chosen) => story.chosen = Some(chosen.clone()),
                 What::Remedy(chosen) => story.remedies.push(Moment { at_us, what: chosen.clone() }),
                 What::Note { text } => story.notes.push(Moment { at_us, what: text.clone() }),
-                What::Progress { .. } | What::Outage { .. } | What::End { .. } => {}
+                What::Progress { .. } | What::Follow(_) | What::Outage { .. } | What::End { .. } => {}
             }
         }
         if let Some((begin_us, end_us)) = pause(&one.events) {

@@ -75,6 +75,17 @@ pub fn figures(story: &Story) -> Vec<(&'static str, String)> {
         figures.push(("zero, not sent", bytes(sums.zero_bytes)));
         figures.push(("on the wire", bytes(sums.wire_bytes)));
     }
+    if let Some(pages) = &sums.follow {
+        figures.push(("followed after the resume", bytes(pages.placed_bytes)));
+        if let Some(us) = sums.follow_us {
+            figures.push((".. until all was in", span_us(us)));
+        }
+        figures.push((".. waits for a page", pages.faults.to_string()));
+        if pages.faults > 0 {
+            figures.push((".. of which half took less", span_us(pages.fault_us_median)));
+            figures.push((".. and 99 of 100 less", span_us(pages.fault_us_p99)));
+        }
+    }
     figures
 }
 

@@ -57,6 +57,5 @@ fn print(estimate: &Estimate, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out, "\npredicted")?;
     indented(out, &PREDICTED, predictions(&estimate.chosen.predictions))?;
-    writeln!(out, "\nauto: {}", estimate.chosen.reason)?;
-    writeln!(out, "post-copy and hybrid are not in this version")
+    writeln!(out, "\nauto: {}", estimate.chosen.reason)
 }

@@ -87,6 +87,8 @@ pub fn summary(one: &Move) -> String {
 pub fn state_name(state: MoveState) -> &'static str {
     match state {
         MoveState::Running => "under way",
+        MoveState::Draining => "draining",
+        MoveState::Paused => "paused",
         MoveState::Done => "done",
         MoveState::RolledBack => "rolled back",
         MoveState::Refused => "refused",

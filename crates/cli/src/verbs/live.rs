@@ -30,7 +30,7 @@ pub struct Args {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum WishArg {
-    /// Go over to post-copy; where that is not possible, stop
+    /// Go over to post-copy; in this version it stops instead (--method hybrid leaves the rest behind)
     Switch,
     /// Slow the workload down until it converges
     Throttle,

@@ -178,6 +178,7 @@ fn line(event: &Event) -> String {
         What::Round(done) => crate::progress::round(done),
         What::Method(chosen) => chosen.reason.clone(),
         What::Remedy(chosen) => chosen.reason.clone(),
+        What::Follow(pages) => crate::progress::follow(pages),
         What::Outage { us } => format!("a client waited {}", span_us(*us)),
     };
     format!("{:>10}  {what}", span_us(event.at_us))

@@ -60,9 +60,9 @@ pub enum MethodArg {
     Auto,
     /// Memory in rounds while it runs, the rest in the pause
     PreCopy,
-    /// Resumed first; memory follows on demand (not in this version)
+    /// Resumed first; memory follows on demand. Until the last page both hosts are needed
     PostCopy,
-    /// One round of pre-copy, then post-copy (not in this version)
+    /// One round of pre-copy, then post-copy of what was written meanwhile
     Hybrid,
 }
 

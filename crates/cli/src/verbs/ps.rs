@@ -51,6 +51,8 @@ pub fn state(workload: &Workload) -> String {
         (WorkloadState::Starting, None) => "starting".to_owned(),
         (WorkloadState::Running, None) => "running".to_owned(),
         (WorkloadState::Moving, None) => "moving".to_owned(),
+        (WorkloadState::Draining, None) => "draining".to_owned(),
+        (WorkloadState::Paused, None) => "paused".to_owned(),
         (WorkloadState::InDoubt, None) => "in doubt".to_owned(),
         (WorkloadState::Suspended, None) => match &workload.image {
             Some(image) => format!("suspended to {image}"),

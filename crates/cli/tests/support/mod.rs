@@ -127,12 +127,14 @@ pub fn carry(from: &Host, to: &Host) -> Verdict {
     carry_by("stop-and-copy", from, to)
 }
 
-/// As [`carry`], with state travelling as `method` says.
+/// As [`carry`], with state travelling as `method` says: its name, and options behind it.
 pub fn carry_by(method: &str, from: &Host, to: &Host) -> Verdict {
     let hold = to.outside(HOLD).ok_or("the target is gone")?;
     let (armed, held) = (hold.join("armed"), hold.join("held"));
     std::fs::write(&armed, "").map_err(words)?;
-    let moving = from.spawn(&[FERRY, "move", NAME, "--to", to.name(), "--method", method]).map_err(words)?;
+    let mut command = vec![FERRY, "move", NAME, "--to", to.name(), "--method"];
+    command.extend(method.split(' '));
+    let moving = from.spawn(&command).map_err(words)?;
     let deadline = Instant::now() + STEP_MAX;
     while !held.exists() {
         if moving.has_ended() || Instant::now() > deadline {

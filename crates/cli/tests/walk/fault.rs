@@ -19,6 +19,7 @@ impl Step {
     pub fn method(&self) -> &'static str {
         match self.name {
             "OFFERED" | "RESERVED" | "DECIDING" | "RUNNING" => "stop-and-copy",
+            "SERVING" | "COMPLETE" => "post-copy",
             _ => "pre-copy",
         }
     }
@@ -28,8 +29,11 @@ const fn step(name: &'static str, by: usize) -> Step {
     Step { name, by }
 }
 
+/// It runs at the target, and none of the pages that are missing there is served: the source stands still before the first.
+pub const DRAINING: Step = step("SERVING", SOURCE);
+
 /// All steps of a move that goes well, in order.
-pub const STEPS: [Step; 11] = [
+pub const STEPS: [Step; 13] = [
     step("OFFERED", SOURCE),
     step("RESERVED", TARGET),
     step("DRAFT", TARGET),
@@ -40,6 +44,8 @@ pub const STEPS: [Step; 11] = [
     step("COMMITTED", SOURCE),
     step("STARTING", TARGET),
     step("RUNNING", TARGET),
+    DRAINING,
+    step("COMPLETE", TARGET),
     step("DONE", SOURCE),
 ];
 
@@ -76,10 +82,14 @@ pub enum Fault {
     CopyMemory,
     /// The kernel kills the target's shim for want of memory.
     ShimMemory,
+    /// What fetches missing pages at the target is killed.
+    Pager,
+    /// That and the target's shim are killed.
+    PagerAndShim,
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 15] = [
+pub const FAULTS: [Fault; 17] = [
     Fault::SourceNode,
     Fault::TargetNode,
     Fault::SourceShim,
@@ -95,6 +105,8 @@ pub const FAULTS: [Fault; 15] = [
     Fault::DiskFull,
     Fault::CopyMemory,
     Fault::ShimMemory,
+    Fault::Pager,
+    Fault::PagerAndShim,
 ];
 
 /// What has to be left when all has come back.
@@ -129,6 +141,12 @@ pub fn strike(world: &mut World, step: Step, fault: Fault) -> Result<Must, Strin
         Fault::TargetBoth => crash(world, step, TARGET, true)?,
         Fault::SourceShim => world.kill_shim(SOURCE).and_then(|()| world.go(step))?,
         Fault::TargetShim => world.kill_shim(TARGET).and_then(|()| world.go(step))?,
+        Fault::Pager => world.kill_pager(TARGET).and_then(|()| world.go(step))?,
+        Fault::PagerAndShim => {
+            world.kill_pager(TARGET)?;
+            world.kill_shim(TARGET)?;
+            world.go(step)?;
+        }
         Fault::SourceReboot => must = reboot(world, step, SOURCE)?,
         Fault::TargetReboot => must = reboot(world, step, TARGET)?,
         Fault::LinkCut => {
@@ -205,6 +223,8 @@ fn reboot(world: &mut World, step: Step, host: usize) -> Result<Must, String> {
     let must = match host {
         // Where it ran it has ended; frozen it was the only whole copy until the target had one.
         SOURCE if !world.has_written(TARGET, "PREPARED") => Must::HaveEnded,
+        // Its pages were in the memory of that host: it stands still for good, and reads no zeros.
+        SOURCE if step.method() == "post-copy" && !world.has_written(TARGET, "COMPLETE") => Must::HaveEnded,
         TARGET if world.has_written(TARGET, "STARTING") => Must::HaveEnded,
         _ => Must::Run,
     };

@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(40);
 pub fn check(world: &World, must: Must) -> Result<(), String> {
     wait_until("no move is under way", REST_MAX, || {
         world.at_most_one_runs()?;
-        Ok(!world.moves()?.iter().any(|state| state == "running"))
+        Ok(!world.moves()?.iter().any(|state| ["running", "draining", "paused"].contains(&state.as_str())))
     })?;
     if must == Must::HaveEnded {
         std::thread::sleep(Duration::from_millis(300));

@@ -82,7 +82,12 @@ impl World {
         self.order(step)?;
         let how = ["--detach", "--method", step.method()];
         self.ok(SOURCE, &[&["move", WORKLOAD, "--to", NAMES[TARGET]], &how[..]].concat())?;
-        self.arrive(step)
+        self.arrive(step)?;
+        if step.name == crate::fault::DRAINING.name {
+            // The target learns from the decider that it has won, and its copy runs until it touches what is missing.
+            wait_until("it runs without its pages", LONG, || Ok(self.has_written(TARGET, "RUNNING")))?;
+        }
+        Ok(())
     }
 
     /// Has the next move stand still at `step`.
@@ -156,10 +161,14 @@ impl World {
 
     /// The shim of the workload on a host, by the machine's pid.
     pub fn shim_of(&self, host: usize) -> Option<i32> {
+        self.process_of(host, b"ferry-shim\n")
+    }
+
+    fn process_of(&self, host: usize, name: &[u8]) -> Option<i32> {
         let root = std::fs::read_link(self.roots[host].join("proc/1/ns/pid")).ok()?;
         let is_it = |pid: i32| {
             let file = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            file("comm") == b"ferry-shim\n"
+            file("comm") == name
                 && String::from_utf8_lossy(&file("cmdline")).contains(&self.id)
                 && std::fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|ns| ns == root)
         };
@@ -172,6 +181,14 @@ impl World {
         let Some(pid) = self.shim_of(host) else { return Ok(()) };
         kill_process(Pid::from_raw(pid).ok_or("no pid")?, Signal::KILL).map_err(words)?;
         wait_until("a shim is gone", LONG, || Ok(self.shim_of(host) != Some(pid)))
+    }
+
+    /// Kills what fetches missing pages on a host, if there is one.
+    pub fn kill_pager(&self, host: usize) -> Result<(), String> {
+        let pager = || self.process_of(host, b"ferry-pager\n");
+        let Some(pid) = pager() else { return Ok(()) };
+        kill_process(Pid::from_raw(pid).ok_or("no pid")?, Signal::KILL).map_err(words)?;
+        wait_until("a pager is gone", LONG, || Ok(pager() != Some(pid)))
     }
 
     /// The tasks of the copy on a host, frozen or not, by the machine's pids.

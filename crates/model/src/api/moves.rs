@@ -86,6 +86,20 @@ pub enum MoveState {
     /// Nobody knows yet: both sides stay frozen and ask the decider.
     #[n(4)]
     InDoubt,
+    /// The workload runs at the target; pages of it are still at the source, and follow.
+    #[n(5)]
+    Draining,
+    /// As draining, and there is no way to the source: who touches a page that is missing waits.
+    #[n(6)]
+    Paused,
+}
+
+impl MoveState {
+    /// Whether it will still become something else by itself.
+    #[must_use]
+    pub fn is_under_way(self) -> bool {
+        matches!(self, Self::Running | Self::Draining | Self::Paused)
+    }
 }
 
 /// One move.

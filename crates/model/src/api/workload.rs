@@ -80,6 +80,10 @@ pub enum WorkloadState {
     Running,
     /// It is on its way to or from another host.
     Moving,
+    /// It runs, and pages of it are still at the host that it came from.
+    Draining,
+    /// As draining, and there is no way to that host: what touches a page that is missing waits.
+    Paused,
     /// Frozen until the decider answers.
     InDoubt,
     /// Its state is in an image; restore takes it back.

@@ -76,3 +76,28 @@ impl From<&remedy::Choice> for RemedyChosen {
         Self { remedy: choice.remedy, reason: choice.to_string() }
     }
 }
+
+/// Pages that follow after the resume, as their target counts them.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
+pub struct PagesFollow {
+    /// Bytes that are still missing.
+    #[n(0)]
+    pub missing_bytes: u64,
+    /// Bytes that came and are in their places.
+    #[n(1)]
+    pub placed_bytes: u64,
+    /// Times that the workload touched a page that was not there, and waited for it.
+    #[n(2)]
+    pub faults: u64,
+    /// How long it waited, microseconds: half of the times shorter.
+    #[n(3)]
+    pub fault_us_median: u64,
+    /// As above: 99 of 100 times shorter.
+    #[n(4)]
+    pub fault_us_p99: u64,
+    /// There is a way to the source. Without one, whoever touches a page that is missing waits.
+    #[n(5)]
+    pub connected: bool,
+}

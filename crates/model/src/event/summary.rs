@@ -1,6 +1,6 @@
 //! The sums of a move, computed from its events and nothing else: what lists, reports and benches tell.
 
-use super::{Cause, Event, Phase, RoundDone, What, downtime_us, total_us};
+use super::{Cause, Event, PagesFollow, Phase, RoundDone, What, downtime_us, total_us};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -27,6 +27,10 @@ pub struct Summary {
     pub zero_bytes: u64,
     /// Bytes that the page streams carried, after compression. 0 where there were no rounds: then it is not counted.
     pub wire_bytes: u64,
+    /// Pages that followed after the resume, where some did.
+    pub follow: Option<PagesFollow>,
+    /// How long that took, from the resume until the last page was in, microseconds.
+    pub follow_us: Option<u64>,
 }
 
 /// A part of the pause.
@@ -54,10 +58,12 @@ pub fn summary(events: &[Event]) -> Summary {
                 *most = (*most).max(*bytes);
             }
             What::Round(done) => rounds.push(*done),
+            What::Follow(pages) => sums.follow = Some(*pages),
             What::Outage { us } => sums.outage_us = sums.outage_us.max(Some(*us)),
             _ => {}
         }
     }
+    sums.follow_us = phase_us(events, Phase::PostCopy);
     let sum = |of: fn(&RoundDone) -> u64| rounds.iter().map(of).fold(0, u64::saturating_add);
     let mut running = rounds.iter().filter(|done| !done.round.last);
     sums.rounds = u32::try_from(running.clone().count()).unwrap_or(u32::MAX);
@@ -75,6 +81,12 @@ pub fn summary(events: &[Event]) -> Summary {
         sums.sent_in_pause_bytes = sum(|done| if done.round.last { done.round.sent_bytes } else { 0 });
     }
     sums
+}
+
+/// How long a phase took that is over.
+fn phase_us(events: &[Event], phase: Phase) -> Option<u64> {
+    let at = |wanted: What| events.iter().find(|event| event.what == wanted).map(|event| event.at_us);
+    at(What::PhaseEnd { phase })?.checked_sub(at(What::PhaseStart { phase })?)
 }
 
 /// Adds to a cause that was named before, or names it.
@@ -128,8 +140,23 @@ mod tests {
                 sent_in_pause_bytes: 50,
                 zero_bytes: 30,
                 wire_bytes: 575,
+                follow: None,
+                follow_us: None,
             }
         );
+    }
+
+    #[test]
+    fn pages_that_follow_are_told_as_they_were_last() {
+        let pages = |placed_bytes| PagesFollow { placed_bytes, faults: 3, ..PagesFollow::default() };
+        let sums = summary(&events(vec![
+            (50, What::PhaseStart { phase: Phase::PostCopy }),
+            (60, What::Progress { phase: Phase::PostCopy, bytes: 1, bytes_total: 9 }),
+            (60, What::Follow(pages(1))),
+            (80, What::Follow(pages(9))),
+            (90, What::PhaseEnd { phase: Phase::PostCopy }),
+        ]));
+        assert_eq!((sums.follow, sums.follow_us), (Some(pages(9)), Some(40)));
     }
 
     #[test]

@@ -10,10 +10,25 @@ pub const NEEDED_AT_TARGET: &[&str] = &["clone3-set-tid", "cgroup-freeze", "ptra
 /// Kernel feature without which nothing tells what a workload writes while its memory is on its way.
 pub const TRACKS_WRITES: &str = "userfaultfd-wp-async";
 
+/// Kernel feature without which a workload cannot run while pages of it are missing.
+pub const PAGES_FOLLOW: &str = "userfaultfd-missing";
+
+/// What of the target's kernel does not serve a move whose pages follow.
+pub(super) fn following(target: &HostFacts, options: &Options) -> Option<Blocker> {
+    let can = target.kernel_features.iter().any(|feature| feature == PAGES_FOLLOW);
+    (matches!(options.method, Method::PostCopy | Method::Hybrid) && !can).then(|| Blocker {
+        what: format!(
+            "The kernel of {} ({}) cannot run a workload whose pages are still missing: it lacks {PAGES_FOLLOW}",
+            target.host, target.kernel_release
+        ),
+        lifted_by: "move it with --method pre-copy".into(),
+    })
+}
+
 /// What of the source's kernel does not serve a move of running memory. `auto` takes another method instead.
 pub(super) fn tracking(source: &HostFacts, options: &Options) -> Option<Blocker> {
     let tracks = source.kernel_features.iter().any(|feature| feature == TRACKS_WRITES);
-    (options.method == Method::PreCopy && !tracks).then(|| Blocker {
+    (matches!(options.method, Method::PreCopy | Method::Hybrid) && !tracks).then(|| Blocker {
         what: format!(
             "The kernel of {} ({}) cannot tell what the workload writes: it lacks {TRACKS_WRITES}",
             source.host, source.kernel_release

@@ -16,7 +16,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-pub use fit::{TRACKS_WRITES, visible_to_programs};
+pub use fit::{PAGES_FOLLOW, TRACKS_WRITES, visible_to_programs};
 pub use stable::facts_hash;
 
 /// Largest file that moves as if it were not attached to its host, bytes. Above it the user has to say so with
@@ -106,6 +106,11 @@ pub struct Options {
     #[serde(default)]
     #[cbor(default)]
     pub end_connections: bool,
+    /// Where rounds do not get there, pages may follow after the resume.
+    #[n(5)]
+    #[serde(default)]
+    #[cbor(default)]
+    pub may_switch: bool,
 }
 
 /// Decides what a move would do. Blockers and exceptions included; nothing is touched.
@@ -132,6 +137,7 @@ pub fn make_here(inventory: &Inventory, answer: &Answer, options: &Options) -> P
         blockers.extend(fit::execution(&inventory.facts, &answer.facts));
     }
     blockers.extend(fit::tracking(&inventory.facts, options));
+    blockers.extend(fit::following(&answer.facts, options));
     blockers.extend(fit::room(inventory, &answer.facts, options));
     blockers.extend(answer.refusals.iter().map(|refusal| Blocker {
         what: format!("{} refuses: {refusal}", options.target),
@@ -139,7 +145,7 @@ pub fn make_here(inventory: &Inventory, answer: &Answer, options: &Options) -> P
     }));
 
     let mut items = Vec::with_capacity(inventory.resources.len());
-    let mut exceptions = exceptions(options);
+    let mut exceptions = exceptions(inventory, answer, options);
     for resource in &inventory.resources {
         if resource.sort == REMEMBERED_INODE {
             exceptions.extend(decide::remembered(resource, answer, options));
@@ -177,8 +183,20 @@ fn item(resource: &Resource, answer: &Answer, options: &Options) -> Result<Item,
     Ok(Item { resource, action: decision.action, reason: decision.reason, bytes: decision.bytes })
 }
 
-fn exceptions(options: &Options) -> Vec<String> {
+fn exceptions(inventory: &Inventory, answer: &Answer, options: &Options) -> Vec<String> {
     let mut named = Vec::new();
+    let (source, target) = (&inventory.facts.host, &options.target);
+    let until = format!(
+        "until the last page is in it needs both hosts: if {source} or {target} is lost before, the workload is lost with it"
+    );
+    let can = answer.facts.kernel_features.iter().any(|feature| feature == PAGES_FOLLOW);
+    match options.method {
+        Method::PostCopy | Method::Hybrid => named.push(format!("it runs on {target} before its memory is there; {until}")),
+        Method::PreCopy | Method::Auto if options.may_switch && can => named.push(format!(
+            "if rounds do not get there, the rest follows after the resume (--on-no-convergence stop does without); then {until}"
+        )),
+        _ => {}
+    }
     if !options.clone {
         named.push(format!(
             "if {} is lost for good between the commit and the resume, the workload is lost with it",

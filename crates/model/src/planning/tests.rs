@@ -51,6 +51,7 @@ fn options() -> Options {
         clone: false,
         bindings: vec![],
         end_connections: false,
+        may_switch: false,
     }
 }
 

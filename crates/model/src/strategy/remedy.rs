@@ -84,7 +84,9 @@ impl fmt::Display for Choice {
             None => {}
         }
         match self.remedy {
-            Remedy::Switch => f.write_str("the rest follows after the resume"),
+            Remedy::Switch => {
+                f.write_str("the rest follows after the resume, and until it is there both hosts are needed")
+            }
             Remedy::Throttle { share_percent } => write!(f, "it is slowed down to {share_percent} %"),
             Remedy::Stop => f.write_str("the rest travels while it stands still"),
             Remedy::GiveUp => f.write_str("the move is given up and it goes on at the source"),

@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub async fn list(State(node): State<Arc<Node>>) -> Answer<Vec<Workload>> {
     json(move || {
         let mut list = node.workloads.list();
-        list.iter_mut().for_each(|workload| workload.moving = node.move_of(workload.id));
+        list.iter_mut().for_each(|workload| node.note_move(workload));
         Ok(list)
     })
     .await
@@ -51,7 +51,7 @@ pub async fn adopt(State(node): State<Arc<Node>>, Body(request): Body<AdoptReque
 pub async fn show(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Answer<WorkloadDetail> {
     json(move || {
         let mut detail = node.workloads.detail(node.workloads.find(&name)?)?;
-        detail.workload.moving = node.move_of(detail.workload.id);
+        node.note_move(&mut detail.workload);
         Ok(detail)
     })
     .await

@@ -12,7 +12,7 @@ use crate::audit::Verdict;
 use crate::node::Node;
 use crate::peers::wire::{Reply, Request as Ask};
 use crate::workloads::declared;
-use ferry_model::api::{self, CloneRequest, MoveRequest, MoveRole, MoveState, PlanRequest};
+use ferry_model::api::{self, CloneRequest, MoveRequest, MoveRole, MoveState, PlanRequest, WorkloadState};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Event, What};
 use ferry_model::ids::{HostName, MoveId, WorkloadId};
@@ -185,7 +185,7 @@ impl Node {
     /// Gives a move up, as long as that is allowed; the workload goes on at the source.
     pub fn cancel_move(&self, wanted: &str) -> Result<api::Move> {
         let id = self.find_move(wanted)?;
-        if self.movements()?.get(id).is_none() && self.get_move(wanted)?.state == MoveState::Running {
+        if self.movements()?.get(id).is_none() && self.get_move(wanted)?.state.is_under_way() {
             return Err(
                 Error::new(Kind::Refused, "The move was begun at the other host").hint("cancel it there")
             );
@@ -200,7 +200,7 @@ impl Node {
         loop {
             let one = self.get_move(&id.to_string())?;
             match one.state {
-                MoveState::Running if Instant::now() < end => std::thread::sleep(LOOK_EVERY / 4),
+                state if state.is_under_way() && Instant::now() < end => std::thread::sleep(LOOK_EVERY / 4),
                 MoveState::Done => {
                     return Err(Error::new(
                         Kind::Refused,
@@ -218,6 +218,18 @@ impl Node {
         let running =
             |one: &&ferry_session::movement::Move| one.standing == ferry_session::movement::Standing::Running;
         moves.iter().filter(running).find(|one| one.workload == workload).map(|one| one.id)
+    }
+
+    /// Notes the move that a workload is in, and what it means for one that runs.
+    pub fn note_move(&self, workload: &mut api::Workload) {
+        workload.moving = self.move_of(workload.id);
+        let entry = workload.moving.and_then(|id| self.movements().ok()?.get(id));
+        let Some(entry) = entry.filter(|_| workload.state == WorkloadState::Running) else { return };
+        workload.state = match view::summary(self.identity().name(), &entry).state {
+            MoveState::Draining => WorkloadState::Draining,
+            MoveState::Paused => WorkloadState::Paused,
+            _ => workload.state,
+        };
     }
 
     /// How many are under way.

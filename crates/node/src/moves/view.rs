@@ -3,7 +3,7 @@
 use crate::peers::wire::MoveReport;
 use ferry_model::api::{Move, MoveRole, MoveState};
 use ferry_model::error::{Error, Kind};
-use ferry_model::event::{Event, What, downtime_us, summary as sums, total_us};
+use ferry_model::event::{Event, Phase, What, downtime_us, summary as sums, total_us};
 use ferry_model::handover::Outcome;
 use ferry_model::ids::{HostName, MoveId};
 use ferry_session::movement::{self, Role, Standing};
@@ -79,6 +79,19 @@ pub fn from_report(id: MoveId, source: &HostName, target: &HostName, report: Mov
     }
 }
 
+/// Where a move stands that has not ended.
+fn under_way(events: &[Event]) -> MoveState {
+    let follows = What::PhaseStart { phase: Phase::PostCopy };
+    if !events.iter().any(|event| event.what == follows) {
+        return MoveState::Running;
+    }
+    let last = events.iter().rev().find_map(|event| match &event.what {
+        What::Follow(pages) => Some(pages.connected),
+        _ => None,
+    });
+    if last == Some(false) { MoveState::Paused } else { MoveState::Draining }
+}
+
 fn standing(standing: &Standing, events: &[Event]) -> (MoveState, Option<Error>) {
     let said = events.iter().rev().find_map(|event| match &event.what {
         What::End { error } => Some(error.clone()),
@@ -86,13 +99,15 @@ fn standing(standing: &Standing, events: &[Event]) -> (MoveState, Option<Error>)
     });
     let said = said.flatten();
     match standing {
-        Standing::Running => (MoveState::Running, None),
+        Standing::Running => (under_way(events), None),
         Standing::Ended(Outcome::Moved) => (MoveState::Done, said),
         Standing::Ended(outcome) => {
             let what = match outcome {
                 Outcome::HandedBack => "The target could not start it and gave it back",
                 Outcome::Died => "It ended at the target after it had been started there",
-                Outcome::Lost => "Every whole copy was in the memory of hosts that restarted",
+                Outcome::Lost => {
+                    "Pages of it were in the memory of hosts that restarted or are gone: what is left of it never runs again"
+                }
                 _ => "The move was given up",
             };
             let kind = if *outcome == Outcome::Lost || *outcome == Outcome::Died {

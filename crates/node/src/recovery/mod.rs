@@ -178,7 +178,11 @@ fn copy(state: Option<WorkloadState>, entries: &[Entry], boot: BootId) -> Option
         Entry::Record(_) => None,
     });
     match state? {
-        WorkloadState::Running | WorkloadState::Moving | WorkloadState::InDoubt => Some(true),
+        WorkloadState::Running
+        | WorkloadState::Draining
+        | WorkloadState::Paused
+        | WorkloadState::Moving
+        | WorkloadState::InDoubt => Some(true),
         WorkloadState::Gone | WorkloadState::Exited | WorkloadState::Suspended => Some(false),
         WorkloadState::Lost if last_boot.is_some_and(|last| last != boot) => Some(false),
         WorkloadState::Lost | WorkloadState::Starting => None,

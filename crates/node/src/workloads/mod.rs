@@ -239,7 +239,10 @@ impl Workloads {
         let workload = self.get(id)?;
         let lets_go = workload.adopted && !force && workload.state == WorkloadState::Running;
         match workload.state {
-            WorkloadState::Moving | WorkloadState::InDoubt => {
+            WorkloadState::Moving
+            | WorkloadState::InDoubt
+            | WorkloadState::Draining
+            | WorkloadState::Paused => {
                 return Err(Error::new(Kind::Refused, format!("{} is on a move", workload.name))
                     .hint("`ferry moves ls` shows it, `ferry moves cancel` gives it up"));
             }

@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a handover that hears nothing asks and tells again.
-const TICK: Duration = Duration::from_millis(500);
+pub(super) const TICK: Duration = Duration::from_millis(500);
 
 /// How long the other side may be silent while giving up is still allowed.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -82,6 +82,19 @@ pub(super) trait Role: World {
 
     /// Whether this host's copy is still there.
     fn alive(&mut self) -> bool;
+
+    /// The other side says this to the handover, which hears it next.
+    fn heard(&mut self, _: &Body) {}
+
+    /// What has happened here meanwhile. Asked whenever there is nothing else to do, at least as often as [`Self::pace`] says.
+    fn poll(&mut self) -> Option<Input> {
+        None
+    }
+
+    /// How long the other side may be listened to at a time.
+    fn pace(&self) -> Duration {
+        TICK
+    }
 }
 
 /// Runs a handover until `done` says so or it ends. Nothing that happens here ends it otherwise: a lost link is connected again, a
@@ -91,7 +104,7 @@ pub(super) fn settle<M: Machine, R: Role>(
     role: &mut R,
     done: impl Fn(&M) -> bool,
 ) -> Result<Option<Outcome>, Stopped> {
-    let mut heard_at = Instant::now();
+    let (mut heard_at, mut ticked_at) = (Instant::now(), Instant::now());
     let mut doubt_told = false;
     loop {
         if let Some(outcome) = driver.machine().outcome() {
@@ -106,13 +119,19 @@ pub(super) fn settle<M: Machine, R: Role>(
                 .recorder
                 .say("In doubt: the decider does not answer. Both copies stay frozen until it does");
         }
-        let heard = role.ground().link.hear(TICK);
+        if let Some(input) = role.poll() {
+            driver.feed(input, role)?;
+            continue;
+        }
+        let pace = role.pace();
+        let heard = role.ground().link.hear(pace);
         if !matches!(heard, Heard::Nothing | Heard::Gone(_)) {
             heard_at = Instant::now();
         }
         match heard {
             Heard::Message(control::Message::Handover { message }) => {
                 if let Ok(message) = minicbor::decode::<Message>(&message) {
+                    role.heard(&message.body);
                     driver.feed(Input::Message(message), role)?;
                 }
             }
@@ -136,7 +155,9 @@ pub(super) fn settle<M: Machine, R: Role>(
                 driver.feed(Input::Cancel(why), role)?;
             }
             Heard::Gone(_) => {}
+            Heard::Nothing if pace < TICK && ticked_at.elapsed() < TICK => {}
             Heard::Nothing => {
+                ticked_at = Instant::now();
                 if !role.alive() {
                     driver.feed(Input::CopyGone, role)?;
                 }

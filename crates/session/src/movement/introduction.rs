@@ -8,7 +8,7 @@ use crate::shim::protocol::ClocksAt;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::handover::{Body, Key, Message, Purpose, Terms};
 use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
-use ferry_model::planning::Method;
+use ferry_model::planning::{Method, PAGES_FOLLOW};
 use ferry_model::resource::Action;
 use ferry_sys::timens::Clocks;
 use ferry_transfer::wire::Stream;
@@ -53,6 +53,11 @@ pub(super) struct Begin {
     pub clone: bool,
     pub plan: Hash,
     pub clocks: Option<ClocksAt>,
+}
+
+/// Whether pages of a workload may be missing here while it runs.
+fn follows(node: &Arc<dyn Node>) -> bool {
+    planning::has(&node.facts(), PAGES_FOLLOW)
 }
 
 /// Questions and answers, up to the offer.
@@ -117,7 +122,7 @@ pub(super) fn introduction(
                         && message.key.mv == mv
                         && terms.plan == begin.plan
                         && (terms.purpose == Purpose::Clone) == begin.clone
-                        && !terms.post_copy
+                        && (!terms.post_copy || (begin.method.is_live() && !begin.clone && follows(node)))
                 };
                 return match begin {
                     Some(begin) if fits(&begin) => Ok(Some((begin, message.key, terms))),

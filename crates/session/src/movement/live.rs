@@ -4,8 +4,8 @@
 //! sides know by one pure function what a change of the mappings has cost ([`layout::kept`]), so that nothing is said about it on the
 //! wire.
 
-use super::planning;
 use super::watch::Watch;
+use super::{missing, planning};
 use crate::shim::client::Tracked;
 use crate::shim::envelope::Envelope;
 use ferry_model::error::{Error, Kind, Result};
@@ -16,13 +16,13 @@ use ferry_model::strategy::options::{Compress, LiveOptions};
 use ferry_process::layout;
 use ferry_process::live::direct;
 use ferry_process::records::State;
-use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::access::{Missing, SpaceAccess};
 use ferry_transfer::engine::{Engine, Found, RangeSet, RoundError, TrackedSpace};
 use ferry_transfer::linux::{StillSpace, TaskTracker};
 use ferry_transfer::space::{Range, SpaceId};
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::rounds::{Compression, Settings, StreamCarrier};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// What a link is taken to carry before anything was sent over it, bytes per second.
@@ -47,8 +47,12 @@ pub(super) struct Live {
     /// Bytes on the link before the last round.
     wire_bytes: u64,
     planned_bytes: u64,
+    /// Whether its writes are tracked; if not, it is only told what it looks like, and everything waits for the pause.
+    tracks: bool,
     /// What the target's puppets look like.
     agreed: Option<State>,
+    /// Where its memory is, once it stands still.
+    places: Vec<SpaceAccess>,
     /// Processes of which something may be written unseen: they are sent whole in the pause.
     unsure: BTreeSet<i32>,
     rounds: Vec<Round>,
@@ -56,9 +60,29 @@ pub(super) struct Live {
     bandwidth: u64,
 }
 
+/// What of a workload was not sent, and where it is.
+pub(super) struct Left {
+    pub missing: Vec<Missing>,
+    pub places: Vec<SpaceAccess>,
+}
+
 impl Live {
     /// Nothing is tracked yet; the plan says how many bytes there are.
     pub fn new(streams: Vec<Box<dyn Stream>>, options: &LiveOptions, planned_bytes: u64) -> Result<Self> {
+        Self::begin(streams, options, planned_bytes, true)
+    }
+
+    /// As [`Self::new`], of a workload of which nothing travels before the pause.
+    pub fn still(streams: Vec<Box<dyn Stream>>, options: &LiveOptions) -> Result<Self> {
+        Self::begin(streams, options, 0, false)
+    }
+
+    fn begin(
+        streams: Vec<Box<dyn Stream>>,
+        options: &LiveOptions,
+        planned_bytes: u64,
+        tracks: bool,
+    ) -> Result<Self> {
         let compression = match options.compress {
             Compress::Auto => Compression::Measured,
             Compress::On => Compression::Always,
@@ -74,7 +98,9 @@ impl Live {
             streams: count,
             wire_bytes: 0,
             planned_bytes,
+            tracks,
             agreed: None,
+            places: Vec::new(),
             unsure: BTreeSet::new(),
             rounds: Vec::new(),
             bandwidth: 0,
@@ -85,7 +111,9 @@ impl Live {
     pub fn follow(&mut self, tracked: Tracked) -> Result<Option<Vec<u8>>> {
         let state = Envelope::from_bytes(&tracked.draft)?.state;
         self.unsure.extend(tracked.untracked.iter().map(|each| each.pid));
-        for (id, pid, userfaultfd) in tracked.spaces {
+        // What was opened to track it ends with the descriptor.
+        let spaces = if self.tracks { tracked.spaces } else { Vec::new() };
+        for (id, pid, userfaultfd) in spaces {
             let Some(userfaultfd) = userfaultfd else { continue };
             match TaskTracker::new(id, pid, userfaultfd) {
                 Ok(tracker) => self.add(Space::Tracked(tracker))?,
@@ -112,6 +140,8 @@ impl Live {
     pub fn stand_still(&mut self, state: &[u8], spaces: Vec<SpaceAccess>) -> Result<()> {
         let state = Envelope::from_bytes(state)?.state;
         self.unsure.extend(direct::users(&state.files));
+        let place = |access: &SpaceAccess| SpaceAccess { ranges: Vec::new(), ..access.clone() };
+        self.places = spaces.iter().map(place).collect();
         let unsure = state.tasks.iter().filter(|task| self.unsure.contains(&task.pid));
         let unsure: Vec<SpaceId> = unsure.filter_map(|task| task.space.map(SpaceId)).collect();
         self.agree(state);
@@ -129,18 +159,25 @@ impl Live {
         Ok(())
     }
 
-    /// The last round, after [`Self::stand_still`], when the target's puppets are as captured, too. With the hash over all rounds.
-    pub fn finish(mut self, watch: Watch<'_>) -> Result<(RoundDone, Hash)> {
-        let round = match self.engine.last_round(&mut self.carrier, &|| watch.stopped()) {
-            Ok(round) => self.note(round),
+    /// The last round, after [`Self::stand_still`], when the target's puppets are as captured, too. With the hash over all rounds, and
+    /// what is left for later, if something may be.
+    pub fn finish(mut self, watch: Watch<'_>, later: bool) -> Result<(RoundDone, Hash, Left)> {
+        let may = match &self.agreed {
+            Some(state) if later => layout::may_be_missing(state),
+            _ => BTreeMap::new(),
+        };
+        let done = self.engine.last_round_without(&mut self.carrier, &|| watch.stopped(), &may);
+        let (round, missing) = match done {
+            Ok((round, missing)) => (self.note(round), missing::of(missing)),
             Err(error) => return Err(failed(error, watch)),
         };
+        let left = Left { missing, places: std::mem::take(&mut self.places) };
         let hash = self.carrier.hash();
         // Everything is in its place. That the streams end is for the target to see, and for nobody to wait for in the pause.
         let carrier = self.carrier;
         let ending = std::thread::Builder::new().name("ferry-pages-end".into());
         match ending.spawn(move || carrier.finish()) {
-            Ok(_) => Ok((round, hash)),
+            Ok(_) => Ok((round, hash, left)),
             Err(error) => Err(Error::from_source(Kind::Unable, &error)),
         }
     }

@@ -5,6 +5,8 @@
 
 mod alone;
 mod arrive;
+mod carry;
+mod drain;
 mod estimate;
 mod files;
 mod ground;
@@ -15,6 +17,7 @@ mod introduction;
 pub mod link;
 mod live;
 mod memory;
+mod missing;
 pub mod node;
 mod packets;
 mod planning;
@@ -23,6 +26,7 @@ mod registry;
 pub mod request;
 mod revive;
 mod rounds;
+mod serving;
 mod source;
 mod suspend;
 mod target;

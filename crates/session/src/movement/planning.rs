@@ -7,10 +7,10 @@ use super::request::Request;
 use crate::shim::protocol::Phase;
 use crate::shim::{Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::facts::Answer;
+use ferry_model::facts::{Answer, HostFacts};
 use ferry_model::ids::WorkloadId;
 use ferry_model::plan::{Inventory, Plan};
-use ferry_model::planning::{self, Method, Options};
+use ferry_model::planning::{self, Method, Options, PAGES_FOLLOW};
 use ferry_transfer::wire::control;
 use std::io;
 use std::path::PathBuf;
@@ -42,13 +42,25 @@ pub(super) fn is_alive(node: &Arc<dyn Node>, id: WorkloadId) -> bool {
     }
 }
 
+/// What both hosts have agreed on.
+pub(super) struct Agreed {
+    pub plan: Plan,
+    /// Pages may follow after the resume: the target can wait for them.
+    pub follows: bool,
+}
+
+/// Whether a host has a kernel feature.
+pub(super) fn has(facts: &HostFacts, feature: &str) -> bool {
+    facts.kernel_features.iter().any(|each| each == feature)
+}
+
 /// Makes the plan. `ask` carries the question to the target and brings its answer.
 pub(super) fn make(
     node: &Arc<dyn Node>,
     shim: &mut Client,
     request: &Request,
     ask: impl FnOnce(control::Message) -> Result<control::Message>,
-) -> Result<Plan> {
+) -> Result<Agreed> {
     let resources = shim.inspect(&request.with)?;
     let status = shim.status()?;
     let spec = status.spec.unwrap_or_default();
@@ -76,6 +88,7 @@ pub(super) fn make(
         clone: request.clone.is_some(),
         bindings: request.bindings.clone(),
         end_connections: request.end_connections,
+        may_switch: request.may_follow(),
     };
     let mut plan = planning::make(&inventory, &answer, &options);
     if status.adopted && !inventory.facts.kernel_features.iter().any(|feature| feature == "nftables") {
@@ -84,7 +97,7 @@ pub(super) fn make(
             inventory.facts.host
         ));
     }
-    Ok(plan)
+    Ok(Agreed { plan, follows: has(&answer.facts, PAGES_FOLLOW) })
 }
 
 /// Makes the plan of a move over its own connection. One that was given is followed, if no fact has changed since.
@@ -93,22 +106,22 @@ pub(super) fn agree(
     shim: &mut Client,
     link: &mut Link,
     request: &Request,
-) -> Result<Plan> {
+) -> Result<Agreed> {
     if !request.with.is_empty() {
         shim.declare(&request.with)?;
     }
-    let mut plan = make(node, shim, request, |ask| {
+    let mut agreed = make(node, shim, request, |ask| {
         link.send(&ask).and_then(|()| link.expect(ANSWER_MAX)).map_err(|e| link_error(&e))
     })?;
     if let Some(given) = &request.plan {
-        if given.facts != plan.facts {
+        if given.facts != agreed.plan.facts {
             return Err(Error::new(Kind::Refused, "The plan no longer fits: facts of one side have changed")
                 .hint("make it again with ferry plan"));
         }
-        plan = given.clone();
+        agreed.plan = given.clone();
     }
-    refuse_blockers(&plan)?;
-    Ok(plan)
+    refuse_blockers(&agreed.plan)?;
+    Ok(agreed)
 }
 
 /// What the clocks show to the workload whose capsule has this init. Without them the target makes its capsule when it has the state.

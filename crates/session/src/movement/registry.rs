@@ -1,5 +1,6 @@
 //! All moves of a node, under way and ended.
 
+use super::drain::{Way, Ways};
 use super::ground::{is_past_cancelling, reserve};
 use super::introduction::PageDoor;
 use super::link::{Heard, Link};
@@ -74,7 +75,16 @@ pub struct Move {
 struct Kept {
     entry: Move,
     link: SyncSender<Heard>,
-    door: Option<PageDoor>,
+    doors: Option<Doors>,
+}
+
+/// Where streams come in, at a target.
+#[derive(Clone)]
+pub(super) struct Doors {
+    /// Of its page streams, while it takes some.
+    pub pages: Option<PageDoor>,
+    /// Of those for pages that are missing.
+    pub ways: SyncSender<Way>,
 }
 
 /// All moves of a node.
@@ -104,7 +114,7 @@ impl Movements {
                 .map_err(|e| planning::link_error(&e))
         });
         let _ = link.send(&Message::Bye);
-        plan
+        plan.map(|agreed| agreed.plan)
     }
 
     /// Begins a move away from here. Its progress is in the recorder, its end in [`Self::wait`].
@@ -140,7 +150,6 @@ impl Movements {
         spawn(move || {
             let ended = match request.method {
                 Method::Warm => warm::run(&this.node, &recorder, link, &request),
-                // Post-copy and hybrid were refused above.
                 Method::Cold
                 | Method::StopAndCopy
                 | Method::Auto
@@ -162,22 +171,32 @@ impl Movements {
     pub fn accept(&self, peer: &HostName, hello: &Hello, stream: Box<dyn Stream>) -> Result<()> {
         match &hello.purpose {
             Purpose::Control { workload, mv } => self.accept_control(peer, *workload, *mv, stream),
-            Purpose::Pages { mv, secret, .. } => {
-                let door = self
-                    .lock()
-                    .get(mv)
-                    .filter(|kept| kept.entry.peer == *peer)
-                    .and_then(|kept| kept.door.clone());
-                match door {
-                    Some(door) if door.opens(secret) && door.hand_in(stream) => Ok(()),
-                    _ => Err(Error::new(Kind::Refused, "A page stream without the secret of a move")),
+            Purpose::Pages { mv, secret, .. } => match self.doors(peer, *mv).and_then(|doors| doors.pages) {
+                Some(door) if door.opens(secret) && door.hand_in(stream) => Ok(()),
+                _ => Err(Error::new(Kind::Refused, "A page stream without the secret of a move")),
+            },
+            Purpose::Handover { workload, mv } => self.accept_handover(peer, *workload, *mv, stream),
+            Purpose::Demand { workload: _, mv, generation, index, count } => {
+                let way = Way { generation: *generation, index: *index, count: *count, stream };
+                match self.doors(peer, *mv) {
+                    Some(doors) if doors.ways.try_send(way).is_ok() => Ok(()),
+                    _ => Err(Error::new(
+                        Kind::Refused,
+                        "A stream of pages for a move that is not under way here",
+                    )),
                 }
             }
-            Purpose::Handover { workload, mv } => self.accept_handover(peer, *workload, *mv, stream),
             Purpose::Node => {
                 Err(Error::new(Kind::Bug, "A connection between nodes is not the moves' business"))
             }
         }
+    }
+
+    /// The doors of a move of `peer` that is under way here.
+    fn doors(&self, peer: &HostName, mv: MoveId) -> Option<Doors> {
+        let moves = self.lock();
+        let kept = moves.get(&mv).filter(|kept| kept.entry.peer == *peer)?;
+        kept.doors.clone().filter(|_| kept.entry.standing == Standing::Running)
     }
 
     fn accept_control(
@@ -189,6 +208,7 @@ impl Movements {
     ) -> Result<()> {
         let link = Link::new(stream).map_err(|e| Error::from_source(Kind::Unable, &e))?;
         let (door, pages) = PageDoor::new();
+        let (way, ways) = Ways::new();
         let (this, peer, sender) = (self.clone(), peer.clone(), link.sender());
         spawn(move || {
             let recorder = Arc::new(Recorder::default());
@@ -205,10 +225,11 @@ impl Movements {
                     standing: Standing::Running,
                     recorder: recorder.clone(),
                 };
-                this.keep(entry, sender.clone(), Some(door.clone()));
+                let doors = Doors { pages: Some(door.clone()), ways: way };
+                this.keep(entry, sender.clone(), Some(doors));
             };
-            let ended =
-                target::run(&this.node, &recorder, link, &peer, (workload, id), (door.clone(), pages), named);
+            let doors = (door.clone(), pages, ways);
+            let ended = target::run(&this.node, &recorder, link, &peer, (workload, id), doors, named);
             match ended {
                 Ok(None) => {}
                 Ok(Some(outcome)) => this.end(id, Ok(outcome)),
@@ -311,12 +332,13 @@ impl Movements {
             standing: Standing::Running,
             recorder: recorder.clone(),
         };
-        self.keep(entry, link.sender(), None);
+        let (way, ways) = Ways::new();
+        self.keep(entry, link.sender(), Some(Doors { pages: None, ways: way }));
         let this = self.clone();
         spawn(move || {
             let ended = match role {
                 Role::Source => source::recover(&this.node, &recorder, link, workload, key),
-                Role::Target => target::recover(&this.node, &recorder, link, key),
+                Role::Target => target::recover(&this.node, &recorder, link, key, ways),
             };
             let aborted = Ok(Outcome::Aborted);
             this.end(key.mv, ended.and_then(|outcome| outcome.map_or(aborted, Ok)));
@@ -402,7 +424,7 @@ impl Movements {
         }
     }
 
-    pub(super) fn keep(&self, entry: Move, link: SyncSender<Heard>, door: Option<PageDoor>) {
+    pub(super) fn keep(&self, entry: Move, link: SyncSender<Heard>, doors: Option<Doors>) {
         let mut moves = self.lock();
         if moves.len() >= ENDED_MAX {
             let ended = moves.values().filter(|kept| kept.entry.standing != Standing::Running);
@@ -412,7 +434,7 @@ impl Movements {
                 moves.remove(&oldest);
             }
         }
-        moves.insert(entry.id, Kept { entry, link, door });
+        moves.insert(entry.id, Kept { entry, link, doors });
     }
 
     pub(super) fn end(&self, id: MoveId, ended: Result<Outcome>) {

@@ -153,6 +153,7 @@ fn fits(node: &Arc<dyn Node>, image: &Image, spec: &Spec, clone: bool) -> Result
         clone,
         bindings: Vec::new(),
         end_connections: false,
+        may_switch: false,
     };
     let plan = planning::make_here(&inventory, &answer, &options);
     super::planning::refuse_blockers(&plan)?;

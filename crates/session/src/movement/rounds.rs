@@ -47,10 +47,15 @@ impl SourceRole {
             (Method::Auto, _) => {
                 format!("its {} MiB do not fit into the pause; rounds show how fast it writes", bytes >> 20)
             }
+            (_, Method::PostCopy | Method::Hybrid) => {
+                "it was asked for; until the last page is in, both hosts are needed".to_owned()
+            }
             _ => "it was asked for".to_owned(),
         };
         let named = match method {
             Method::PreCopy => Some(prediction::Method::PreCopy),
+            Method::PostCopy => Some(prediction::Method::PostCopy),
+            Method::Hybrid => Some(prediction::Method::Hybrid),
             Method::StopAndCopy => Some(prediction::Method::StopAndCopy),
             _ => None,
         };
@@ -84,7 +89,7 @@ impl SourceRole {
             | Next::Stuck { downtime_us, .. }) = next;
             self.ground.recorder.round(RoundDone { predicted_downtime_us: Some(downtime_us), ..done });
             self.ground.node.stands_at("ROUND");
-            if matches!(next, Next::Another { .. }) {
+            if matches!(next, Next::Another { .. }) && request.method != Method::Hybrid {
                 continue;
             }
             if !staged_again && began.elapsed() > STAGED_FOR {
@@ -95,8 +100,13 @@ impl SourceRole {
                 staged_again = true;
                 continue;
             }
+            // Of a hybrid that is all that is asked of rounds.
+            if request.method == Method::Hybrid {
+                self.open_ways()?;
+                return Ok(live);
+            }
             let Next::Stuck { why, .. } = next else { return Ok(live) };
-            let possible = Possible { post_copy: false, share_percent };
+            let possible = Possible { post_copy: self.may_follow, share_percent };
             let choice = remedy::choose(request.live.on_no_convergence, why, &measured, possible);
             self.ground.recorder.remedy(&choice);
             match choice.remedy {
@@ -108,9 +118,25 @@ impl SourceRole {
                     let enough = Error::new(Kind::RolledBack, format!("Rounds were not enough: {why}"));
                     return Err(enough.hint("--on-no-convergence stop sends the rest while it stands still"));
                 }
-                Remedy::Stop | Remedy::Switch => return Ok(live),
+                Remedy::Switch => {
+                    self.open_ways()?;
+                    return Ok(live);
+                }
+                Remedy::Stop => return Ok(live),
             }
         }
+    }
+
+    /// The target makes its puppets while the workload runs; of its memory nothing travels before it stands still.
+    pub(super) fn only_a_look(
+        &mut self,
+        request: &Request,
+        streams: Vec<Box<dyn Stream>>,
+        hashes: &mut Vec<Hash>,
+    ) -> Result<Live> {
+        let mut live = Live::still(streams, &request.live)?;
+        self.look(&mut live, hashes)?;
+        Ok(live)
     }
 
     /// What was written since the last round goes over while the state is read: neither waits for the other, and the last round
@@ -133,14 +159,18 @@ impl SourceRole {
         Ok(captured)
     }
 
-    /// The round after which nothing is missing; the hash over all rounds.
-    pub(super) fn last_round(&mut self, live: Live) -> Result<Hash> {
+    /// The round after which nothing is missing but what follows after the resume; the hash over all rounds.
+    pub(super) fn last_round(&mut self, live: Live, hashes: &mut Vec<Hash>) -> Result<Hash> {
         let began = Instant::now();
         let expected = convergence::expected_dirty(&live.measured(), live.rounds());
-        let (round, hash) =
-            live.finish(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
-        self.ground.recorder.spent(Cause::Memory, began);
+        let later = self.ways.is_some();
+        let watch = Watch::new(&mut self.ground.link, &self.ground.recorder, expected);
+        let (round, hash, left) = live.finish(watch, later)?;
         self.ground.recorder.round(round);
+        if !left.missing.is_empty() {
+            self.leave(left, hashes)?;
+        }
+        self.ground.recorder.spent(Cause::Memory, began);
         Ok(hash)
     }
 

@@ -7,26 +7,23 @@ use super::ground::{Ground, Role, gives_up, settle, stopped};
 use super::link::Link;
 use super::live::Live;
 use super::node::Node;
+use super::planning::{self, Agreed};
 use super::recorder::Recorder;
 use super::request::Request;
-use super::{files, memory, planning, receipt};
+use super::serving::{Serving, Ways};
+use super::{files, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
 use crate::shim::{Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Phase};
 use ferry_model::handover::entry::last_record;
-use ferry_model::handover::{
-    Answer, Body, Cas, Entry, Input, Key, Message, Outcome, Purpose, Receipt, Source, Terms,
-};
+use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outcome, Purpose, Source, Terms};
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
 use ferry_transfer::access::SpaceAccess;
-use ferry_transfer::linux::LinuxSource;
-use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::bulk::BulkWriter;
 use ferry_transfer::wire::control::{self, Bulk};
-use ferry_transfer::wire::greeting;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -42,13 +39,19 @@ pub(super) type Captured = (Vec<u8>, Vec<SpaceAccess>);
 pub(super) struct SourceRole {
     pub(super) ground: Ground,
     pub(super) shim: Option<Client>,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     workload: WorkloadId,
     clone: bool,
     cold: bool,
     captured: Option<Captured>,
     /// A pre-copy that has begun.
     pub(super) live: Option<Live>,
+    /// Pages may be left behind, if the move comes to that.
+    pub(super) may_follow: bool,
+    /// Pages will be left behind: the streams for them are open.
+    pub(super) ways: Option<Ways>,
+    /// Pages were left behind.
+    pub(super) serving: Option<Serving>,
     /// What made it give up first; later reasons follow from it.
     failure: Option<Error>,
     committing: Option<Instant>,
@@ -86,6 +89,9 @@ pub(super) fn run(
         cold: request.method == Method::Cold,
         captured: None,
         live: None,
+        may_follow: false,
+        ways: None,
+        serving: None,
         failure: None,
         committing: None,
     };
@@ -111,14 +117,15 @@ impl SourceRole {
         self.ground.recorder.phase(Phase::Plan);
         let node = self.ground.node.clone();
         let shim = self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
-        let plan = planning::agree(&node, shim, &mut self.ground.link, request)?;
+        let Agreed { plan, follows } = planning::agree(&node, shim, &mut self.ground.link, request)?;
+        self.may_follow = follows && request.may_follow();
 
         self.ground.recorder.phase(Phase::Prepare);
         let shim = self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
         let (spec, secret) = planning::announce(shim, &mut self.ground.link, request, &plan)?;
         let terms = Terms {
             purpose: if self.clone { Purpose::Clone } else { Purpose::Migrate },
-            post_copy: false,
+            post_copy: self.may_follow,
             plan: Hash::of(&minicbor::to_vec(&plan).unwrap_or_default()),
             source_boot_id: self.ground.node.boot_id(),
         };
@@ -199,9 +206,17 @@ impl SourceRole {
         }
         // Their handshakes cost as much as a small workload's whole pause.
         let mut streams = self.open_streams(request, secret)?;
-        if self.choose(request, plan) == Method::PreCopy {
-            let streams = std::mem::take(&mut streams);
-            self.live = Some(self.rounds((request, plan), &mut stage, streams, &mut hashes)?);
+        match self.choose(request, plan) {
+            Method::PreCopy | Method::Hybrid => {
+                let streams = std::mem::take(&mut streams);
+                self.live = Some(self.rounds((request, plan), &mut stage, streams, &mut hashes)?);
+            }
+            Method::PostCopy => {
+                let streams = std::mem::take(&mut streams);
+                self.open_ways()?;
+                self.live = Some(self.only_a_look(request, streams, &mut hashes)?);
+            }
+            _ => {}
         }
 
         if !self.cold {
@@ -231,7 +246,7 @@ impl SourceRole {
             Some(mut live) => {
                 live.stand_still(&state, spaces)?;
                 self.wait_for("the target's readiness", ready)?;
-                self.last_round(live)?
+                self.last_round(live, &mut hashes)?
             }
             None => {
                 self.wait_for("the target's readiness", ready)?;
@@ -240,8 +255,7 @@ impl SourceRole {
         };
         let hash = receipt(&hashes, memory);
         self.ground.recorder.phase(Phase::Prepared);
-        let receipt = Receipt { hash, missing_pages: 0, missing: None };
-        driver.feed(Input::Sent(receipt), self).map_err(|e| stopped(&e))
+        driver.feed(Input::Sent(self.receipt(hash)), self).map_err(|e| stopped(&e))
     }
 
     /// Sends something long.
@@ -265,27 +279,6 @@ impl SourceRole {
             "files to be taken",
             |message| matches!(message, control::Message::Taken { hash: taken } if *taken == hash),
         )
-    }
-
-    fn open_streams(&self, request: &Request, secret: [u8; 32]) -> Result<Vec<Box<dyn Stream>>> {
-        let count = if self.cold { 0 } else { request.live.streams.clamp(1, super::STREAMS_MAX) };
-        let connect = |index| {
-            let purpose = greeting::Purpose::Pages { mv: self.ground.key.mv, secret, index };
-            self.ground.node.connect(&self.ground.peer, purpose)
-        };
-        let opened: io::Result<Vec<_>> = (0..count).map(connect).collect();
-        opened.map_err(|e| planning::link_error(&e).context("The way for the memory cannot be opened"))
-    }
-
-    fn memory(&mut self, spaces: Vec<SpaceAccess>, streams: Vec<Box<dyn Stream>>) -> Result<Hash> {
-        let began = Instant::now();
-        let source = LinuxSource::open(spaces).map_err(|e| {
-            Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read")
-        })?;
-        let sent = memory::send(streams, &source, &self.ground.recorder);
-        let digest = sent.map_err(|e| planning::link_error(&e).context("Memory did not get across"))?;
-        self.ground.recorder.spent(Cause::Memory, began);
-        Ok(digest.finish())
     }
 
     /// Waits for one message of the target; its events are noted on the way.
@@ -346,8 +339,12 @@ impl SourceRole {
         }
         let began = Instant::now();
         self.captured = Some(match self.live.take() {
-            Some(live) => self.capture_beside_a_round(live)?,
-            None => self.ask(Client::capture)?,
+            // What it would send may follow later.
+            Some(live) if self.ways.is_none() => self.capture_beside_a_round(live)?,
+            live => {
+                self.live = live;
+                self.ask(Client::capture)?
+            }
         });
         recorder.spent(Cause::Capture, began);
         Ok(())
@@ -386,6 +383,9 @@ impl World for SourceRole {
             Act::Destroy => {
                 self.ground.recorder.phase(Phase::Finish);
                 self.pass_packets();
+                if let Some(mut serving) = self.serving.take() {
+                    serving.end();
+                }
                 match files::destroy(&self.ground.node, self.workload) {
                     Ok(()) => {
                         self.shim = None;
@@ -398,7 +398,8 @@ impl World for SourceRole {
                     }
                 }
             }
-            Act::Restore | Act::Check | Act::Serve | Act::Hold => None,
+            Act::Serve => self.serve(),
+            Act::Restore | Act::Check | Act::Hold => None,
         }
     }
 
@@ -419,7 +420,7 @@ impl World for SourceRole {
     }
 
     fn stood(&mut self, stage: &'static str) {
-        if stage == "committed" && self.committing.is_none() {
+        if matches!(stage, "committed" | "serving pages") && self.committing.is_none() {
             self.committing = Some(Instant::now());
             self.ground.recorder.phase(Phase::Resume);
         }
@@ -446,6 +447,12 @@ impl Role for SourceRole {
 
     fn alive(&mut self) -> bool {
         planning::is_alive(&self.ground.node, self.workload)
+    }
+
+    fn heard(&mut self, body: &Body) {
+        if matches!(body, Body::Running) && self.serving.is_some() {
+            self.ground.recorder.phase(Phase::PostCopy);
+        }
     }
 }
 
@@ -476,6 +483,9 @@ pub(super) fn recover(
         cold: false,
         captured,
         live: None,
+        may_follow: false,
+        ways: None,
+        serving: None,
         failure,
         committing: None,
     };

@@ -1,23 +1,30 @@
 //! The target's role: answer, reserve, stage, build puppets, fill them, and then whatever the handover says.
 
-use super::ground::{Ground, Role, reserve, settle, stopped};
+use super::drain::{self, Drain, Ways};
+use super::ground::{self, Ground, Role, reserve, settle, stopped};
 use super::incoming::Incoming;
 use super::introduction::{Begin, PageDoor, introduction};
 use super::link::Link;
 use super::node::Node;
 use super::packets::Packets;
 use super::recorder::Recorder;
-use super::{files, planning, receipt};
+use super::{files, missing, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
+use crate::shim::envelope::Envelope;
 use crate::shim::{Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Event, What};
 use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outcome, Receipt, Target};
 use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
 use ferry_model::planning::Method;
+use ferry_process::layout::may_be_missing;
+use ferry_transfer::access::Missing;
+use ferry_transfer::engine::RangeSet;
+use ferry_transfer::space::SpaceId;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::bulk::BulkReader;
 use ferry_transfer::wire::control::{self, Bulk};
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
@@ -29,6 +36,9 @@ const STEP_MAX: Duration = Duration::from_secs(120);
 
 /// How often is looked whether pages still come while the source says nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How long the streams of missing pages may take that the source had opened before it stopped the workload.
+const WAYS_MAX: Duration = Duration::from_secs(5);
 
 /// Most bytes of files that one transfer may bring.
 const FILES_BYTES_MAX: u64 = 1 << 40;
@@ -42,11 +52,20 @@ pub(super) struct TargetRole {
     shim: Option<Client>,
     directory: PathBuf,
     method: Method,
+    /// Pages may follow after the resume.
+    post_copy: bool,
     spec: Option<Spec>,
     hashes: Vec<Hash>,
     incoming: Option<Incoming>,
     failure: Option<Error>,
     packets: Packets,
+    /// What of the captured workload may be missing, once it is known; and what is.
+    may: BTreeMap<SpaceId, RangeSet>,
+    missing: Option<Vec<Missing>>,
+    /// Streams of missing pages.
+    ways: Ways,
+    /// It runs, and pages are missing.
+    drain: Option<Drain>,
 }
 
 /// Takes part in a move that `peer` began, from its first question on. Returns when it is over; `None` when it was only a question.
@@ -56,7 +75,7 @@ pub(super) fn run(
     mut link: Link,
     peer: &HostName,
     (workload, mv): (WorkloadId, MoveId),
-    (door, pages): (PageDoor, Receiver<Box<dyn Stream>>),
+    (door, pages, ways): (PageDoor, Receiver<Box<dyn Stream>>, Ways),
     named: impl FnOnce(&Spec, Method),
 ) -> Result<Option<Outcome>> {
     let Some((begin, key, terms)) = introduction(node, &mut link, peer, (workload, mv), &door)? else {
@@ -86,11 +105,16 @@ pub(super) fn run(
         shim: None,
         directory,
         method: begin.method,
+        post_copy: terms.post_copy,
         spec: Some(begin.spec.clone()),
         hashes: Vec::new(),
         incoming: None,
         failure: None,
         packets: Packets::default(),
+        may: BTreeMap::new(),
+        missing: None,
+        ways,
+        drain: None,
     };
     let reserve = Target::reserve(key, role.ground.parties(), terms);
     let mut driver = Driver::start(reserve, &mut role).map_err(|e| stopped(&e))?;
@@ -178,6 +202,9 @@ impl TargetRole {
     fn take_state(&mut self, begin: &Begin) -> Result<()> {
         let state = self.take_bytes()?;
         let began = Instant::now();
+        if self.post_copy {
+            self.may = may_be_missing(&Envelope::from_bytes(&state)?.state);
+        }
         let spaces = self.ask(|shim| shim.prepare(begin.spec.clone(), state, begin.clone))?;
         self.tell(Cause::Restore, began);
         if self.method == Method::Cold {
@@ -204,6 +231,13 @@ impl TargetRole {
         Ok(bytes)
     }
 
+    /// The source says which pages follow after the resume.
+    fn take_missing(&mut self) -> Result<()> {
+        let bytes = self.take_bytes()?;
+        self.missing = Some(missing::from_bytes(&bytes, &self.may)?);
+        Ok(())
+    }
+
     fn incoming(&mut self) -> Result<&mut Incoming> {
         self.incoming.as_mut().ok_or_else(|| Error::new(Kind::RolledBack, "No memory came"))
     }
@@ -211,7 +245,11 @@ impl TargetRole {
     /// Notes a part of the pause, here and at the source.
     fn tell(&mut self, cause: Cause, since: Instant) {
         let us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let what = What::Spent { cause, us };
+        self.note(What::Spent { cause, us });
+    }
+
+    /// Notes what has happened, here and at the source.
+    fn note(&mut self, what: What) {
         let at_us = u64::try_from(self.ground.recorder.began().elapsed().as_micros()).unwrap_or(u64::MAX);
         let _ =
             self.ground.link.send(&control::Message::Event { event: Event { at_us, what: what.clone() } });
@@ -248,9 +286,19 @@ impl TargetRole {
             _ => self.incoming()?.finish()?,
         };
         let began = Instant::now();
-        self.ask(Client::finish)?;
+        let (hash, mut left) = (receipt(&self.hashes, memory), (0, None));
+        match self.missing.take() {
+            None => self.ask(Client::finish)?,
+            Some(missing) => {
+                left = (missing::pages(&missing), Some(missing::hash(&missing)));
+                let lost =
+                    || Error::new(Kind::RolledBack, "The streams for the pages that follow did not come");
+                let streams = self.ways.wait(WAYS_MAX).ok_or_else(lost)?;
+                self.ask(|shim| shim.finish_missing(missing).and_then(|()| shim.pages(streams)))?;
+            }
+        }
         self.tell(Cause::Complete, began);
-        Ok(Receipt { hash: receipt(&self.hashes, memory), missing_pages: 0, missing: None })
+        Ok(Receipt { hash, missing_pages: left.0, missing: left.1 })
     }
 }
 
@@ -309,7 +357,13 @@ impl World for TargetRole {
                     None
                 }
             },
-            Act::Freeze | Act::Serve | Act::Hold => None,
+            Act::Hold => {
+                if let Err(error) = self.ask(Client::hold) {
+                    self.ground.recorder.say(format!("Not held yet: {error}"));
+                }
+                None
+            }
+            Act::Freeze | Act::Serve => None,
         }
     }
 
@@ -323,6 +377,14 @@ impl World for TargetRole {
 
     fn copy_exists(&mut self) -> bool {
         planning::is_alive(&self.ground.node, self.ground.key.id)
+    }
+
+    fn stood(&mut self, stage: &'static str) {
+        if !matches!(stage, "draining" | "paused") {
+            self.drain = None;
+        } else if self.drain.is_none() {
+            self.drain = Some(Drain::begin(&self.ground.recorder));
+        }
     }
 }
 
@@ -343,6 +405,12 @@ impl Role for TargetRole {
                 self.deliver();
                 Ok(())
             }
+            control::Message::Bulk { kind: Bulk::Missing } => self.take_missing().map_err(|error| {
+                let reason = error.to_string();
+                let _ = self.ground.link.send(&control::Message::Failed { error: error.clone() });
+                self.failure.get_or_insert(error);
+                reason
+            }),
             _ => Ok(()),
         }
     }
@@ -352,6 +420,28 @@ impl Role for TargetRole {
             || self.shim.is_none()
             || planning::is_alive(&self.ground.node, self.ground.key.id)
     }
+
+    fn pace(&self) -> Duration {
+        if self.drain.is_some() { drain::LOOK_EVERY } else { ground::TICK }
+    }
+
+    fn poll(&mut self) -> Option<Input> {
+        let mut drain = self.drain.take()?;
+        if !drain.is_due() {
+            self.drain = Some(drain);
+            return None;
+        }
+        let streams = self.ways.newest();
+        let status = self.ask(|shim| {
+            // If a shim dies with them, they end at the source as well, which opens others then.
+            streams.map_or(Ok(()), |streams| shim.pages(streams))?;
+            shim.pager()
+        });
+        let (input, told) = drain.take(status);
+        self.drain = Some(drain);
+        told.into_iter().for_each(|what| self.note(what));
+        input
+    }
 }
 
 /// Takes a move up again after the node was restarted. None: the journal knows no move to here that is not over.
@@ -360,6 +450,7 @@ pub(super) fn recover(
     recorder: &Arc<Recorder>,
     link: Link,
     key: Key,
+    ways: Ways,
 ) -> Result<Option<Outcome>> {
     let directory = node.directory(key.id);
     let journal = node.journal(key.id)?;
@@ -374,11 +465,16 @@ pub(super) fn recover(
         shim: None,
         directory,
         method: Method::StopAndCopy,
+        post_copy: false,
         spec: None,
         hashes: Vec::new(),
         incoming: None,
         failure: None,
         packets: Packets::default(),
+        may: BTreeMap::new(),
+        missing: None,
+        ways,
+        drain: None,
     };
     let mut driver = Driver::start((target, effects), &mut role).map_err(|e| stopped(&e))?;
     settle(&mut driver, &mut role, |_| false).map_err(|e| stopped(&e))

@@ -66,7 +66,7 @@ pub(super) fn run(
     }
     recorder.phase(Phase::Plan);
     let mut shim = planning::shim(node, request.workload)?;
-    let plan = planning::agree(node, &mut shim, &mut link, request)?;
+    let plan = planning::agree(node, &mut shim, &mut link, request)?.plan;
     recorder.phase(Phase::Prepare);
     let (_, secret) = planning::announce(&mut shim, &mut link, request, &plan)?;
     drop(shim);

@@ -41,6 +41,13 @@ pub(super) const PROBES: &[Probe] = &[
         probe: wp_async,
     },
     Probe {
+        name: "userfaultfd-missing",
+        needed_for: "post-copy: running a workload whose pages are still missing",
+        cost_if_missing: "no post-copy and no hybrid: what rounds do not carry travels in the pause",
+        need: Need::Sometimes,
+        probe: missing,
+    },
+    Probe {
         name: "procmap-query",
         needed_for: "asking about a single mapping",
         cost_if_missing: "all of /proc/PID/maps is read instead: slower (Linux 6.11 has it)",
@@ -157,6 +164,25 @@ fn wp_async(_: &Path) -> Seen {
     match (clean, dirty, again) {
         (0, 1, 0) => Ok("a write was seen, and tracking began anew".into()),
         seen => Err(format!("writes are not tracked rightly: {seen:?}")),
+    }
+}
+
+/// With the events without which a child would read zeros.
+fn missing(_: &Path) -> Seen {
+    use crate::userfaultfd::{MissingPages, Placed};
+    let page = Page::new()?;
+    let fd = crate::userfaultfd::open().map_err(why("userfaultfd"))?;
+    let pages = MissingPages::begin(fd).map_err(why("UFFDIO_API with its events"))?;
+    let start = page.0 as u64;
+    pages.expect(start, PAGE as u64).map_err(why("UFFDIO_REGISTER"))?;
+    match pages.place(start, &[7; PAGE]).map_err(why("UFFDIO_COPY"))? {
+        Placed::Bytes(bytes) if bytes == PAGE as u64 => {}
+        other => return Err(format!("a missing page could not be put in: {other:?}")),
+    }
+    // SAFETY: the page is mapped and was filled just now.
+    match unsafe { page.0.read_volatile() } {
+        7 => Ok("a missing page was put in its place".into()),
+        other => Err(format!("a page that was put in reads as {other}")),
     }
 }
 

@@ -25,6 +25,7 @@ impl Opened {
         match self {
             Self::Task { pid, mem } => {
                 let done = process_vm::read(*pid, address, buffer).unwrap_or(0);
+                let done = if lives(mem, address) { done } else { 0 };
                 // What process_vm_readv refuses (PROT_NONE with content) the mem file still gives.
                 mem.read_exact_at(&mut buffer[done..], address + done as u64)
             }
@@ -53,8 +54,9 @@ impl Opened {
             let bytes = checked(group, buffer.len())?;
             let (mut part, rest) = buffer.split_at_mut(bytes);
             buffer = rest;
-            if let Self::Task { pid, .. } = self
+            if let (Self::Task { pid, mem }, Some(first)) = (self, group.first())
                 && process_vm::read_pieces(*pid, &pieces(group), part).is_ok_and(|done| done == bytes)
+                && lives(mem, first.start)
             {
                 continue;
             }
@@ -86,6 +88,11 @@ impl Opened {
         }
         Ok(())
     }
+}
+
+/// Whether the address space that was opened is still there: its pid may be another's by now, the file never is.
+fn lives(mem: &File, address: u64) -> bool {
+    mem.read_at(&mut [0], address).is_ok_and(|count| count == 1)
 }
 
 /// How many of `len` bytes at `address` a file has: its last page reads as zero behind its end, and writing there would make it longer.

@@ -12,6 +12,7 @@
 //! S  Bulk(draft) Chunk.. End pre-copy, before a round: what the workload looks like now; answered by Ready
 //! S  Bulk(state) Chunk.. End execution state of the frozen workload
 //! T  Ready                   spaces exist: the page streams may fill them
+//! S  Bulk(missing) Chunk.. End pages that follow after the resume, if any do
 //! S  Handover(state)         receipt with the hash over state and memory
 //! T  Handover(prepared)      and so on, as the handover says
 //! ```
@@ -175,6 +176,9 @@ pub enum Bulk {
     /// Processes and mappings of the workload as it runs: what the next round of a pre-copy goes into.
     #[n(3)]
     Draft,
+    /// Pages that follow after the resume: spaces with their ranges (`ferry_transfer::access::Missing`).
+    #[n(4)]
+    Missing,
 }
 
 /// Sends a message.

@@ -77,6 +77,26 @@ pub enum Purpose {
     /// Questions between nodes (registry, health, a pull): the node's own messages follow.
     #[n(3)]
     Node,
+    /// A way to pages that are missing at the target of a move that both sides have in their journals: [`super::demand`] follows, asked by
+    /// the side that is connected to.
+    #[n(4)]
+    Demand {
+        /// The workload.
+        #[n(0)]
+        workload: WorkloadId,
+        /// The move.
+        #[n(1)]
+        mv: MoveId,
+        /// Which set of streams: a later one replaces all of an earlier one.
+        #[n(2)]
+        generation: u32,
+        /// Which of the set.
+        #[n(3)]
+        index: u32,
+        /// How many there are in the set.
+        #[n(4)]
+        count: u32,
+    },
 }
 
 /// What the other side answers.

@@ -16,6 +16,7 @@ pub mod rounds;
 
 use std::io;
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -28,6 +29,11 @@ pub trait Stream: io::Read + io::Write + Send {
     /// everything has been written. The connection ends, both ways, when the sending direction is dropped: a thread that still reads
     /// would otherwise keep it open, and the other side would wait for somebody who has left.
     fn split(self: Box<Self>) -> io::Result<(Reader, Writer)>;
+
+    /// The socket itself, to be given to another process or thread.
+    fn into_socket(self: Box<Self>) -> io::Result<OwnedFd> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "This connection is no socket"))
+    }
 }
 
 /// The receiving direction of a connection.
@@ -45,6 +51,10 @@ impl Stream for UnixStream {
     fn split(self: Box<Self>) -> io::Result<(Reader, Writer)> {
         Ok((Box::new(self.try_clone()?), Box::new(Closing(*self))))
     }
+
+    fn into_socket(self: Box<Self>) -> io::Result<OwnedFd> {
+        Ok((*self).into())
+    }
 }
 
 impl Stream for TcpStream {
@@ -55,6 +65,10 @@ impl Stream for TcpStream {
 
     fn split(self: Box<Self>) -> io::Result<(Reader, Writer)> {
         Ok((Box::new(self.try_clone()?), Box::new(Closing(*self))))
+    }
+
+    fn into_socket(self: Box<Self>) -> io::Result<OwnedFd> {
+        Ok((*self).into())
     }
 }
 

@@ -1,0 +1,108 @@
+//! How a source's memory gets across: all of it at once in the pause, or what may follow after the resume.
+
+use super::live::Left;
+use super::request::Request;
+use super::serving::{Serving, Ways};
+use super::source::SourceRole;
+use super::{memory, missing, planning};
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::event::Cause;
+use ferry_model::handover::{Input, Receipt};
+use ferry_model::ids::Hash;
+use ferry_model::planning::Method;
+use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::linux::LinuxSource;
+use ferry_transfer::wire::Stream;
+use ferry_transfer::wire::control::Bulk;
+use ferry_transfer::wire::greeting;
+use std::io;
+use std::time::Instant;
+
+impl SourceRole {
+    /// The page streams, before the workload stops.
+    pub(super) fn open_streams(&self, request: &Request, secret: [u8; 32]) -> Result<Vec<Box<dyn Stream>>> {
+        let cold = request.method == Method::Cold;
+        let count = if cold { 0 } else { request.live.streams.clamp(1, super::STREAMS_MAX) };
+        let connect = |index| {
+            let purpose = greeting::Purpose::Pages { mv: self.ground.key.mv, secret, index };
+            self.ground.node.connect(&self.ground.peer, purpose)
+        };
+        let opened: io::Result<Vec<_>> = (0..count).map(connect).collect();
+        opened.map_err(|e| planning::link_error(&e).context("The way for the memory cannot be opened"))
+    }
+
+    /// All memory at once.
+    pub(super) fn memory(&mut self, spaces: Vec<SpaceAccess>, streams: Vec<Box<dyn Stream>>) -> Result<Hash> {
+        let began = Instant::now();
+        let source = LinuxSource::open(spaces).map_err(|e| {
+            Error::from_source(Kind::Unable, &e).context("The workload's memory cannot be read")
+        })?;
+        let sent = memory::send(streams, &source, &self.ground.recorder);
+        let digest = sent.map_err(|e| planning::link_error(&e).context("Memory did not get across"))?;
+        self.ground.recorder.spent(Cause::Memory, began);
+        Ok(digest.finish())
+    }
+
+    /// The streams for pages that will be left behind, before the workload stops.
+    pub(super) fn open_ways(&mut self) -> Result<()> {
+        if !self.may_follow {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("{} cannot run a workload whose pages are still missing", self.ground.peer),
+            ));
+        }
+        let mut ways = Ways::new(&self.ground.node, &self.ground.peer, self.ground.key);
+        ways.open().map_err(|e| {
+            planning::link_error(&e).context("The way for the pages that follow cannot be opened")
+        })?;
+        self.ways = Some(ways);
+        Ok(())
+    }
+
+    /// Says which pages follow, and writes down where they are.
+    pub(super) fn leave(&mut self, left: Left, hashes: &mut Vec<Hash>) -> Result<()> {
+        let ways =
+            self.ways.take().ok_or_else(|| Error::new(Kind::Bug, "No way for the pages that follow"))?;
+        let bytes = missing::to_bytes(&left.missing);
+        if bytes.len() as u64 > missing::BYTES_MAX {
+            return Err(Error::new(Kind::Unable, "Its memory is in too many pieces to follow later")
+                .hint("--method pre-copy"));
+        }
+        hashes.push(self.bulk(Bulk::Missing, |to| to.write_all(&bytes))?);
+        self.serving = Some(Serving::begin(ways, &self.directory, &left.places, left.missing)?);
+        Ok(())
+    }
+
+    /// What the target must be able to prove.
+    pub(super) fn receipt(&self, hash: Hash) -> Receipt {
+        let left = self.serving.as_ref().map(Serving::missing);
+        Receipt { hash, missing_pages: left.map_or(0, missing::pages), missing: left.map(missing::hash) }
+    }
+
+    /// Serves the pages that were left behind; asked again and again until the target has them all.
+    pub(super) fn serve(&mut self) -> Option<Input> {
+        if self.serving.is_none() {
+            let ways = Ways::new(&self.ground.node, &self.ground.peer, self.ground.key);
+            match Serving::again(ways, &self.directory) {
+                Ok(serving) => self.serving = Some(serving),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(Input::CopyGone),
+                Err(error) => {
+                    self.ground.recorder.say(format!("Pages are not served yet: {error}"));
+                    return None;
+                }
+            }
+        }
+        self.ground.node.stands_at("SERVING");
+        let serving = self.serving.as_mut()?;
+        if serving.is_gone() {
+            return Some(Input::CopyGone);
+        }
+        // Where not even this side can be heard, more streams will not get through.
+        if (serving.is_ready() || !self.ground.link.is_gone())
+            && let Err(error) = serving.keep()
+        {
+            tracing::debug!(%error, "the pages that follow cannot be served yet");
+        }
+        None
+    }
+}

@@ -1,0 +1,259 @@
+//! The page server of a move whose pages follow: the source's frozen copy, read on demand until the target has every page.
+//!
+//! What is served and where it is stands in a file of the workload's directory before the move is committed, so that a node that is
+//! restarted goes on. Streams go from source to target, as for rounds; when one of them ends, all are opened anew, and the target takes
+//! the newest set. A page that comes twice does no harm.
+
+use super::node::Node;
+use ferry_model::error::{Error, Kind, Result};
+use ferry_model::handover::Key;
+use ferry_model::ids::{HostName, MoveId, WorkloadId};
+use ferry_sys::proc::stat;
+use ferry_transfer::access::{Missing, SpaceAccess, Via};
+use ferry_transfer::linux::LinuxSource;
+use ferry_transfer::space::{PageSource, Range, SpaceId};
+use ferry_transfer::wire::Stream;
+use ferry_transfer::wire::demand::{self, Progress};
+use ferry_transfer::wire::greeting::Purpose;
+use minicbor::{Decode, Encode};
+use std::io::{self, Read};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// The file with what is served.
+const FILE: &str = "pages-that-follow.cbor";
+
+/// Longest file, bytes.
+const FILE_BYTES_MAX: u64 = super::missing::BYTES_MAX + (16 << 20);
+
+/// Streams to the target: one for pages that somebody waits for, one for the others.
+pub(super) const STREAMS: u32 = 2;
+
+/// What is served, as it is on disk.
+#[derive(Encode, Decode)]
+struct Offered {
+    #[n(0)]
+    mv: MoveId,
+    /// Spaces with the ranges that are missing at the target.
+    #[n(1)]
+    spaces: Vec<SpaceAccess>,
+    /// Processes, and when each was started: a number may be another's after a while.
+    #[n(2)]
+    started: Vec<(i32, u64)>,
+}
+
+/// Streams that were opened and carry nothing yet.
+pub(super) struct Ways {
+    node: Arc<dyn Node>,
+    peer: HostName,
+    workload: WorkloadId,
+    mv: MoveId,
+    generation: u32,
+    open: Vec<Box<dyn Stream>>,
+}
+
+impl Ways {
+    /// To `peer`, none open yet. Each restart of a node begins above all generations of the one before it.
+    pub fn new(node: &Arc<dyn Node>, peer: &HostName, key: Key) -> Self {
+        let generation = u32::try_from(super::registry::now_unix() & 0xff_ffff).unwrap_or(0) << 8;
+        let (node, peer) = (node.clone(), peer.clone());
+        Self { node, peer, workload: key.id, mv: key.mv, generation, open: Vec::new() }
+    }
+
+    /// Opens all, instead of those that were open.
+    pub fn open(&mut self) -> io::Result<()> {
+        self.open.clear();
+        self.generation += 1;
+        for index in 0..STREAMS {
+            let purpose = Purpose::Demand {
+                workload: self.workload,
+                mv: self.mv,
+                generation: self.generation,
+                index,
+                count: STREAMS,
+            };
+            self.open.push(self.node.connect(&self.peer, purpose)?);
+        }
+        Ok(())
+    }
+}
+
+/// The server.
+pub(super) struct Serving {
+    ways: Ways,
+    source: Arc<Frozen>,
+    missing: Arc<Vec<Missing>>,
+    started: Vec<(i32, u64)>,
+    progress: Arc<Progress>,
+    streams: Vec<Served>,
+}
+
+/// One stream that is being served.
+struct Served {
+    thread: JoinHandle<()>,
+    socket: UnixStream,
+}
+
+impl Served {
+    fn end(self) {
+        // Whoever reads or writes it sees its end by that.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = self.thread.join();
+    }
+}
+
+impl Serving {
+    /// Serves `missing`, which lies where `places` says, and writes that down in `directory`.
+    pub fn begin(
+        ways: Ways,
+        directory: &Path,
+        places: &[SpaceAccess],
+        missing: Vec<Missing>,
+    ) -> Result<Self> {
+        let unable = |e: io::Error| {
+            Error::from_source(Kind::Unable, &e).context("The pages that follow cannot be served")
+        };
+        let at = |each: &Missing| {
+            let place = places.iter().find(|place| place.space == each.space)?;
+            Some(SpaceAccess { ranges: each.ranges.clone(), ..place.clone() })
+        };
+        let spaces: Option<Vec<SpaceAccess>> = missing.iter().map(at).collect();
+        let spaces = spaces.ok_or_else(|| Error::new(Kind::Bug, "Pages of a space that was not captured"))?;
+        let started: io::Result<Vec<(i32, u64)>> =
+            spaces.iter().filter_map(process).map(|pid| Ok((pid, stat::read(pid)?.start_time))).collect();
+        let offered = Offered { mv: ways.mv, spaces, started: started.map_err(unable)? };
+        let bytes = minicbor::to_vec(&offered).unwrap_or_default();
+        std::fs::write(directory.join(FILE), bytes).map_err(unable)?;
+        Self::of(ways, offered, missing).map_err(unable)
+    }
+
+    /// Goes on after a restart of the node.
+    ///
+    /// # Errors
+    /// `NotFound` when the frozen copy is not there any more: its pages will never come.
+    pub fn again(ways: Ways, directory: &Path) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        std::fs::File::open(directory.join(FILE))?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        let offered: Offered = minicbor::decode(&bytes).map_err(|e| io::Error::other(e.to_string()))?;
+        if offered.mv != ways.mv {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if !live(&offered.started) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let missing = offered.spaces.iter();
+        let missing =
+            missing.map(|each| Missing { space: each.space, ranges: each.ranges.clone() }).collect();
+        Self::of(ways, offered, missing)
+    }
+
+    fn of(ways: Ways, offered: Offered, missing: Vec<Missing>) -> io::Result<Self> {
+        let source = Frozen { source: LinuxSource::open(offered.spaces)?, broken: AtomicBool::new(false) };
+        Ok(Self {
+            ways,
+            source: Arc::new(source),
+            missing: Arc::new(missing),
+            started: offered.started,
+            progress: Arc::default(),
+            streams: Vec::new(),
+        })
+    }
+
+    /// What is served.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    /// Whether a part of the frozen copy does not exist any more: its pages will never come.
+    pub fn is_gone(&self) -> bool {
+        self.source.broken.load(Ordering::SeqCst) && !live(&self.started)
+    }
+
+    /// Whether streams are open that nobody serves yet.
+    pub fn is_ready(&self) -> bool {
+        !self.ways.open.is_empty()
+    }
+
+    /// Sees to it that every stream is served; opens all of them anew where one has ended.
+    pub fn keep(&mut self) -> io::Result<()> {
+        let done = self.progress.agreed.get().is_some();
+        if done || (!self.streams.is_empty() && !self.streams.iter().any(|each| each.thread.is_finished())) {
+            return Ok(());
+        }
+        self.end();
+        if self.ways.open.len() != STREAMS as usize {
+            self.ways.open()?;
+        }
+        for stream in std::mem::take(&mut self.ways.open) {
+            self.streams.push(self.serve(stream)?);
+        }
+        Ok(())
+    }
+
+    fn serve(&self, stream: Box<dyn Stream>) -> io::Result<Served> {
+        stream.set_timeout(None)?;
+        let mut socket = UnixStream::from(stream.into_socket()?);
+        let ours = socket.try_clone()?;
+        let (source, missing, progress) = (self.source.clone(), self.missing.clone(), self.progress.clone());
+        let serving = std::thread::Builder::new().name("ferry-pages".into()).spawn(move || {
+            if let Err(error) = demand::serve(&mut socket, &*source, &missing, &progress) {
+                tracing::debug!(%error, "a stream of pages ended");
+            }
+            // The other side must not wait for somebody who has left.
+            let _ = socket.shutdown(Shutdown::Both);
+        });
+        Ok(Served { thread: serving?, socket: ours })
+    }
+
+    /// Ends every stream.
+    pub fn end(&mut self) {
+        self.streams.drain(..).for_each(Served::end);
+    }
+}
+
+/// Whether each of these processes still has its memory. One that was killed while it was frozen is there as a zombie.
+fn live(started: &[(i32, u64)]) -> bool {
+    started.iter().all(|(pid, start)| {
+        stat::read(*pid).is_ok_and(|stat| stat.start_time == *start && !matches!(stat.state, b'Z' | b'X'))
+    })
+}
+
+fn process(access: &SpaceAccess) -> Option<i32> {
+    match access.via {
+        Via::Task { pid } => Some(pid),
+        Via::File { .. } => None,
+    }
+}
+
+/// The frozen copy, and whether it could always be read.
+struct Frozen {
+    source: LinuxSource,
+    broken: AtomicBool,
+}
+
+impl Frozen {
+    fn note(&self, read: io::Result<()>) -> io::Result<()> {
+        if read.is_err() {
+            self.broken.store(true, Ordering::SeqCst);
+        }
+        read
+    }
+}
+
+impl PageSource for Frozen {
+    fn ranges(&self) -> &[(SpaceId, Vec<Range>)] {
+        self.source.ranges()
+    }
+
+    fn read(&self, space: SpaceId, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.note(self.source.read(space, address, buffer))
+    }
+
+    fn read_ranges(&self, space: SpaceId, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
+        self.note(self.source.read_ranges(space, ranges, buffer))
+    }
+}
