@@ -5,7 +5,7 @@
 
 use super::ground::{Ground, Role, gives_up, settle, stopped};
 use super::link::Link;
-use super::live::Live;
+use super::live::{Live, Tracking};
 use super::node::Node;
 use super::recorder::Recorder;
 use super::request::Request;
@@ -21,6 +21,7 @@ use ferry_model::handover::{
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
+use ferry_sys::schedule::Urgent;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::linux::LinuxSource;
 use ferry_transfer::wire::Stream;
@@ -49,6 +50,8 @@ pub(super) struct SourceRole {
     captured: Option<Captured>,
     /// A pre-copy that has begun.
     pub(super) live: Option<Live>,
+    /// What tracks memory that has all been sent: ended when the pause is over, because that takes as long as memory is large.
+    pub(super) tracking: Option<Tracking>,
     /// What made it give up first; later reasons follow from it.
     failure: Option<Error>,
     committing: Option<Instant>,
@@ -86,6 +89,7 @@ pub(super) fn run(
         cold: request.method == Method::Cold,
         captured: None,
         live: None,
+        tracking: None,
         failure: None,
         committing: None,
     };
@@ -209,6 +213,7 @@ impl SourceRole {
             let _ = self.ask(Client::look);
         }
 
+        let _urgent = Urgent::begin();
         self.ground.recorder.phase(Phase::Freeze);
         driver.feed(Input::FreezeNow, self).map_err(|e| stopped(&e))?;
         if let Some(failure) = self.failure.take() {
@@ -224,13 +229,14 @@ impl SourceRole {
         self.ground.recorder.spent(Cause::Files, began);
         // On its way while the target still puts the files in their places.
         hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&state))?]);
-        self.wait_until_taken(files)?;
         let ready = |message: &control::Message| matches!(message, control::Message::Ready);
         let memory = match self.live.take() {
-            _ if request.method == Method::Cold => Hash([0; 32]),
+            _ if request.method == Method::Cold => {
+                self.wait_until_taken(files)?;
+                Hash([0; 32])
+            }
             Some(mut live) => {
                 live.stand_still(&state, spaces)?;
-                self.wait_for("the target's readiness", ready)?;
                 self.last_round(live)?
             }
             None => {
@@ -334,6 +340,12 @@ impl SourceRole {
         }
     }
 
+    /// It runs on, and nothing tracks it.
+    fn thaw(&mut self) -> Result<()> {
+        (self.live, self.tracking) = (None, None);
+        self.ask(Client::thaw)
+    }
+
     fn freeze(&mut self) -> Result<()> {
         let recorder = self.ground.recorder.clone();
         let began = Instant::now();
@@ -344,12 +356,19 @@ impl SourceRole {
             self.captured = Some((Vec::new(), Vec::new()));
             return Ok(());
         }
-        let began = Instant::now();
         self.captured = Some(match self.live.take() {
-            Some(live) => self.capture_beside_a_round(live)?,
-            None => self.ask(Client::capture)?,
+            Some(mut live) => {
+                let captured = self.capture_beside_memory(&mut live)?;
+                self.live = Some(live);
+                captured
+            }
+            None => {
+                let began = Instant::now();
+                let captured = self.ask(Client::capture)?;
+                recorder.spent(Cause::Capture, began);
+                captured
+            }
         });
-        recorder.spent(Cause::Capture, began);
         Ok(())
     }
 }
@@ -376,7 +395,7 @@ impl World for SourceRole {
                     Some(Input::Cancel(reason))
                 }
             },
-            Act::Thaw => match self.ask(Client::thaw) {
+            Act::Thaw => match self.thaw() {
                 Ok(()) => Some(Input::Thawed),
                 Err(error) => {
                     self.ground.recorder.say(format!("Not thawed yet: {error}"));
@@ -388,7 +407,7 @@ impl World for SourceRole {
                 self.pass_packets();
                 match files::destroy(&self.ground.node, self.workload) {
                     Ok(()) => {
-                        self.shim = None;
+                        (self.shim, self.tracking) = (None, None);
                         self.ground.node.departed(self.workload, Some(&self.ground.peer));
                         Some(Input::Destroyed)
                     }
@@ -476,6 +495,7 @@ pub(super) fn recover(
         cold: false,
         captured,
         live: None,
+        tracking: None,
         failure,
         committing: None,
     };
