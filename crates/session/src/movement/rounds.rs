@@ -141,6 +141,12 @@ impl SourceRole {
         Ok(captured)
     }
 
+    /// It runs on, and nothing tracks it.
+    pub(super) fn thaw(&mut self) -> Result<()> {
+        (self.live, self.tracking) = (None, None);
+        self.ask(Client::thaw)
+    }
+
     /// The round after which nothing is missing; the hash over all rounds.
     pub(super) fn last_round(&mut self, live: Live) -> Result<Hash> {
         let began = Instant::now();

@@ -340,12 +340,6 @@ impl SourceRole {
         }
     }
 
-    /// It runs on, and nothing tracks it.
-    fn thaw(&mut self) -> Result<()> {
-        (self.live, self.tracking) = (None, None);
-        self.ask(Client::thaw)
-    }
-
     fn freeze(&mut self) -> Result<()> {
         let recorder = self.ground.recorder.clone();
         let began = Instant::now();

@@ -254,6 +254,7 @@ impl<S: TrackedSpace> Engine<S> {
         when: When<'_>,
     ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
         let last = matches!(when, When::Stopped(_));
+        let settled = last && !self.still.is_empty();
         let begin = Instant::now();
         let since_scan = self.scanned.map_or(Duration::ZERO, |before| begin.duration_since(before));
         let dirty_bytes = self.scan(when)?;
@@ -280,12 +281,8 @@ impl<S: TrackedSpace> Engine<S> {
             delivered.push(hand_over(space, ledger, &due, carrier, cancelled, &mut round)?);
         }
         // After a round that has settled there is nothing to wait for if nothing was handed over.
-        if self.still.is_empty() || delivered.iter().any(|(pages, _)| !pages.is_empty()) {
+        if !settled || delivered.iter().any(|(pages, _)| !pages.is_empty()) {
             carrier.settle().map_err(RoundError::Carry)?;
-        }
-        match when {
-            When::Running => self.still.clear(),
-            When::Still | When::Stopped(_) => self.still = self.spaces.keys().copied().collect(),
         }
         for ((_, ledger), (pages, zero)) in self.spaces.values_mut().zip(&delivered) {
             ledger.settled(pages, zero);
@@ -305,6 +302,9 @@ impl<S: TrackedSpace> Engine<S> {
     /// Scans all spaces; bytes that were found dirty. What one space reported is in its ledger even if the next one fails.
     fn scan(&mut self, when: When<'_>) -> Result<u64, RoundError> {
         let (running, last) = (matches!(when, When::Running), matches!(when, When::Stopped(_)));
+        if running {
+            self.still.clear();
+        }
         self.untracked.clear();
         self.missed.clear();
         let mut dirty = 0;
@@ -312,13 +312,16 @@ impl<S: TrackedSpace> Engine<S> {
             if running || !self.still.contains(id) {
                 let found = match if running { space.scan() } else { space.scan_still() } {
                     Ok(found) => found,
-                    Err(error) if !running => return Err(RoundError::Scan(*id, error)),
+                    Err(error) if last => return Err(RoundError::Scan(*id, error)),
                     Err(error) => {
                         self.missed.push((*id, error));
                         continue;
                     }
                 };
                 ledger.enter(&found);
+                if !running {
+                    self.still.insert(*id);
+                }
                 dirty += found.dirty.bytes();
                 self.untracked.extend(found.untracked.into_iter().map(|each| (*id, each)));
             }
