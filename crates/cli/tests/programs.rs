@@ -9,12 +9,8 @@ use std::time::Duration;
 use support::{NAME, Verdict, carry_by, clear, ferry, fleet, go, run_until_ready, wait_for_line};
 
 /// How they travel.
-const WAYS: [(&str, &str); 4] = [
-    ("", "stop-and-copy"),
-    ("live_", "pre-copy"),
-    ("postcopy_", "post-copy"),
-    ("hybrid_", "hybrid"),
-];
+const WAYS: [(&str, &str); 4] =
+    [("", "stop-and-copy"), ("live_", "pre-copy"), ("postcopy_", "post-copy"), ("hybrid_", "hybrid")];
 
 fn main() -> std::process::ExitCode {
     let programs: [(&str, &[&str]); 4] = [

@@ -4,6 +4,10 @@
 //! One ioctl goes over the whole space (1.6 ms for 4,000 mappings, against 6.9 ms with one each).
 #![allow(unsafe_code)]
 
+mod parts;
+
+pub use parts::{Part, parts};
+
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -72,8 +76,17 @@ impl Query {
     /// is not tracked makes it neither fail nor lose what was found before it.
     pub const WRITTEN_AND_PROTECT: Self =
         Self { required: IS_TRACKED | IS_WRITTEN, told: 0, protect: true, ..Self::PRIVATE_CONTENT };
+
+    /// Private pages with content, and whether they are tracked, in memory, and written since the last scan that protected.
+    pub const CONTENT_AND_WRITES: Self =
+        Self { told: IS_TRACKED | IS_PRESENT | IS_WRITTEN, ..Self::PRIVATE_CONTENT };
+
+    /// Pages with content in anonymous mappings that are not tracked. A kernel passes over the others without a look at their pages.
+    pub const UNTRACKED_ANONYMOUS: Self =
+        Self { refused: IS_TRACKED | IS_ZERO | IS_GUARD, told: 0, ..Self::PRIVATE_CONTENT };
 }
 
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 struct ScanArguments {
     size: u64,
@@ -120,22 +133,55 @@ impl Pagemap {
         self.scan_with(start, end, &Query { refused, ..*query })
     }
 
+    /// Where anonymous memory between `start` and `end` is not a page in memory that is protected: written, absent, or swapped out.
+    /// [`IS_PRESENT`], [`IS_SWAPPED`], [`IS_WRITTEN`], [`IS_ZERO`] and [`IS_GUARD`] are told. What is not among these regions, and mapped,
+    /// has content and was not written. For all that one look at the page tables is enough.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn changed(&self, start: u64, end: u64) -> io::Result<Vec<Region>> {
+        let told = IS_PRESENT | IS_SWAPPED | IS_WRITTEN | IS_ZERO;
+        let told = if guards_are_known() { told | IS_GUARD } else { told };
+        self.walk(ScanArguments {
+            start,
+            end,
+            // Of what is asked for, this one turned round: absent.
+            category_inverted: IS_PRESENT,
+            category_anyof_mask: IS_WRITTEN | IS_PRESENT,
+            return_mask: told,
+            ..ScanArguments::default()
+        })
+    }
+
     fn scan_with(&self, start: u64, end: u64, query: &Query) -> io::Result<Vec<Region>> {
-        let mut all: Vec<Region> = Vec::new();
-        let mut some = vec![Region::default(); AT_ONCE];
-        let mut arguments = ScanArguments {
-            size: size_of::<ScanArguments>() as u64,
+        let mut all = self.walk(ScanArguments {
             flags: if query.protect { PROTECT } else { 0 },
             start,
             end,
-            walk_end: 0,
-            vec: some.as_mut_ptr() as u64,
-            vec_len: AT_ONCE as u64,
-            max_pages: 0,
             category_inverted: query.refused,
             category_mask: query.required | query.refused,
             category_anyof_mask: query.any,
             return_mask: if query.told == 0 { IS_PRESENT } else { query.told },
+            ..ScanArguments::default()
+        })?;
+        if query.told == 0 {
+            let mut joined = Vec::with_capacity(all.len());
+            all.iter().for_each(|region| push(&mut joined, region.start, region.end, 0));
+            all = joined;
+        }
+        Ok(all)
+    }
+
+    /// Everything that the kernel tells about these arguments, of which the rest is filled in.
+    fn walk(&self, arguments: ScanArguments) -> io::Result<Vec<Region>> {
+        let mut all: Vec<Region> = Vec::new();
+        let mut some = vec![Region::default(); AT_ONCE];
+        let end = arguments.end;
+        let mut arguments = ScanArguments {
+            size: size_of::<ScanArguments>() as u64,
+            vec: some.as_mut_ptr() as u64,
+            vec_len: AT_ONCE as u64,
+            ..arguments
         };
         while arguments.start < end {
             // SAFETY: `arguments` and the `AT_ONCE` regions at `vec` are alive, and the kernel writes only within them.
@@ -144,7 +190,7 @@ impl Pagemap {
                 return Err(io::Error::last_os_error());
             }
             for region in &some[..(count as usize).min(AT_ONCE)] {
-                push(&mut all, region.start, region.end, region.categories & query.told);
+                push(&mut all, region.start, region.end, region.categories & arguments.return_mask);
             }
             if arguments.walk_end <= arguments.start {
                 break;
@@ -165,27 +211,41 @@ fn guards_are_known() -> bool {
     })
 }
 
-/// All private pages with content of process `pid` in `maps`, which ascend, or between them: present or swapped, not the file's own and
-/// not the zero page; and pages that are guards, in any mapping there. Regions ascend and are as long as possible.
+/// All private pages with content of process `pid` in `maps` (as [`parts`] takes them), or between them: present or swapped, not the
+/// file's own and not the zero page; and pages that are guards, in any mapping there. Regions ascend and are as long as possible.
 ///
 /// Before Linux 6.15 the kernel does not tell guards (there are some from 6.13 on). There they are found as content that cannot be read,
 /// so that a capture fails rather than to lose them.
 ///
 /// # Errors
 /// EPERM or EACCES where this process may not look.
-pub fn private_content(pid: i32, maps: &[(u64, u64)]) -> io::Result<(Vec<Region>, Vec<Region>)> {
-    let Some((start, end)) = maps.first().zip(maps.last()).map(|(first, last)| (first.0, last.1)) else {
-        return Ok((Vec::new(), Vec::new()));
-    };
+pub fn private_content(pid: i32, maps: &[(u64, u64, bool)]) -> io::Result<(Vec<Region>, Vec<Region>)> {
     let pagemap = Pagemap::open(pid)?;
     let told = if guards_are_known() { IS_GUARD } else { 0 };
     let query = Query { refused: IS_FILE | IS_ZERO, told, ..Query::PRIVATE_CONTENT };
-    match pagemap.scan_with(start, end, &query) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
-            Ok((read_entries(&pagemap.0, maps)?, Vec::new()))
+    let mut all = Vec::new();
+    for part in parts(maps.iter().copied()) {
+        let refused = if part.anonymous { query.refused & !IS_FILE } else { query.refused };
+        match pagemap.scan_with(part.start, part.end, &Query { refused, ..query }) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
+                return Ok((read_entries(&pagemap.0, maps)?, Vec::new()));
+            }
+            result => all.append(&mut result?),
         }
-        result => Ok(result?.into_iter().partition(|region| region.categories & IS_GUARD == 0)),
     }
+    Ok(all.into_iter().partition(|region| region.categories & IS_GUARD == 0))
+}
+
+/// Pages of process `pid` between `start` and `end` that are guards, where the kernel tells them: a look at the page tables alone.
+///
+/// # Errors
+/// EPERM or EACCES where this process may not look.
+pub fn guards(pid: i32, start: u64, end: u64) -> io::Result<Vec<Region>> {
+    if !guards_are_known() {
+        return Ok(Vec::new());
+    }
+    let query = Query { required: IS_GUARD, refused: 0, any: 0, told: 0, protect: false };
+    Pagemap::open(pid)?.scan_with(start, end, &query)
 }
 
 fn push(all: &mut Vec<Region>, start: u64, end: u64, categories: u64) {
@@ -196,13 +256,13 @@ fn push(all: &mut Vec<Region>, start: u64, end: u64, categories: u64) {
 }
 
 /// What [`private_content`] does before Linux 6.7. The zero page cannot be told apart here: it is copied as content.
-fn read_entries(pagemap: &File, maps: &[(u64, u64)]) -> io::Result<Vec<Region>> {
+fn read_entries(pagemap: &File, maps: &[(u64, u64, bool)]) -> io::Result<Vec<Region>> {
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const FILE: u64 = 1 << 61;
     let mut all = Vec::new();
     let mut buffer = vec![0u8; 64 << 10];
-    for &(start, end) in maps {
+    for &(start, end, _) in maps {
         let mut address = start;
         while address < end {
             let want = (((end - address) / PAGE * 8) as usize).min(buffer.len());
@@ -248,10 +308,12 @@ mod tests {
             let start = at as u64;
             let pid = std::process::id() as i32;
             let wanted = [(start, start + PAGE), (start + 2 * PAGE, start + 3 * PAGE)];
-            let (found, _) = private_content(pid, &[(start, start + len as u64)]).unwrap();
-            assert_eq!(found.iter().map(|r| (r.start, r.end)).collect::<Vec<_>>(), wanted);
+            for anonymous in [false, true] {
+                let (found, _) = private_content(pid, &[(start, start + len as u64, anonymous)]).unwrap();
+                assert_eq!(found.iter().map(|r| (r.start, r.end)).collect::<Vec<_>>(), wanted);
+            }
             let pagemap = File::open("/proc/self/pagemap").unwrap();
-            let read = read_entries(&pagemap, &[(start, start + len as u64)]).unwrap();
+            let read = read_entries(&pagemap, &[(start, start + len as u64, true)]).unwrap();
             assert!(wanted.iter().all(|w| read.iter().any(|r| r.start <= w.0 && w.1 <= r.end)));
             libc::munmap(at.cast(), len);
         }

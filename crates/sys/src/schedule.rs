@@ -1,6 +1,7 @@
 //! Processors: where a thread may run, staying on one for a while, running a question on each of several.
 #![allow(unsafe_code)]
 
+use rustix::process::{getpriority_process, setpriority_process};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
@@ -71,6 +72,36 @@ pub fn set_affinity(tid: i32, affinity: &Affinity) -> io::Result<()> {
         unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, affinity.0.len(), affinity.0.as_ptr()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// The calling thread goes before others (the highest nice level) until this is dropped; where that is not allowed, as before. It must be
+/// short, and whatever it makes meanwhile that lives longer begins with that level, too.
+#[derive(Debug)]
+pub struct Urgent {
+    before: Option<i32>,
+    /// It is of this thread.
+    thread: PhantomData<*const ()>,
+}
+
+impl Urgent {
+    /// From now on.
+    #[must_use]
+    pub fn begin() -> Self {
+        let set = |nice: &i32| *nice > FIRST && setpriority_process(None, FIRST).is_ok();
+        // With no process named, Linux means the calling thread.
+        Self { before: getpriority_process(None).ok().filter(set), thread: PhantomData }
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            let _ = setpriority_process(None, before);
+        }
+    }
+}
+
+/// The nice level that goes before all others.
+const FIRST: i32 = -20;
 
 thread_local! {
     /// How many [`Stay`]s this thread has.

@@ -1,6 +1,7 @@
 //! Address spaces: mappings with their flags, the objects behind shared ones, and which pages hold content.
 
 use super::Error;
+use super::advice::{self, Advice};
 use super::numbers::Numbers;
 use crate::records::memory::{Backing, MemoryObject, ObjectKind, Space, Vma, vma};
 use ferry_sys::pagemap;
@@ -14,9 +15,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
-
-/// Flags and keys of mappings, by their bounds.
-pub(crate) type Advice = HashMap<(u64, u64), (Flags, u32)>;
 
 /// Spaces with fewer mappings and less memory than this are asked for their flags while they stand still: it costs little.
 const MAPPINGS_ASKED_LATE_MAX: usize = 200;
@@ -168,11 +166,11 @@ pub(crate) fn describe(
     observed: Option<&Advice>,
     objects: &mut Objects,
 ) -> Result<Space, Error> {
-    let grown = observed.map(|advice| with_grown(advice, maps));
+    let known = observed.and_then(|advice| advice::of(advice, maps));
     let asked;
-    let advice = match &grown {
-        Some(advice) if knows(advice, maps) => advice,
-        _ => {
+    let advice = match &known {
+        Some(advice) => advice,
+        None => {
             asked = observe(pid).ok_or_else(|| {
                 Error::read("the flags of the mappings", pid)(std::io::Error::other("smaps is not readable"))
             })?;
@@ -208,46 +206,26 @@ pub(crate) fn describe(
     Ok(space)
 }
 
-/// Whether the flags of all of these mappings are known.
-pub(crate) fn knows(advice: &Advice, maps: &[Mapping]) -> bool {
-    maps.iter()
-        .all(|mapping| mapping.name.starts_with(b"[v") || advice.contains_key(&(mapping.start, mapping.end)))
-}
-
-/// Finds the private pages of a process that hold content, and notes its guard pages.
-pub(super) fn content(space: &mut Space, pid: i32) -> Result<SpaceAccess, Error> {
-    let private: Vec<(u64, u64)> = space
+/// Finds the private pages of a process that hold content, unless they are `known` elsewhere, and notes its guard pages.
+pub(super) fn content(space: &mut Space, pid: i32, known: bool) -> Result<SpaceAccess, Error> {
+    let failed = || Error::read("which pages hold content", pid);
+    let private = space
         .vmas
         .iter()
-        .filter(|vma| vma.flags & vma::SHARED == 0 && !matches!(vma.backing, Backing::Kernel { .. }))
-        .map(|vma| (vma.start, vma.end))
-        .collect();
-    let (regions, guards) =
-        pagemap::private_content(pid, &private).map_err(Error::read("which pages hold content", pid))?;
+        .filter(|vma| vma.flags & vma::SHARED == 0 && !matches!(vma.backing, Backing::Kernel { .. }));
+    let maps: Vec<(u64, u64, bool)> =
+        private.map(|vma| (vma.start, vma.end, matches!(vma.backing, Backing::Anonymous))).collect();
+    let private: Vec<(u64, u64)> = maps.iter().map(|(start, end, _)| (*start, *end)).collect();
+    let (regions, guards) = match private.first().zip(private.last()) {
+        Some((first, last)) if known => {
+            (Vec::new(), pagemap::guards(pid, first.0, last.1).map_err(failed())?)
+        }
+        _ => pagemap::private_content(pid, &maps).map_err(failed())?,
+    };
     let ranges = intersect(&regions, &private);
     let mapped: Vec<(u64, u64)> = space.vmas.iter().map(|vma| (vma.start, vma.end)).collect();
     space.guards = intersect(&guards, &mapped).iter().map(|range| (range.start, range.len)).collect();
     Ok(SpaceAccess { space: SpaceId(space.id), via: Via::Task { pid }, ranges })
-}
-
-/// What was seen, and the same of mappings that have grown since: a heap at its end, a stack at its begin. They grow only where
-/// their flags are alike.
-fn with_grown(advice: &Advice, maps: &[Mapping]) -> Advice {
-    let starts: HashMap<u64, u64> = advice.keys().map(|(start, end)| (*start, *end)).collect();
-    let ends: HashMap<u64, u64> = advice.keys().map(|(start, end)| (*end, *start)).collect();
-    let mut all = advice.clone();
-    for mapping in maps.iter().filter(|mapping| !advice.contains_key(&(mapping.start, mapping.end))) {
-        let by_start = starts.get(&mapping.start).filter(|end| **end < mapping.end);
-        let by_end = ends.get(&mapping.end).filter(|start| **start > mapping.start);
-        let before = by_start
-            .map(|end| (mapping.start, *end))
-            .or_else(|| by_end.map(|start| (*start, mapping.end)))
-            .and_then(|before| advice.get(&before));
-        if let Some(flags) = before {
-            all.insert((mapping.start, mapping.end), *flags);
-        }
-    }
-    all
 }
 
 /// The parts of `regions` that are in one of `within`; both ascend.
@@ -357,25 +335,6 @@ mod tests {
         );
         let wanted = [(0x2000, 0x1000), (0x4000, 0x1000), (0xb000, 0x1000)];
         assert_eq!(ranges.iter().map(|range| (range.start, range.len)).collect::<Vec<_>>(), wanted);
-    }
-
-    #[test]
-    fn what_has_grown_keeps_its_flags_and_what_was_split_is_asked_about() {
-        let mapping = |start: u64, end: u64| Mapping { start, end, ..Mapping::default() };
-        let advice: Advice = [(0x1000, 0x3000), (0x8000, 0x9000), (0xa000, 0xd000)]
-            .into_iter()
-            .map(|bounds| (bounds, (Flags::default(), 0)))
-            .collect();
-        let maps = [
-            mapping(0x1000, 0x5000),
-            mapping(0x7000, 0x9000),
-            mapping(0xa000, 0xb000),
-            mapping(0xb000, 0xd000),
-        ];
-        let known = with_grown(&advice, &maps);
-        let asked: Vec<u64> =
-            maps.iter().filter(|m| !known.contains_key(&(m.start, m.end))).map(|m| m.start).collect();
-        assert_eq!(asked, [0xa000, 0xb000]);
     }
 
     #[test]

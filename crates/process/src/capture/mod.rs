@@ -8,6 +8,7 @@
 //!
 //! At no moment does a killed tracer harm the tree: see `ferry_sys::remote::code`.
 
+pub(crate) mod advice;
 pub mod files;
 pub mod interrupted;
 pub mod memory;
@@ -34,6 +35,7 @@ pub(crate) use seize::seize_process;
 use crate::records::State;
 use ferry_sys::remote;
 use ferry_transfer::access::SpaceAccess;
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -57,6 +59,8 @@ pub struct Context {
     pub waits: Vec<interrupted::KnownWait>,
     /// Numbers that spaces and objects have already.
     pub numbers: Numbers,
+    /// Numbers of spaces whose private content somebody else knows: it is not looked for, and their ranges stay empty.
+    pub tracked: BTreeSet<u32>,
 }
 
 /// Why a tree could not be captured.

@@ -4,8 +4,9 @@
 //! waits) is observed while the tree still runs.
 
 use super::Error;
+use super::advice::Advice;
 use super::interrupted::{self, Observed};
-use super::memory::{self, Advice, LateAdvice};
+use super::memory::{self, LateAdvice};
 use super::scope::{Member, Scope, is_zombie, scan, with_zombies};
 use super::site::Site;
 use ferry_sys::kcmp::{self, What};
@@ -103,11 +104,12 @@ pub struct Looked {
 }
 
 impl Looked {
-    fn at(found: &[Member]) -> Self {
+    /// Looks at these now. `flags` of the mappings of a process, where they are known; `None`: they are read, too.
+    pub(crate) fn at(found: &[Member], flags: impl Fn(i32) -> Option<Advice>) -> Self {
         let mut looked = Self::default();
         for member in found {
             looked.observed.extend(interrupted::observe(member.pid));
-            if let Some(advice) = memory::observe(member.pid) {
+            if let Some(advice) = flags(member.pid).or_else(|| memory::observe(member.pid)) {
                 looked.advice.insert(member.pid, advice);
             }
         }
@@ -121,7 +123,7 @@ impl Looked {
 /// # Errors
 /// When the scope cannot be read.
 pub fn look(scope: &Scope) -> Result<Looked, Error> {
-    Ok(Looked::at(&scan(scope)?))
+    Ok(Looked::at(&scan(scope)?, |_| None))
 }
 
 /// Stops every thread of a tree that runs.
@@ -131,7 +133,7 @@ pub fn look(scope: &Scope) -> Result<Looked, Error> {
 pub fn seize(scope: &Scope) -> Result<Seized, Error> {
     patiently(|| {
         let found = scan(scope)?;
-        let looked = Looked::at(&found);
+        let looked = Looked::at(&found, |_| None);
         let mut seized = try_seize(scope, found, looked, (1, STOP_WAIT_MAX))?;
         // Before, they ran.
         seized.late = late_advice(&seized.pids(), &seized.advice);

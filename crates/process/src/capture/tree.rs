@@ -64,7 +64,8 @@ impl Seized {
                 maps.retain(|mapping| mapping.start < start || mapping.end > start + len);
             }
             let mut space = memory::describe((pid, ns_pid), &maps, self.advice.get(&pid), &mut objects)?;
-            let content = memory::content(&mut space, pid)?;
+            let known = context.tracked.contains(&space.id);
+            let content = memory::content(&mut space, pid, known)?;
             let answers = self.ask(at, &maps, &mut task)?;
             let waiting = self.look_at_waits(at, &context.waits, &mut waits);
             task.threads.iter_mut().zip(waiting).for_each(|(thread, wait)| thread.wait = wait);

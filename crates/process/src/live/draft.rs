@@ -74,13 +74,11 @@ impl Tracking {
         let (pid, ns_pid) = (one.ids.host_pid, one.ids.ns_pid);
         let Some(known) = self.known.get_mut(&pid) else { return Err(Error::Empty) };
         let mut maps = memory::mappings(pid)?;
-        if !memory::knows(&known.advice, &maps) {
-            known.advice = memory::observe(pid).unwrap_or_default();
-        }
+        let flags = known.flags.of(pid, &maps);
         // Flags may be of another moment than the mappings: what is not known has none, until the next draft.
         let advice = maps.iter().map(|mapping| {
             let place = (mapping.start, mapping.end);
-            (place, known.advice.get(&place).copied().unwrap_or_default())
+            (place, flags.get(&place).copied().unwrap_or_default())
         });
         let advice = advice.collect();
         let brk = maps.iter().filter(|mapping| mapping.name == b"[heap]").map(|mapping| mapping.end).max();

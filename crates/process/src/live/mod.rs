@@ -10,18 +10,21 @@
 
 pub mod direct;
 mod draft;
+mod flags;
 mod identity;
 
 use crate::capture::interrupted::KnownWait;
-use crate::capture::memory::Advice;
 use crate::capture::relations::{self, Kin};
-use crate::capture::{self, Error, Numbers, ObjectKey, Scope, TaskRef, is_zombie, scan, with_zombies};
+use crate::capture::{
+    self, Error, Looked, Numbers, ObjectKey, Scope, TaskRef, is_zombie, scan, with_zombies,
+};
 use crate::records::State;
 use ferry_sys::kcmp::What;
 use ferry_sys::proc::maps::Mapping;
 use ferry_sys::proc::{stat, stat::Stat, status, status::Status};
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::space::SpaceId;
+use flags::Flags;
 use identity::Identity;
 use rustix::fd::OwnedFd;
 use std::collections::HashMap;
@@ -42,8 +45,8 @@ pub struct Tracking {
 #[derive(Debug)]
 struct Known {
     identity: Identity,
-    /// Flags of its mappings, as of the draft in which one of them was new.
-    advice: Advice,
+    /// Flags of its mappings.
+    flags: Flags,
     watched: bool,
     attempts: u32,
 }
@@ -164,6 +167,16 @@ impl Tracking {
         self.numbers.clone()
     }
 
+    /// As [`capture::look`], for the capture of the tree that is to come, with what the last draft has seen already: reading the flags of
+    /// mappings takes as long as memory is large, and the tree writes on meanwhile.
+    ///
+    /// # Errors
+    /// When the tree cannot be listed.
+    pub fn look(&self, scope: &Scope) -> Result<Looked, Error> {
+        let known = |pid: i32| self.known.get(&pid).filter(|known| known.identity.is_of(pid));
+        Ok(Looked::at(&scan(scope)?, |pid| known(pid)?.flags.still(pid)))
+    }
+
     /// Processes whose memory is watched, as this host sees them.
     #[must_use]
     pub fn watched(&self) -> &std::collections::HashSet<i32> {
@@ -192,7 +205,7 @@ impl Tracking {
             return Ok(true);
         }
         let Some(identity) = Identity::of(pid)? else { return Ok(false) };
-        let known = Known { identity, advice: Advice::default(), watched: false, attempts: 0 };
+        let known = Known { identity, flags: Flags::default(), watched: false, attempts: 0 };
         self.known.insert(pid, known);
         Ok(true)
     }

@@ -170,7 +170,8 @@ impl Puppets {
         let host_pid = self.family.actor(pid)?.0.tid;
         let failed = |what: &str| Error::host(format!("{what} the memory of a puppet"));
         let bounds: Vec<(u64, u64)> = vmas.iter().map(|vma| (vma.start, vma.end)).collect();
-        let (content, _) = pagemap::private_content(host_pid, &bounds).map_err(failed("look at"))?;
+        let maps: Vec<(u64, u64, bool)> = bounds.iter().map(|(start, end)| (*start, *end, false)).collect();
+        let (content, _) = pagemap::private_content(host_pid, &maps).map_err(failed("look at"))?;
         let mut held = Vec::new();
         for region in content {
             for (start, end) in &bounds {

@@ -202,7 +202,7 @@ fn take(
     let numbers = tracking.map(Tracking::numbers).unwrap_or_default();
     let mut seized = capture::seize_frozen(&scope, &looked).unwrap();
     group.thaw().unwrap();
-    let mut captured = seized.capture(&Context { waits, numbers }).unwrap();
+    let mut captured = seized.capture(&Context { waits, numbers, ..Context::default() }).unwrap();
     let log = OpenOptions::new().append(true).open(directory.join("log")).unwrap();
     let metadata = log.metadata().unwrap();
     let furniture =

@@ -15,7 +15,8 @@ use ferry_model::strategy::measured::{Measured, Round};
 use ferry_model::strategy::options::{Compress, LiveOptions};
 use ferry_process::layout;
 use ferry_process::live::direct;
-use ferry_process::records::State;
+use ferry_process::records::memory::vma;
+use ferry_process::records::{self, State};
 use ferry_transfer::access::{Missing, SpaceAccess};
 use ferry_transfer::engine::{Engine, Found, RangeSet, RoundError, TrackedSpace};
 use ferry_transfer::linux::{StillSpace, TaskTracker};
@@ -38,6 +39,10 @@ enum Space {
     /// It waits for the pause.
     Still(StillSpace),
 }
+
+/// What tracks the workload's memory, when all of it has been sent. Dropping it ends the tracking, for which the kernel goes over all
+/// memory: not to be done in the pause.
+pub(super) struct Tracking(#[expect(dead_code, reason = "kept to be dropped")] Engine<Space>);
 
 /// Pre-copy of one workload.
 pub(super) struct Live {
@@ -136,6 +141,19 @@ impl Live {
         }
     }
 
+    /// One round of what was written since the last one, when the workload stands still. It may be captured meanwhile.
+    pub fn still_round(&mut self, watch: Watch<'_>) -> Result<RoundDone> {
+        match self.engine.still_round(&mut self.carrier, &|| watch.stopped()) {
+            Ok(round) => Ok(self.note(round)),
+            Err(error) => Err(failed(error, watch)),
+        }
+    }
+
+    /// Whether the last round has nothing to send, so that it need not wait for the target to be ready for it.
+    pub fn is_done(&self) -> bool {
+        self.engine.is_done()
+    }
+
     /// The workload stands still and is as it was captured: what of it was not tracked travels whole.
     pub fn stand_still(&mut self, state: &[u8], spaces: Vec<SpaceAccess>) -> Result<()> {
         let state = Envelope::from_bytes(state)?.state;
@@ -144,7 +162,12 @@ impl Live {
         self.places = spaces.iter().map(place).collect();
         let unsure = state.tasks.iter().filter(|task| self.unsure.contains(&task.pid));
         let unsure: Vec<SpaceId> = unsure.filter_map(|task| task.space.map(SpaceId)).collect();
+        let mapped: Vec<_> = state.spaces.iter().map(|space| (SpaceId(space.id), private(space))).collect();
         self.agree(state);
+        for (id, mapped) in mapped {
+            // The capture itself has had some memory in there.
+            self.engine.confine(id, &mapped);
+        }
         for id in unsure {
             self.engine.doubt(id);
         }
@@ -159,9 +182,14 @@ impl Live {
         Ok(())
     }
 
+    /// Spaces whose content is known without another look.
+    pub fn tracked(&self) -> Vec<SpaceId> {
+        self.engine.spaces().collect()
+    }
+
     /// The last round, after [`Self::stand_still`], when the target's puppets are as captured, too. With the hash over all rounds, and
     /// what is left for later, if something may be.
-    pub fn finish(mut self, watch: Watch<'_>, later: bool) -> Result<(RoundDone, Hash, Left)> {
+    pub fn finish(mut self, watch: Watch<'_>, later: bool) -> Result<(RoundDone, Hash, Left, Tracking)> {
         let may = match &self.agreed {
             Some(state) if later => layout::may_be_missing(state),
             _ => BTreeMap::new(),
@@ -177,7 +205,7 @@ impl Live {
         let carrier = self.carrier;
         let ending = std::thread::Builder::new().name("ferry-pages-end".into());
         match ending.spawn(move || carrier.finish()) {
-            Ok(_) => Ok((round, hash, left)),
+            Ok(_) => Ok((round, hash, left, Tracking(self.engine))),
             Err(error) => Err(Error::from_source(Kind::Unable, &error)),
         }
     }
@@ -250,6 +278,12 @@ impl Live {
     }
 }
 
+/// Where a space has memory of its own.
+fn private(space: &records::Space) -> RangeSet {
+    let private = space.vmas.iter().filter(|vma| vma.flags & vma::SHARED == 0);
+    private.map(|vma| Range { start: vma.start, len: vma.end - vma.start }).collect()
+}
+
 /// Whether a draft would make nothing else of the puppets.
 fn is_same(one: &State, other: &State) -> bool {
     one.tasks == other.tasks && one.spaces == other.spaces && one.objects == other.objects
@@ -285,6 +319,13 @@ impl TrackedSpace for Space {
         match self {
             Self::Tracked(space) => space.scan(),
             Self::Still(space) => space.scan(),
+        }
+    }
+
+    fn scan_still(&mut self) -> io::Result<Found> {
+        match self {
+            Self::Tracked(space) => space.scan_still(),
+            Self::Still(space) => space.scan_still(),
         }
     }
 

@@ -139,38 +139,61 @@ impl SourceRole {
         Ok(live)
     }
 
-    /// What was written since the last round goes over while the state is read: neither waits for the other, and the last round
-    /// finds little.
-    pub(super) fn capture_beside_a_round(&mut self, mut live: Live) -> Result<Captured> {
+    /// Reads the state, and sends meanwhile what was written since the last round: neither waits for the other, and with no change of its
+    /// mappings since then nothing is left to be sent.
+    pub(super) fn capture_beside_memory(&mut self, live: &mut Live) -> Result<Captured> {
         let expected = convergence::expected_dirty(&live.measured(), live.rounds());
         let mut shim = self.shim.take().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
-        let watch = Watch::new(&mut self.ground.link, &self.ground.recorder, expected);
+        let tracked = live.tracked();
+        let recorder = self.ground.recorder.clone();
+        let watch = Watch::new(&mut self.ground.link, &recorder, expected);
         let (captured, round) = std::thread::scope(|scope| {
-            let capturing = scope.spawn(|| shim.capture());
-            let round = live.round(watch);
+            let capturing = scope.spawn(|| {
+                let began = Instant::now();
+                let captured = shim.capture_tracked(tracked);
+                recorder.spent(Cause::Capture, began);
+                captured
+            });
+            let began = Instant::now();
+            let round = live.still_round(watch);
+            recorder.spent(Cause::Memory, began);
             (capturing.join(), round)
         });
         let captured = captured.map_err(|_| Error::new(Kind::Bug, "The capture ended by a panic"))??;
         let round = round?;
-        (self.shim, self.live) = (Some(shim), Some(live));
+        self.shim = Some(shim);
         // It is one of the pause, too.
-        let round = RoundDone { round: Round { last: true, ..round.round }, ..round };
-        self.ground.recorder.round(round);
+        self.ground.recorder.round(RoundDone { round: Round { last: true, ..round.round }, ..round });
         Ok(captured)
+    }
+
+    /// It runs on, and nothing tracks it.
+    pub(super) fn thaw(&mut self) -> Result<()> {
+        (self.live, self.tracking) = (None, None);
+        self.ask(Client::thaw)
     }
 
     /// The round after which nothing is missing but what follows after the resume; the hash over all rounds.
     pub(super) fn last_round(&mut self, live: Live, hashes: &mut Vec<Hash>) -> Result<Hash> {
         let began = Instant::now();
+        let done = self.ways.is_none() && live.is_done();
+        if !done {
+            self.wait_for("the target's readiness", |message| matches!(message, Message::Ready))?;
+        }
         let expected = convergence::expected_dirty(&live.measured(), live.rounds());
         let later = self.ways.is_some();
         let watch = Watch::new(&mut self.ground.link, &self.ground.recorder, expected);
-        let (round, hash, left) = live.finish(watch, later)?;
-        self.ground.recorder.round(round);
+        let (round, hash, left, tracking) = live.finish(watch, later)?;
+        if !done {
+            self.ground.recorder.round(round);
+        }
         if !left.missing.is_empty() {
             self.leave(left, hashes)?;
         }
-        self.ground.recorder.spent(Cause::Memory, began);
+        if !done {
+            self.ground.recorder.spent(Cause::Memory, began);
+        }
+        self.tracking = Some(tracking);
         Ok(hash)
     }
 

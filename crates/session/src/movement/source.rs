@@ -5,7 +5,7 @@
 
 use super::ground::{Ground, Role, gives_up, settle, stopped};
 use super::link::Link;
-use super::live::Live;
+use super::live::{Live, Tracking};
 use super::node::Node;
 use super::planning::{self, Agreed};
 use super::recorder::Recorder;
@@ -21,6 +21,7 @@ use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outco
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
+use ferry_sys::schedule::Urgent;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::wire::bulk::BulkWriter;
 use ferry_transfer::wire::control::{self, Bulk};
@@ -52,6 +53,8 @@ pub(super) struct SourceRole {
     pub(super) ways: Option<Ways>,
     /// Pages were left behind.
     pub(super) serving: Option<Serving>,
+    /// What tracks memory that has all been sent: ended when the pause is over, because that takes as long as memory is large.
+    pub(super) tracking: Option<Tracking>,
     /// What made it give up first; later reasons follow from it.
     failure: Option<Error>,
     committing: Option<Instant>,
@@ -92,6 +95,7 @@ pub(super) fn run(
         may_follow: false,
         ways: None,
         serving: None,
+        tracking: None,
         failure: None,
         committing: None,
     };
@@ -224,6 +228,7 @@ impl SourceRole {
             let _ = self.ask(Client::look);
         }
 
+        let _urgent = Urgent::begin();
         self.ground.recorder.phase(Phase::Freeze);
         driver.feed(Input::FreezeNow, self).map_err(|e| stopped(&e))?;
         if let Some(failure) = self.failure.take() {
@@ -239,13 +244,14 @@ impl SourceRole {
         self.ground.recorder.spent(Cause::Files, began);
         // On its way while the target still puts the files in their places.
         hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&state))?]);
-        self.wait_until_taken(files)?;
         let ready = |message: &control::Message| matches!(message, control::Message::Ready);
         let memory = match self.live.take() {
-            _ if request.method == Method::Cold => Hash([0; 32]),
+            _ if request.method == Method::Cold => {
+                self.wait_until_taken(files)?;
+                Hash([0; 32])
+            }
             Some(mut live) => {
                 live.stand_still(&state, spaces)?;
-                self.wait_for("the target's readiness", ready)?;
                 self.last_round(live, &mut hashes)?
             }
             None => {
@@ -337,16 +343,21 @@ impl SourceRole {
             self.captured = Some((Vec::new(), Vec::new()));
             return Ok(());
         }
-        let began = Instant::now();
         self.captured = Some(match self.live.take() {
             // What it would send may follow later.
-            Some(live) if self.ways.is_none() => self.capture_beside_a_round(live)?,
+            Some(mut live) if self.ways.is_none() => {
+                let captured = self.capture_beside_memory(&mut live)?;
+                self.live = Some(live);
+                captured
+            }
             live => {
                 self.live = live;
-                self.ask(Client::capture)?
+                let began = Instant::now();
+                let captured = self.ask(Client::capture)?;
+                recorder.spent(Cause::Capture, began);
+                captured
             }
         });
-        recorder.spent(Cause::Capture, began);
         Ok(())
     }
 }
@@ -373,7 +384,7 @@ impl World for SourceRole {
                     Some(Input::Cancel(reason))
                 }
             },
-            Act::Thaw => match self.ask(Client::thaw) {
+            Act::Thaw => match self.thaw() {
                 Ok(()) => Some(Input::Thawed),
                 Err(error) => {
                     self.ground.recorder.say(format!("Not thawed yet: {error}"));
@@ -388,7 +399,7 @@ impl World for SourceRole {
                 }
                 match files::destroy(&self.ground.node, self.workload) {
                     Ok(()) => {
-                        self.shim = None;
+                        (self.shim, self.tracking) = (None, None);
                         self.ground.node.departed(self.workload, Some(&self.ground.peer));
                         Some(Input::Destroyed)
                     }
@@ -486,6 +497,7 @@ pub(super) fn recover(
         may_follow: false,
         ways: None,
         serving: None,
+        tracking: None,
         failure,
         committing: None,
     };

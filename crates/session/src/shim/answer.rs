@@ -7,6 +7,7 @@ use super::run::Server;
 use super::workload::unable;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::plan::{Blocker, Resource};
+use ferry_sys::schedule::Urgent;
 use std::io;
 
 impl Server {
@@ -16,7 +17,7 @@ impl Server {
             self.answer_waiting();
             return Ok(());
         }
-        if matches!(request, Request::Capture) {
+        if matches!(request, Request::Capture { .. }) {
             // What the terminal shows belongs to the log and to who looks on, here; what was typed goes along.
             while self.pump_terminal() {}
         }
@@ -30,6 +31,8 @@ impl Server {
         {
             return self.connections[at].answer(&Answer::Failed { error });
         }
+        // The workload stands still for these.
+        let _urgent = request.is_in_pause().then(Urgent::begin);
         let destroys = matches!(request, Request::Destroy | Request::Release);
         let answered = match request {
             Request::Exec { spec } => self.exec(at, &spec),
@@ -69,8 +72,8 @@ impl Server {
                 Ok(Answer::Status { status: workload.status() })
             }
             Request::Signal { signal } => workload.signal(signal).map(|()| Answer::Done),
-            Request::Capture => {
-                let (state, spaces) = workload.capture()?;
+            Request::Capture { tracked } => {
+                let (state, spaces) = workload.capture(&tracked.unwrap_or_default())?;
                 Ok(Answer::Captured { state: state.into(), spaces })
             }
             Request::Look => workload.look().map(|()| Answer::Done),

@@ -13,6 +13,7 @@ use ferry_process::capture::{self, Context, Numbers, Scope, Seized};
 use ferry_process::live::Tracking;
 use ferry_process::records::State;
 use ferry_transfer::access::SpaceAccess;
+use ferry_transfer::space::SpaceId;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::time::Instant;
@@ -34,12 +35,17 @@ impl Workload {
         self.require(&[Phase::Running], "be looked at")?;
         let scope = Scope::Cgroup(self.cgroup()?.path().to_owned());
         self.open_holder();
-        self.looked = Some((capture::look(&scope).map_err(failed)?, Instant::now()));
+        let looked = match &self.tracking {
+            Some(tracking) => tracking.look(&scope),
+            None => capture::look(&scope),
+        };
+        self.looked = Some((looked.map_err(failed)?, Instant::now()));
         Ok(())
     }
 
-    /// State and the way to the memory. The workload stays frozen, and nothing traces it afterwards.
-    pub(super) fn capture(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+    /// State and the way to the memory, without the content of spaces that are `tracked` by whoever asks. The workload stays frozen, and
+    /// nothing traces it afterwards.
+    pub(super) fn capture(&mut self, tracked: &[SpaceId]) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
         self.require(&[Phase::Frozen], "be captured")?;
         let looked = self.looked.take().map(|(looked, _)| looked).unwrap_or_default();
         let numbers = self.tracking.as_mut().map(Tracking::numbers).unwrap_or_default();
@@ -47,7 +53,7 @@ impl Workload {
         let scope = Scope::Cgroup(cgroup.path().to_owned());
         let mut seized = capture::seize_frozen(&scope, &looked).map_err(failed)?;
         let thawed = cgroup.thaw().map_err(|e| unable("The workload's cgroup does not thaw", &e));
-        let captured = thawed.and_then(|()| self.capture_seized(&mut seized, numbers));
+        let captured = thawed.and_then(|()| self.capture_seized(&mut seized, numbers, tracked));
         // Frozen again before anything is let go, whatever happened.
         let frozen = cgroup.freeze();
         let released = seized.release().map_err(failed);
@@ -72,8 +78,12 @@ impl Workload {
         Ok((envelope.to_bytes(), taken.spaces))
     }
 
-    fn capture_seized(&self, seized: &mut Seized, numbers: Numbers) -> Result<Taken> {
-        let context = Context { waits: self.waits.clone(), numbers };
+    fn capture_seized(&self, seized: &mut Seized, numbers: Numbers, tracked: &[SpaceId]) -> Result<Taken> {
+        let context = Context {
+            waits: self.waits.clone(),
+            numbers,
+            tracked: tracked.iter().map(|space| space.0).collect(),
+        };
         let captured = seized.capture(&context).map_err(failed)?;
         let mut state = captured.state;
         let held = self.capture_files(&seized.tasks(), &mut state)?;

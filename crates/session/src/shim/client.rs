@@ -193,7 +193,12 @@ impl Client {
 
     /// [`Request::Capture`]: state, and where the memory is.
     pub fn capture(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
-        match self.call(&Request::Capture)? {
+        self.capture_tracked(Vec::new())
+    }
+
+    /// [`Request::Capture`], by who tracks these spaces.
+    pub fn capture_tracked(&mut self, spaces: Vec<SpaceId>) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+        match self.call(&Request::Capture { tracked: Some(spaces) })? {
             Answer::Captured { state, spaces } => Ok((state.into(), spaces)),
             other => Err(unexpected(&other)),
         }

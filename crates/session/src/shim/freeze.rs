@@ -23,7 +23,11 @@ impl Workload {
         let cgroup = self.cgroup()?;
         let frozen = cgroup.freeze().and_then(|()| cgroup.wait_frozen(FREEZE_TIME_MAX));
         let frozen = frozen.map_err(|e| unable("The workload does not freeze", &e));
-        self.set_phase(Phase::Frozen)?;
+        // Not written down, which would wait for a disk in the pause: a shim that takes over sees it by the cgroup, and a host that starts
+        // again has nothing left that is frozen.
+        if let Some(record) = &mut self.record {
+            record.phase = Phase::Frozen;
+        }
         let told = frozen.and_then(|()| if stays { Ok(()) } else { self.wait_for_last_closed() });
         if let Err(error) = told.and_then(|()| self.set_network(false)) {
             self.thaw()?;

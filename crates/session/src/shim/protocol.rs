@@ -88,7 +88,11 @@ pub enum Request {
     },
     /// Captures the execution state of the frozen tasks. They stay frozen, with no tracer attached.
     #[n(9)]
-    Capture,
+    Capture {
+        /// Spaces whose private content is known to whoever asks, who has tracked them: their ranges are not looked for.
+        #[n(0)]
+        tracked: Option<Vec<SpaceId>>,
+    },
     /// Gives up: network unlocked, tasks run again. Harmless when they do.
     #[n(10)]
     Thaw,
@@ -113,7 +117,7 @@ pub enum Request {
         #[n(0)]
         missing: Option<Vec<Missing>>,
     },
-    /// Network up, announced, thawed. Repeatable.
+    /// Network up, thawed, announced. Repeatable.
     #[n(13)]
     Resume,
     /// Kills what there is, removes the capsule, ends the shim. Repeatable.
@@ -202,6 +206,14 @@ pub enum Request {
         #[n(1)]
         draft: ByteVec,
     },
+}
+
+impl Request {
+    /// Whether a workload stands still until it is answered, as a rule.
+    pub(super) fn is_in_pause(&self) -> bool {
+        use Request::{Capture, Finish, Freeze, Prepare, Resume};
+        matches!(self, Freeze { .. } | Capture { .. } | Prepare { .. } | Finish { .. } | Resume)
+    }
 }
 
 /// An address space whose writes can be tracked, in [`Answer::Tracked`].

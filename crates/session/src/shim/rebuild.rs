@@ -245,17 +245,17 @@ impl Workload {
         Ok(())
     }
 
-    /// Network up, announced, thawed. Repeatable.
+    /// Network up, thawed, announced. Repeatable.
     pub(super) fn resume(&mut self) -> Result<()> {
         if matches!(self.phase(), Phase::Running | Phase::Exited) {
             return Ok(());
         }
         self.require(&[Phase::Prepared], "be resumed")?;
         self.set_network(true)?;
-        self.announce();
         let record = self.record.as_ref().ok_or_else(no_capsule)?;
         if record.first == 0 {
             let spec = record.spec.clone();
+            self.announce();
             return self.start_first(&spec);
         }
         match &mut self.building {
@@ -268,6 +268,8 @@ impl Workload {
         self.forget_connections()?;
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         capsule.cgroup().thaw().map_err(|e| unable("The workload does not thaw", &e))?;
+        // Nobody waits for it any more: what the workload itself sends tells where it is, too.
+        self.announce();
         self.building = None;
         self.set_phase(Phase::Running)
     }

@@ -1,6 +1,7 @@
 //! What a shim keeps on disk: enough for its successor, or for a restarted node, to know what the workload's directory holds.
 //!
-//! Written before and after each change of phase, atomically: a new file, synced, renamed over the old one.
+//! Written before and after each change of phase, atomically: a new file, synced, renamed over the old one. Only that it is frozen is not
+//! written: its cgroup tells.
 
 use super::protocol::{Exit, Phase};
 use super::spec::Spec;

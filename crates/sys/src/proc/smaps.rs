@@ -23,6 +23,24 @@ impl Flags {
         WORDS.iter().position(|known| *known == word).is_some_and(|at| self.0 >> at & 1 == 1)
     }
 
+    /// With the word set.
+    #[must_use]
+    pub fn with(self, word: &[u8; 2]) -> Self {
+        Self(self.0 | Self::bits(&[word]))
+    }
+
+    /// Whether they differ in nothing but what mprotect(2) changes, and what the kernel notes by itself.
+    #[must_use]
+    pub fn same_but_protection(self, other: Self) -> bool {
+        let changing = Self::bits(&[b"rd", b"wr", b"ex", b"ac", b"sd", b"uw"]);
+        self.0 & !changing == other.0 & !changing
+    }
+
+    fn bits(words: &[&[u8; 2]]) -> u64 {
+        let place = |word: &&[u8; 2]| WORDS.iter().position(|known| known == word);
+        words.iter().filter_map(place).fold(0, |bits, at| bits | 1 << at)
+    }
+
     fn parse(words: &[u8]) -> Self {
         let set = words
             .split(|byte| *byte == b' ')

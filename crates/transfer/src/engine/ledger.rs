@@ -102,6 +102,19 @@ impl Ledger {
         self.pending = self.pending.union(&self.held);
     }
 
+    /// Outside of `mapped` there is no memory: whatever a scan has seen there was not the workload's.
+    pub fn confine(&mut self, mapped: &RangeSet) {
+        for set in [&mut self.pending, &mut self.held_back, &mut self.gone, &mut self.restored] {
+            *set = set.intersection(mapped);
+        }
+    }
+
+    /// Whether anything is to be sent in the last round.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        [&self.pending, &self.held_back, &self.gone, &self.restored].iter().all(|set| set.is_empty())
+    }
+
     /// Notes that `pages` are about to be handed over. Called before, so that what arrives by a carrier that fails is known of.
     pub fn hand_over(&mut self, pages: &RangeSet) {
         self.held = self.held.union(pages);

@@ -7,7 +7,7 @@ use super::send::{Sent, Unreadable, send};
 use super::space::{TrackedSpace, Untracked};
 use crate::space::SpaceId;
 use ferry_model::strategy::measured::Round;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -56,11 +56,20 @@ pub struct Engine<S> {
     missed: Vec<(SpaceId, io::Error)>,
     rounds: u32,
     scanned: Option<Instant>,
+    /// Spaces that have been scanned since everything stands still, and of which the same is known still.
+    still: BTreeSet<SpaceId>,
 }
 
 impl<S> Default for Engine<S> {
     fn default() -> Self {
-        Self { spaces: BTreeMap::new(), untracked: Vec::new(), missed: Vec::new(), rounds: 0, scanned: None }
+        Self {
+            spaces: BTreeMap::new(),
+            untracked: Vec::new(),
+            missed: Vec::new(),
+            rounds: 0,
+            scanned: None,
+            still: BTreeSet::new(),
+        }
     }
 }
 
@@ -89,12 +98,14 @@ impl<S: TrackedSpace> Engine<S> {
     pub fn add(&mut self, mut space: S) -> Result<(), (SpaceId, io::Error)> {
         let id = space.id();
         space.arm().map_err(|error| (id, error))?;
+        self.still.remove(&id);
         self.spaces.insert(id, (space, Ledger::default()));
         Ok(())
     }
 
     /// Lets a space go that is no more at the source. It is given back as it is; dropping it ends what tracking is left.
     pub fn remove(&mut self, id: SpaceId) -> Option<S> {
+        self.still.remove(&id);
         self.spaces.remove(&id).map(|(space, _)| space)
     }
 
@@ -113,13 +124,24 @@ impl<S: TrackedSpace> Engine<S> {
     /// What the target held of `id` outside of `kept` is not held any more: it is due again if it still has content.
     pub fn lost(&mut self, id: SpaceId, kept: &RangeSet) {
         if let Some((_, ledger)) = self.spaces.get_mut(&id) {
+            if !ledger.held().difference(kept).is_empty() {
+                self.still.remove(&id);
+            }
             ledger.lost(kept);
+        }
+    }
+
+    /// Outside of `mapped` the workload has no memory: what a scan has seen there has gone since.
+    pub fn confine(&mut self, id: SpaceId, mapped: &RangeSet) {
+        if let Some((_, ledger)) = self.spaces.get_mut(&id) {
+            ledger.confine(mapped);
         }
     }
 
     /// Something may have written to `id` unseen: all that the target holds of it is due again.
     pub fn doubt(&mut self, id: SpaceId) {
         if let Some((_, ledger)) = self.spaces.get_mut(&id) {
+            self.still.remove(&id);
             ledger.doubt();
         }
     }
@@ -150,6 +172,20 @@ impl<S: TrackedSpace> Engine<S> {
         self.run(carrier, cancelled, When::Running).map(|(round, _)| round)
     }
 
+    /// A round when everything that can write has been stopped, for what the target has a place for already: the last round, which is to
+    /// follow, scans nothing of it again, and does nothing if nothing is left. What of the workload's memory there is may be known
+    /// only by then: see [`Self::confine`].
+    ///
+    /// # Errors
+    /// As [`Self::last_round`].
+    pub fn still_round(
+        &mut self,
+        carrier: &mut impl Carrier,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Round, RoundError> {
+        self.run(carrier, cancelled, When::Still).map(|(round, _)| round)
+    }
+
     /// The last round: the caller has stopped everything that can write, and lets it go on only when this has failed. Also sends
     /// what cannot be tracked. All spaces must be there and all their content must have a place at the target.
     ///
@@ -175,6 +211,12 @@ impl<S: TrackedSpace> Engine<S> {
         later: &BTreeMap<SpaceId, RangeSet>,
     ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
         self.run(carrier, cancelled, When::Stopped(later))
+    }
+
+    /// Whether a last round after [`Self::still_round`] has nothing to do.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.spaces.iter().all(|(id, (_, ledger))| self.still.contains(id) && ledger.is_done())
     }
 
     /// What the last scan could not track, for the plan and the report.
@@ -212,9 +254,10 @@ impl<S: TrackedSpace> Engine<S> {
         when: When<'_>,
     ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
         let last = matches!(when, When::Stopped(_));
+        let settled = last && !self.still.is_empty();
         let begin = Instant::now();
         let since_scan = self.scanned.map_or(Duration::ZERO, |before| begin.duration_since(before));
-        let dirty_bytes = self.scan(last)?;
+        let dirty_bytes = self.scan(when)?;
         self.scanned = Some(begin);
         let scan_us = micros(begin.elapsed());
 
@@ -225,7 +268,7 @@ impl<S: TrackedSpace> Engine<S> {
             let due = ledger.due(last);
             let later = match when {
                 When::Stopped(later) => later.get(id).map(|later| due.intersection(later)),
-                When::Running => None,
+                When::Running | When::Still => None,
             };
             let due = match later.filter(|later| !later.is_empty()) {
                 Some(later) => {
@@ -237,7 +280,10 @@ impl<S: TrackedSpace> Engine<S> {
             };
             delivered.push(hand_over(space, ledger, &due, carrier, cancelled, &mut round)?);
         }
-        carrier.settle().map_err(RoundError::Carry)?;
+        // After a round that has settled there is nothing to wait for if nothing was handed over.
+        if !settled || delivered.iter().any(|(pages, _)| !pages.is_empty()) {
+            carrier.settle().map_err(RoundError::Carry)?;
+        }
         for ((_, ledger), (pages, zero)) in self.spaces.values_mut().zip(&delivered) {
             ledger.settled(pages, zero);
         }
@@ -254,22 +300,31 @@ impl<S: TrackedSpace> Engine<S> {
     }
 
     /// Scans all spaces; bytes that were found dirty. What one space reported is in its ledger even if the next one fails.
-    fn scan(&mut self, last: bool) -> Result<u64, RoundError> {
+    fn scan(&mut self, when: When<'_>) -> Result<u64, RoundError> {
+        let (running, last) = (matches!(when, When::Running), matches!(when, When::Stopped(_)));
+        if running {
+            self.still.clear();
+        }
         self.untracked.clear();
         self.missed.clear();
         let mut dirty = 0;
         for (id, (space, ledger)) in &mut self.spaces {
-            let found = match space.scan() {
-                Ok(found) => found,
-                Err(error) if last => return Err(RoundError::Scan(*id, error)),
-                Err(error) => {
-                    self.missed.push((*id, error));
-                    continue;
+            if running || !self.still.contains(id) {
+                let found = match if running { space.scan() } else { space.scan_still() } {
+                    Ok(found) => found,
+                    Err(error) if last => return Err(RoundError::Scan(*id, error)),
+                    Err(error) => {
+                        self.missed.push((*id, error));
+                        continue;
+                    }
+                };
+                ledger.enter(&found);
+                if !running {
+                    self.still.insert(*id);
                 }
-            };
-            ledger.enter(&found);
-            dirty += found.dirty.bytes();
-            self.untracked.extend(found.untracked.into_iter().map(|each| (*id, each)));
+                dirty += found.dirty.bytes();
+                self.untracked.extend(found.untracked.into_iter().map(|each| (*id, each)));
+            }
             if last && let Some(first) = ledger.outside().ranges().first() {
                 let bytes = ledger.outside().bytes();
                 return Err(RoundError::Outside { space: *id, start: first.start, bytes });
@@ -284,6 +339,8 @@ impl<S: TrackedSpace> Engine<S> {
 enum When<'a> {
     /// It does, and there will be another round.
     Running,
+    /// It stands still by now, and the last round is to follow.
+    Still,
     /// It stands still, and this is the last round. Pages of these may follow later.
     Stopped(&'a BTreeMap<SpaceId, RangeSet>),
 }

@@ -47,6 +47,14 @@ pub trait TrackedSpace: Send {
     /// What was written is unknown. The next scan that succeeds reports all content.
     fn scan(&mut self) -> io::Result<Found>;
 
+    /// As [`Self::scan`], for the last time: nobody writes any more, so nothing need be protected for a next one.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    fn scan_still(&mut self) -> io::Result<Found> {
+        self.scan()
+    }
+
     /// Fills `buffer` with the content of `ranges`, one after the other; their lengths add up to the buffer's. What is written
     /// meanwhile may be torn: it is dirty, and read again.
     ///
@@ -72,6 +80,10 @@ impl<S: TrackedSpace + ?Sized> TrackedSpace for Box<S> {
 
     fn scan(&mut self) -> io::Result<Found> {
         (**self).scan()
+    }
+
+    fn scan_still(&mut self) -> io::Result<Found> {
+        (**self).scan_still()
     }
 
     fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {

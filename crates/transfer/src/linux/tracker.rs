@@ -18,7 +18,9 @@ use super::opened::Opened;
 use crate::access::Via;
 use crate::engine::{Found, RangeSet, TrackedSpace, Untracked};
 use crate::space::{Range, SpaceId};
-use ferry_sys::pagemap::{IS_PRESENT, IS_TRACKED, Pagemap, Query, Region};
+use ferry_sys::pagemap::{
+    self, IS_GUARD, IS_PRESENT, IS_SWAPPED, IS_TRACKED, IS_WRITTEN, IS_ZERO, Pagemap, Part, Query, Region,
+};
 use ferry_sys::proc::{self, maps::Mapping};
 use ferry_sys::userfaultfd::WriteTracker;
 use std::io;
@@ -92,35 +94,69 @@ impl TaskTracker {
 
     fn try_scan(&self) -> io::Result<Found> {
         let mappings = self.mappings()?;
-        let end = mappings.last().map_or(0, |mapping| mapping.end);
         let pagemap = Pagemap::open(self.pid)?;
         let private: RangeSet = mappings.iter().filter(|mapping| !mapping.shared).map(whole).collect();
+        let parts = parts(&mappings);
 
-        let regions = pagemap.scan(0, end, &Query::PRIVATE_CONTENT)?;
+        let regions = pagemap.scan_parts(&parts, &Query::PRIVATE_CONTENT)?;
         let content = set(&regions).intersection(&private);
         // A private page of a file that was given back leaves a marker, which looks like a page that was swapped out and not written
         // since. Reading it brings the file's page back, which the next scan does not find: it is gone then.
-        let files: RangeSet =
-            mappings.iter().filter(|mapping| !mapping.shared && mapping.inode != 0).map(whole).collect();
+        let files = of_files(&mappings);
         let absent = regions.iter().filter(|region| region.categories & IS_PRESENT == 0);
         let unsure = absent.map(range).collect::<RangeSet>().intersection(&files);
         let loose: Vec<Region> =
             regions.into_iter().filter(|region| region.categories & IS_TRACKED == 0).collect();
         let (fresh, mut untracked) = self.track(&mappings, &set(&loose))?;
 
-        let mut dirty = set(&pagemap.scan(0, end, &Query::WRITTEN_AND_PROTECT)?).union(&unsure);
+        let mut dirty = set(&pagemap.scan_parts(&parts, &Query::WRITTEN_AND_PROTECT)?).union(&unsure);
         if self.all || !fresh.is_empty() {
             // Not only what is not protected: pages that mremap has brought along may still be, from where they were before.
-            let now = set(&pagemap.scan(0, end, &Query::PRIVATE_CONTENT)?).intersection(&private);
+            let now = set(&pagemap.scan_parts(&parts, &Query::PRIVATE_CONTENT)?).intersection(&private);
             dirty = dirty.union(&if self.all { now } else { now.intersection(&fresh) });
         }
         dirty = dirty.difference(&untracked.iter().map(|each| each.range).collect());
-        untracked.extend(mappings.iter().filter(|mapping| mapping.shared).map(|mapping| Untracked {
-            range: whole(mapping),
-            why: format!("shared memory {}: others may write to it, it is a space of its own", name(mapping)),
-        }));
+        untracked.extend(shared(&mappings));
         untracked.sort_by_key(|each| each.range.start);
         Ok(Found { dirty, content, backed: files, untracked })
+    }
+
+    /// A scan of memory that nobody writes to any more. Of anonymous memory each page table is looked at once: what the kernel does not tell
+    /// of has content and was not written.
+    fn try_scan_still(&self) -> io::Result<Found> {
+        let mappings = self.mappings()?;
+        let pagemap = Pagemap::open(self.pid)?;
+        let (files, parts) = (of_files(&mappings), parts(&mappings));
+        let private: RangeSet = mappings.iter().filter(|mapping| !mapping.shared).map(whole).collect();
+        let (mut dirty, mut content, mut absent) = (Vec::new(), Vec::new(), Vec::new());
+        for part in &parts {
+            if !part.anonymous {
+                for region in pagemap.scan(part.start, part.end, &Query::CONTENT_AND_WRITES)? {
+                    let range = range(&region);
+                    content.push(range);
+                    // One that is not in memory may be the marker of a page that was given back, see above.
+                    let of_file = region.categories & IS_PRESENT == 0;
+                    if of_file || region.categories & IS_WRITTEN != 0 || region.categories & IS_TRACKED == 0 {
+                        dirty.push(range);
+                    }
+                }
+                continue;
+            }
+            // What is not tracked (any more, or yet) is not protected by us either: all of it may have been written.
+            dirty.extend(pagemap.scan(part.start, part.end, &Query::UNTRACKED_ANONYMOUS)?.iter().map(range));
+            content.push(Range { start: part.start, len: part.end - part.start });
+            for region in pagemap.changed(part.start, part.end)? {
+                let some = region.categories & (IS_PRESENT | IS_SWAPPED) != 0;
+                if !some || region.categories & (IS_ZERO | IS_GUARD) != 0 {
+                    absent.push(range(&region));
+                } else if region.categories & IS_WRITTEN != 0 {
+                    dirty.push(range(&region));
+                }
+            }
+        }
+        let content = RangeSet::new(content).difference(&RangeSet::new(absent)).intersection(&private);
+        let dirty = RangeSet::new(dirty).intersection(&content);
+        Ok(Found { dirty, content, backed: files, untracked: shared(&mappings).collect() })
     }
 
     /// Tracks every private mapping that has content in `loose`. What is tracked now, and what cannot be.
@@ -167,6 +203,15 @@ impl TrackedSpace for TaskTracker {
         found
     }
 
+    fn scan_still(&mut self) -> io::Result<Found> {
+        if self.all {
+            return self.scan();
+        }
+        let found = self.try_scan_still();
+        self.all = found.is_err();
+        found
+    }
+
     fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
         self.memory.read_ranges(ranges, buffer)
     }
@@ -198,6 +243,25 @@ fn gone(error: &io::Error) -> bool {
 /// `[vdso]`, `[vvar]` and their like: every address space has its own kernel's.
 fn of_the_kernel(mapping: &Mapping) -> bool {
     mapping.inode == 0 && mapping.name.starts_with(b"[v")
+}
+
+/// Private mappings of files: a page of theirs without content of its own does not read as zero.
+fn of_files(mappings: &[Mapping]) -> RangeSet {
+    mappings.iter().filter(|mapping| !mapping.shared && mapping.inode != 0).map(whole).collect()
+}
+
+/// What is no part of the space, by name.
+fn shared(mappings: &[Mapping]) -> impl Iterator<Item = Untracked> {
+    mappings.iter().filter(|mapping| mapping.shared).map(|mapping| Untracked {
+        range: whole(mapping),
+        why: format!("shared memory {}: others may write to it, it is a space of its own", name(mapping)),
+    })
+}
+
+/// The parts that are scanned, each in its way.
+fn parts(mappings: &[Mapping]) -> Vec<Part> {
+    let anonymous = |mapping: &Mapping| !mapping.shared && mapping.inode == 0;
+    pagemap::parts(mappings.iter().map(|mapping| (mapping.start, mapping.end, anonymous(mapping))))
 }
 
 fn whole(mapping: &Mapping) -> Range {

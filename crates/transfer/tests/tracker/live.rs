@@ -44,7 +44,7 @@ fn assert_equal(child: &Tracked, copy: &Copy) {
     let maps = ferry_sys::proc::read(child.pid(), "maps").unwrap();
     let maps = ferry_sys::proc::maps::parse(&maps).unwrap();
     let private = maps.iter().filter(|mapping| !mapping.shared && mapping.end < 1 << 63);
-    let private: Vec<_> = private.map(|mapping| (mapping.start, mapping.end)).collect();
+    let private: Vec<_> = private.map(|mapping| (mapping.start, mapping.end, false)).collect();
     let content = ferry_sys::pagemap::private_content(child.pid(), &private).unwrap().0;
     let content: RangeSet =
         content.iter().map(|region| Range { start: region.start, len: region.end - region.start }).collect();
@@ -53,7 +53,7 @@ fn assert_equal(child: &Tracked, copy: &Copy) {
     assert_eq!(content.difference(&copied), RangeSet::default());
     let mut page = vec![0; 4096];
     for (at, copied) in copy.iter() {
-        if private.iter().all(|(start, end)| !(*start..*end).contains(at)) {
+        if private.iter().all(|(start, end, _)| !(*start..*end).contains(at)) {
             assert!(copied.iter().all(|byte| *byte == 0), "{at:#x} is not mapped any more");
             continue;
         }
@@ -87,10 +87,17 @@ fn a_process_that_writes_all_the_time_is_copied_exactly() {
     }
     assert!(rounds[1..].iter().any(|round| round.dirty_bytes > 0), "{rounds:?}");
     assert!(rounds.iter().any(|round| round.discarded_bytes >= 8 * PAGE), "{rounds:?}");
+    // What only the scan of the process that stands still can find.
+    child.call(MADVISE, &[(at + 100 * PAGE) as i64, 8 * PAGE as i64, DONTNEED]);
+    let latest = child.map(None, 600, PRIVATE);
+    child.write(latest, 5..300, 4);
     let pid = Pid::from_raw(child.pid()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
     wait_until_stopped(child.pid());
+    let still = engine.still_round(&mut Local(&copy), &|| false).unwrap();
+    assert!(still.dirty_bytes >= 295 * PAGE && engine.is_done(), "{still:?}");
     let last = engine.last_round(&mut Local(&copy), &|| false).unwrap();
+    assert_eq!((last.sent_bytes, last.zero_bytes, last.discarded_bytes), (0, 0, 0));
     assert_equal(&child, &copy);
     // Untracked again and let go, it works as before.
     engine.disarm().unwrap();
