@@ -5,6 +5,7 @@
 
 mod alone;
 mod arrive;
+mod choose;
 mod estimate;
 mod files;
 mod ground;

@@ -3,6 +3,7 @@
 //! Until the handover decides, every failure, time-out and cancel ends in the same place: the workload runs here, and the target has
 //! been told to throw away what it made.
 
+use super::estimate::Watched;
 use super::ground::{Ground, Role, gives_up, settle, stopped};
 use super::link::Link;
 use super::live::Live;
@@ -49,6 +50,8 @@ pub(super) struct SourceRole {
     captured: Option<Captured>,
     /// A pre-copy that has begun.
     pub(super) live: Option<Live>,
+    /// What looked at it to choose a method: the rounds go on with it.
+    pub(super) watched: Vec<Watched>,
     /// What made it give up first; later reasons follow from it.
     failure: Option<Error>,
     committing: Option<Instant>,
@@ -86,6 +89,7 @@ pub(super) fn run(
         cold: request.method == Method::Cold,
         captured: None,
         live: None,
+        watched: Vec::new(),
         failure: None,
         committing: None,
     };
@@ -199,7 +203,7 @@ impl SourceRole {
         }
         // Their handshakes cost as much as a small workload's whole pause.
         let mut streams = self.open_streams(request, secret)?;
-        if self.choose(request, plan) == Method::PreCopy {
+        if self.choose(request, plan)? == Method::PreCopy {
             let streams = std::mem::take(&mut streams);
             self.live = Some(self.rounds((request, plan), &mut stage, streams, &mut hashes)?);
         }
@@ -476,6 +480,7 @@ pub(super) fn recover(
         cold: false,
         captured,
         live: None,
+        watched: Vec::new(),
         failure,
         committing: None,
     };
