@@ -5,6 +5,11 @@ use crate::identity::{self, Identity};
 use crate::link::{self, NAME_MAX};
 use ferry_sys::netlink::{Route, in_namespace};
 use rustix::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+/// How long the kernel may take to notice that a cable is in, and between two looks whether it has.
+const RUNNING_MAX: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 
 /// Name of the host's end of the pair of the workload with this id (its text).
 #[must_use]
@@ -107,11 +112,23 @@ pub fn unlock(host_end: &str) -> Result<()> {
     let mut route = open()?;
     let link = self::host_end(&mut route, host_end)?;
     if !link.up {
-        return link::set_up(&mut route, link.index, true).doing(|| format!("bring {host_end} up"));
+        link::set_up(&mut route, link.index, true).doing(|| format!("bring {host_end} up"))?;
+        return wait_until_running(&mut route, host_end);
     }
     if link.port == Some(link::DISABLED) {
         let passes = link::set_port(&mut route, link.index, link::FORWARDING);
         passes.doing(|| format!("let packets of {host_end} pass"))?;
+    }
+    Ok(())
+}
+
+/// A cable's ends are up, and until a worker of the kernel has noticed (on a busy machine: many milliseconds) what is sent by them is dropped. A
+/// connection that begins to send again just then has not measured its way yet and waits a second before it sends once more. The worker
+/// notes both ends in one go, while nobody else may look. After [`RUNNING_MAX`] it goes on all the same.
+fn wait_until_running(route: &mut Route, host_end: &str) -> Result<()> {
+    let end = Instant::now() + RUNNING_MAX;
+    while !self::host_end(route, host_end)?.running && Instant::now() < end {
+        std::thread::sleep(LOOK_EVERY);
     }
     Ok(())
 }

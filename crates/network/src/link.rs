@@ -22,6 +22,7 @@ const AF_BRIDGE: u8 = 7;
 const SETLINK: u16 = 19;
 const VETH_PEER: u16 = 1;
 const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
 /// Length of `struct ifinfomsg`.
 const HEAD: usize = 16;
 /// Longest name of a device, bytes.
@@ -34,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) kind: String,
     pub(crate) up: bool,
+    /// The kernel has noticed that its cable is in: packets go out of it. For a while after both ends are up they are dropped in silence.
+    pub(crate) running: bool,
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) mtu: u32,
     /// A bridge's port: its state.
@@ -63,8 +66,9 @@ fn text(bytes: &[u8]) -> String {
 
 fn parse(message: &Received) -> Option<Link> {
     let head = message.fixed::<HEAD>()?;
-    let mut link =
-        Link { index: number(&head[4..8])?, up: number(&head[8..12])? & IFF_UP != 0, ..Link::default() };
+    let flags = number(&head[8..12])?;
+    let (up, running) = (flags & IFF_UP != 0, flags & IFF_RUNNING != 0);
+    let mut link = Link { index: number(&head[4..8])?, up, running, ..Link::default() };
     for (kind, value) in message.attributes(HEAD) {
         match kind {
             IFLA_IFNAME => link.name = text(value),

@@ -55,6 +55,9 @@ struct Args {
     /// Be the workload
     #[arg(long, hide = true)]
     writer: bool,
+    /// What it could not write in time it does not write
+    #[arg(long, hide = true)]
+    strict: bool,
     /// Be the workload of the slowdown
     #[arg(long, hide = true)]
     work: bool,
@@ -73,7 +76,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.client {
         Some(address) => client::run(address),
-        None if args.writer => writer::run(args.bytes, args.rate),
+        None if args.writer => writer::run(args.bytes, args.rate, args.strict),
         None if args.work => slowdown::work(args.bytes, args.rate),
         None => bench(&args),
     };

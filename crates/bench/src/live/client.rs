@@ -1,5 +1,6 @@
 //! The client: one open connection, a request every millisecond, and the longest time between two replies. It is told on standard
-//! input: `mark` prints what it saw since the last mark, `verify` has the writer look at all of its memory.
+//! input: `mark` prints what it saw since the last mark, `verify` has the writer look at all of its memory, and
+//! `written` prints how many pages it has written.
 
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -49,11 +50,8 @@ pub fn run(address: &str) -> io::Result<()> {
                 drop(seen);
                 say(&serde_json::to_string(&told)?)?;
             }
-            "verify" => {
-                let stream = connect(address)?;
-                let mut reader = BufReader::new(&stream);
-                say(&ask(&stream, &mut reader, "v")?.to_string())?;
-            }
+            "verify" => say(&ask_apart(address, "v")?.to_string())?,
+            "written" => say(&ask_apart(address, "w")?.to_string())?,
             _ => break,
         }
     }
@@ -91,6 +89,12 @@ fn watch(stream: &TcpStream, seen: &Mutex<Seen>) -> io::Result<()> {
         }
         std::thread::sleep(SPACING.saturating_sub(sent.elapsed()));
     }
+}
+
+/// Over a connection of its own: the other one is timed.
+fn ask_apart(address: &str, what: &str) -> io::Result<u64> {
+    let stream = connect(address)?;
+    ask(&stream, &mut BufReader::new(&stream), what)
 }
 
 fn ask(mut stream: &TcpStream, reader: &mut BufReader<&TcpStream>, what: &str) -> io::Result<u64> {

@@ -2,6 +2,7 @@
 //! measures with.
 
 pub mod client;
+pub mod counters;
 pub mod first_round;
 pub mod plots;
 pub mod samples;

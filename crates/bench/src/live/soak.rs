@@ -3,6 +3,7 @@
 //! Every reply is verified by the clients, all keys at the end. What came of each move is added to a tally, which is kept in a file when
 //! one is named: a soak that was interrupted goes on with the next move.
 
+use super::counters::{self, Counters};
 use super::stage::{Failure, Stage, Subject};
 use crate::report::{Row, median};
 use ferry_model::api::Move;
@@ -18,6 +19,9 @@ const FAILURES_MAX: usize = 20;
 
 /// The shortest and the longest that it works undisturbed before and after a move, milliseconds.
 const CALM_MS: (u64, u64) = (50, 350);
+
+/// Whoever waits so much longer than the workload stood still waited for something else, too: what TCP has counted is told.
+const LONGER_MS: f64 = 100.0;
 
 /// One move in so many has redis write its data base to disk meanwhile, in a child that it forks.
 const BGSAVE_EVERY: u64 = 8;
@@ -152,6 +156,7 @@ pub fn run(
         let draw = Draw::new(&plan.seed, number, &plan.methods);
         stage.calm = draw.calm;
         let (from, options) = (stage.host().name().to_owned(), draw.options.join(" "));
+        let before = stage.counters();
         let saving = if draw.bgsave { Some(stage.bgsave()?) } else { None };
         let told =
             format!("move {number} from {from}, {options}{}", if draw.bgsave { ", BGSAVE" } else { "" });
@@ -161,7 +166,15 @@ pub fn run(
                 let sums = &moved.summary;
                 let ms = |us: Option<u64>| us.unwrap_or(0) as f64 / 1e3;
                 let (outage, downtime) = (ms(sums.outage_us), ms(sums.downtime_us));
-                let line = format!("{told}: waited {outage:.1} ms, stood still {downtime:.1} ms");
+                let mut line = format!("{told}: waited {outage:.1} ms, stood still {downtime:.1} ms");
+                if outage > downtime + LONGER_MS {
+                    let [clients, inside] = stage.counters();
+                    let clients = counters::since(&before[0], &clients);
+                    let inside = counters::since(&Counters::new(), &inside);
+                    line.push_str(&format!(
+                        "\n  the clients' TCP: {clients}\n  the workload's TCP since it arrived: {inside}"
+                    ));
+                }
                 after(tally, &line)?;
             }
             Err(failure) => {

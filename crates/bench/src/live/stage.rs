@@ -1,5 +1,6 @@
 //! Three lab hosts: the workload moves between two of them, whoever watches it is on the third.
 
+use super::counters::{self, Counters};
 use super::watcher::{REDIS_PORT, Watcher};
 use ferry_lab::{FERRY, Fleet, Host, HostSpec, Process, built_beside};
 use ferry_model::api::{Move, MoveState};
@@ -28,6 +29,13 @@ const REPLIES_CALM: u64 = 50;
 pub enum Subject {
     /// The writer that checks itself.
     Writer {
+        /// Its memory.
+        bytes: u64,
+        /// Pages that it writes in a second.
+        rate: u64,
+    },
+    /// As [`Self::Writer`]; what it could not write because it stood still is not made up for, so slowing it down shows.
+    Strict {
         /// Its memory.
         bytes: u64,
         /// Pages that it writes in a second.
@@ -77,22 +85,29 @@ impl std::fmt::Display for Failure {
 }
 
 impl Stage {
-    /// Makes the hosts, starts the workload and whoever watches it.
+    /// Makes the hosts, starts the workload and whoever watches it: this program again.
     ///
     /// # Errors
     /// As of the lab; redis is not installed.
     pub fn set(subject: &Subject) -> Result<Self, Failure> {
-        let own = std::env::current_exe()?;
+        Self::with_program(&std::env::current_exe()?, subject)
+    }
+
+    /// As [`Self::set`], with `bench live` at this path.
+    ///
+    /// # Errors
+    /// As of the lab; redis is not installed.
+    pub fn with_program(program: &Path, subject: &Subject) -> Result<Self, Failure> {
         let ferry =
             built_beside("ferry").ok_or_else(|| io::Error::other("the program ferry is not built"))?;
         let redis = match subject {
             Subject::Redis { .. } => Some(find_redis()?),
-            Subject::Writer { .. } => None,
+            Subject::Writer { .. } | Subject::Strict { .. } => None,
         };
         let spec = |name: &str| {
-            let spec = HostSpec::new(name).install(&own, PROGRAM);
+            let spec = HostSpec::new(name).install(program, PROGRAM);
             match &redis {
-                Some(program) => spec.install(program, REDIS),
+                Some(redis) => spec.install(redis, REDIS),
                 None => spec,
             }
         };
@@ -121,19 +136,16 @@ impl Stage {
     /// # Errors
     /// It was refused or failed, or whoever watches saw a fault.
     pub fn carry(&mut self, options: &[String]) -> Result<Move, Failure> {
-        let [from, to]: [&Host; 2] = [&self.fleet.nodes[self.at], &self.fleet.nodes[1 - self.at]];
         std::thread::sleep(self.calm);
         self.watcher.mark()?;
-        let mut command = vec![FERRY, "--json", "move", NAME, "--to", to.name()];
-        command.extend(options.iter().map(String::as_str));
-        let output = from.spawn(&command)?.wait(MOVE_MAX)?;
+        let output = self.begin(options)?.wait(MOVE_MAX)?;
         let told = output.stdout.lines().find_map(|line| serde_json::from_str::<Move>(line).ok());
         let mut moved = match told {
             Some(moved) if output.code == 0 && moved.state == MoveState::Done => moved,
             _ if output.code == 3 => return Err(Failure::Refused(output.stderr.trim().to_owned())),
             _ => {
                 let said = format!("{}{}", output.stdout, output.stderr);
-                let said = format!("{} ended with {}: {}", command.join(" "), output.code, said.trim());
+                let said = format!("`{}` ended with {}: {}", options.join(" "), output.code, said.trim());
                 return Err(Failure::Failed(io::Error::other(said)));
             }
         };
@@ -143,6 +155,28 @@ impl Stage {
         moved.events.push(Event { at_us, what: What::Outage { us } });
         moved.summary = ferry_model::event::summary(&moved.events);
         Ok(moved)
+    }
+
+    /// Begins a move to the other host; the caller waits for its end, and looks where the workload is ([`Self::find`]).
+    ///
+    /// # Errors
+    /// As of the lab.
+    pub fn begin(&self, options: &[String]) -> Result<Process, Failure> {
+        let [from, to]: [&Host; 2] = [&self.fleet.nodes[self.at], &self.fleet.nodes[1 - self.at]];
+        let mut command = vec![FERRY, "--json", "move", NAME, "--to", to.name()];
+        command.extend(options.iter().map(String::as_str));
+        Ok(from.spawn(&command)?)
+    }
+
+    /// Pages that the writer writes in a second, just now.
+    ///
+    /// # Errors
+    /// It does not answer, or is none.
+    pub fn written_per_s(&mut self) -> Result<f64, Failure> {
+        let (before, began) = (self.watcher.written()?, Instant::now());
+        std::thread::sleep(Duration::from_millis(500));
+        let after = self.watcher.written()?;
+        Ok((after - before) as f64 / began.elapsed().as_secs_f64())
     }
 
     /// The longest time that the client waited since its last mark. Replies must flow again before that is known: the client's
@@ -204,6 +238,14 @@ impl Stage {
         Ok(self.third.spawn(&["/usr/bin/redis-cli", "-h", ADDRESS, "-p", &port, "bgsave"])?)
     }
 
+    /// What TCP has counted: on the clients' host, and in the workload's network since it is where it is.
+    #[must_use]
+    pub fn counters(&self) -> [Counters; 2] {
+        let inside = [FERRY, "exec", NAME, "--", "/bin/cat", "/proc/net/snmp", "/proc/net/netstat"];
+        let inside = self.host().ok(&inside).unwrap_or_default();
+        [counters::of(&self.third), counters::parse(&inside)]
+    }
+
     /// Where the workload is just now: one of `alpha` and `beta`.
     #[must_use]
     pub fn host(&self) -> &Host {
@@ -242,6 +284,9 @@ impl Stage {
 fn command(subject: &Subject) -> Vec<String> {
     let line = match subject {
         Subject::Writer { bytes, rate } => format!("{PROGRAM} --writer --bytes {bytes} --rate {rate}"),
+        Subject::Strict { bytes, rate } => {
+            format!("{PROGRAM} --writer --strict --bytes {bytes} --rate {rate}")
+        }
         Subject::Redis { .. } => {
             format!("{REDIS} --port {REDIS_PORT} --bind 0.0.0.0 --protected-mode no --save")
         }

@@ -55,7 +55,7 @@ impl Watcher {
     /// It cannot be started, or is not answered.
     pub fn start(host: &Host, subject: &Subject) -> Result<Self, Failure> {
         let (mut watcher, ready) = match subject {
-            Subject::Writer { .. } => {
+            Subject::Writer { .. } | Subject::Strict { .. } => {
                 let connect = format!("{ADDRESS}:{PORT}");
                 let mut line = Dialogue::start(host, &[PROGRAM, "--client", &connect], ANSWER_MAX)?;
                 let ready = line.hear()?;
@@ -92,6 +92,17 @@ impl Watcher {
                 Ok(Glance { replies: seen.replies, gap_us: seen.gap_us })
             }
             Self::Redis(line) => glance(&line.tell("mark")?),
+        }
+    }
+
+    /// Pages that the writer has written, in all.
+    ///
+    /// # Errors
+    /// It does not answer, or it is redis that is watched.
+    pub fn written(&mut self) -> Result<u64, Failure> {
+        match self {
+            Self::Writer(line) => Ok(line.tell("written")?.parse()?),
+            Self::Redis(_) => Err(failed("redis does not count pages".to_owned())),
         }
     }
 

@@ -2,7 +2,8 @@
 //! version of it this is, and a sum of both, at its beginning and at its end; the writer remembers the versions, and looks at a page
 //! before it writes to it. A page that is lost, stale, torn, zero or elsewhere after a move is an error that it counts.
 //!
-//! It answers on TCP: `p` with the number of errors so far, `v` after a look at every page, with the number of errors and of pages.
+//! It answers on TCP: `p` with the number of errors so far, `v` with that of errors after a look at every page, `w` with that of pages
+//! that it has written.
 
 use ferry_sys::mapped::Mapped;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -98,45 +99,56 @@ fn is_sealed(page: &[u8], index: usize, version: u32) -> bool {
     page[..24] == words && page[PAGE - 24..] == words
 }
 
-/// Runs until it is killed: writes `rate` pages a second and answers.
+/// What it has done so far.
+#[derive(Default)]
+struct Done {
+    written: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// Runs until it is killed: writes `rate` pages a second and answers. If it was behind by more than a tenth of a second (`strict`: four
+/// milliseconds), the rest is not made up for.
 ///
 /// # Errors
 /// It cannot listen, or has not the memory.
-pub fn run(bytes: u64, rate: u64) -> io::Result<()> {
+pub fn run(bytes: u64, rate: u64, strict: bool) -> io::Result<()> {
     let mut pages = Pages::new((bytes as usize / PAGE).max(1))?;
-    let errors = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(Done::default());
     let (ask, asked) = channel();
     let listener = TcpListener::bind(("0.0.0.0", PORT))?;
-    let seen = errors.clone();
+    let seen = done.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let (seen, ask) = (seen.clone(), ask.clone());
             std::thread::spawn(move || answer(&stream, &seen, &ask));
         }
     });
-    write_for_ever(&mut pages, rate, &errors, &asked)
+    let behind_max = if strict { rate / 250 } else { rate / 10 };
+    write_for_ever(&mut pages, rate, behind_max, &done, &asked)
 }
 
 fn write_for_ever(
     pages: &mut Pages,
     rate: u64,
-    errors: &AtomicU64,
+    behind_max: u64,
+    done: &Done,
     asked: &Receiver<Sender<u64>>,
 ) -> io::Result<()> {
     let tick = Duration::from_millis(1);
     let (mut began, mut written) = (Instant::now(), 0);
     loop {
         let due = (began.elapsed().as_secs_f64() * rate as f64) as u64;
-        if due.saturating_sub(written) > rate / 10 + 1 {
+        if due.saturating_sub(written) > behind_max + 1 {
             // It stood still: what was not written then is not made up for in one burst.
             (began, written) = (Instant::now(), 0);
             continue;
         }
         for _ in written..due {
             if !pages.write_one() {
-                errors.fetch_add(1, Ordering::Relaxed);
+                done.errors.fetch_add(1, Ordering::Relaxed);
             }
         }
+        done.written.fetch_add(due.saturating_sub(written), Ordering::Relaxed);
         written = written.max(due);
         match asked.recv_timeout(tick) {
             Ok(answer) => drop(answer.send(pages.wrong())),
@@ -146,19 +158,21 @@ fn write_for_ever(
     }
 }
 
-fn answer(stream: &TcpStream, errors: &AtomicU64, ask: &Sender<Sender<u64>>) -> io::Result<()> {
+fn answer(stream: &TcpStream, done: &Done, ask: &Sender<Sender<u64>>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut out = stream;
     for line in BufReader::new(stream).lines() {
-        let wrong = match line?.as_str() {
+        let errors = done.errors.load(Ordering::Relaxed);
+        let number = match line?.as_str() {
             "v" => {
                 let (send, receive) = channel();
                 ask.send(send).map_err(io::Error::other)?;
-                receive.recv().map_err(io::Error::other)?
+                errors + receive.recv().map_err(io::Error::other)?
             }
-            _ => 0,
+            "w" => done.written.load(Ordering::Relaxed),
+            _ => errors,
         };
-        out.write_all(format!("{}\n", errors.load(Ordering::Relaxed) + wrong).as_bytes())?;
+        out.write_all(format!("{number}\n").as_bytes())?;
     }
     Ok(())
 }

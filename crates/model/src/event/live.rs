@@ -1,8 +1,9 @@
 //! Events that only a move of running memory has: its rounds, the method that was chosen, what was done when rounds did not help.
 //! They hold what the strategies decided by, so that a report can say what was expected beside what came.
 
-use crate::strategy::auto::Choice;
-use crate::strategy::measured::Round;
+use crate::strategy::auto::{self, Abilities};
+use crate::strategy::convergence::Limits;
+use crate::strategy::measured::{Measured, Round};
 use crate::strategy::prediction::{Method, Prediction};
 use crate::strategy::remedy::{self, Remedy};
 use minicbor::{Decode, Encode};
@@ -53,10 +54,30 @@ pub struct MethodChosen {
 }
 
 impl MethodChosen {
-    /// As chosen by `auto`, beside the other predictions.
+    /// As `auto` chooses by what was measured, with the predictions of all methods.
+    ///
+    /// What every pause costs beside memory is for no method to shorten: the pause that was asked for bounds memory's part of it, and the
+    /// rest is part of every prediction.
     #[must_use]
-    pub fn by_prediction(choice: &Choice, predictions: Vec<Prediction>) -> Self {
-        Self { method: choice.prediction.method, reason: choice.to_string(), predictions }
+    pub fn predicted(measured: &Measured, limits: &Limits, can: Abilities) -> Self {
+        let memory = Measured { fixed_us: 0, ..*measured };
+        let whole = |one: Prediction| Prediction {
+            total_us: one.total_us.saturating_add(measured.fixed_us),
+            downtime_us: one.downtime_us.saturating_add(measured.fixed_us),
+            ..one
+        };
+        let choice = auto::choose(&memory, limits, can);
+        let choice = auto::Choice { prediction: whole(choice.prediction), ..choice };
+        let mib = |bytes: u64| bytes >> 20;
+        let reason = format!(
+            "{choice} ({} MiB, of which it writes to {} MiB at {} MiB/s, over {} MiB/s)",
+            mib(measured.bytes),
+            mib(measured.working_set_bytes.min(measured.bytes)),
+            mib(measured.dirty_bytes_per_s),
+            mib(measured.bandwidth_bytes_per_s)
+        );
+        let predictions = auto::all(&memory, limits).into_iter().map(|(_, one)| whole(one)).collect();
+        Self { method: choice.prediction.method, reason, predictions }
     }
 }
 

@@ -4,23 +4,12 @@
 use crate::node::Node;
 use ferry_model::api::{Estimate, EstimateRequest, Move, MoveState};
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::event::{Cause, MethodChosen, What};
+use ferry_model::event::MethodChosen;
 use ferry_model::ids::HostName;
 use ferry_model::planning::Method;
-use ferry_model::strategy::auto::{self, Abilities};
+use ferry_model::strategy::auto::Abilities;
+use ferry_model::strategy::before::Before;
 use ferry_model::strategy::measured::Measured;
-
-/// Bytes in a second where nothing was measured: what one encrypted stream carried on the slowest machine that was measured.
-const BANDWIDTH_ASSUMED: u64 = 300 << 20;
-
-/// What a pause costs beside memory where nothing was measured, microseconds.
-const FIXED_ASSUMED_US: u64 = 30_000;
-
-/// One page fetched over the link, microseconds: assumed, until moves measure it.
-const FAULT_ASSUMED_US: u64 = 200;
-
-/// Fewer bytes than this say nothing about a link: the first packets are slow.
-const SENT_MIN: u64 = 8 << 20;
 
 /// Most moves that are looked into for figures.
 const LOOKED_INTO_MAX: usize = 20;
@@ -37,45 +26,51 @@ impl Node {
         let id = self.workloads.find(workload)?;
         self.workloads.client(id)?;
         let seen = self.movements()?.observe(id)?;
-        let before = self.moves_to(&asked.to)?;
+        let looked_us = seen.looked_us;
+        let before = self.shown_before(&asked.to);
         let mut assumed = Vec::new();
-        let mut take = |found: Option<u64>, otherwise: u64, what: &str, value: &dyn Fn(u64) -> String| {
-            let (figure, from) = match found {
-                Some(figure) => (figure, format!("as the last move to {} had it", asked.to)),
-                None => (otherwise, "assumed: no move has measured it yet".to_owned()),
+        let mut tell = |shown: bool, what: &str, value: String| {
+            let from = if shown {
+                format!("as the last move to {} had it", asked.to)
+            } else {
+                "assumed: no move has measured it yet".to_owned()
             };
-            assumed.push(format!("{what}: {}, {from}", value(figure)));
-            figure
+            assumed.push(format!("{what}: {value}, {from}"));
         };
-        let mib = |rate: u64| format!("{} MiB/s", rate >> 20);
-        let ms = |us: u64| format!("{:.1} ms", us as f64 / 1e3);
-        let link = take(before.iter().rev().find_map(bandwidth), BANDWIDTH_ASSUMED, "the link", &mib);
-        let fixed_us =
-            take(before.iter().rev().find_map(fixed_us), FIXED_ASSUMED_US, "a pause beside memory", &ms);
-        let fault_us = take(None, FAULT_ASSUMED_US, "a page fetched on demand", &ms);
-        let bandwidth_bytes_per_s = asked.live.bandwidth_bytes_per_s_max.map_or(link, |most| most.min(link));
-        let measured = Measured {
+        let seen = Measured {
             bytes: seen.bytes,
             bytes_in_pause: seen.bytes_in_pause,
             dirty_bytes_per_s: seen.dirty_bytes_per_s,
             working_set_bytes: seen.working_set_bytes,
-            bandwidth_bytes_per_s,
-            fixed_us,
-            fault_us,
+            ..Measured::default()
         };
-        let limits = asked.live.limits();
+        let taken = before.with(&seen, None);
+        let ms = |us: u64| format!("{:.1} ms", us as f64 / 1e3);
+        let link = format!("{} MiB/s", taken.bandwidth_bytes_per_s >> 20);
+        tell(before.bandwidth_bytes_per_s.is_some(), "the link", link);
+        tell(before.fixed_us.is_some(), "a pause beside memory", ms(taken.fixed_us));
+        tell(before.fault_us.is_some(), "a page fetched on demand", ms(taken.fault_us));
+        let measured = before.with(&seen, asked.live.bandwidth_bytes_per_s_max);
         let can = Abilities { tracking: true, post_copy: false };
-        let choice = auto::choose(&measured, &limits, can);
-        let predictions = auto::all(&measured, &limits).into_iter().map(|(_, one)| one).collect();
+        let chosen = MethodChosen::predicted(&measured, &asked.live.limits(), can);
         Ok(Estimate {
             workload: id,
             source: here,
             target: asked.to.clone(),
             measured,
-            looked_us: seen.looked_us,
-            chosen: MethodChosen::by_prediction(&choice, predictions),
+            looked_us,
+            chosen,
             assumed,
         })
+    }
+
+    /// What earlier moves to `host` have shown. What cannot be read shows nothing.
+    pub(super) fn shown_before(&self, host: &HostName) -> Before {
+        let mut before = Before::default();
+        for one in self.moves_to(host).unwrap_or_default() {
+            before.add(&one.events);
+        }
+        before
     }
 
     /// Moves from here to `host` that went well, with their events, the newest last.
@@ -86,27 +81,4 @@ impl Node {
         ids.reverse();
         Ok(ids.into_iter().filter_map(|id| self.get_move(&id.to_string()).ok()).collect())
     }
-}
-
-/// What the link carried in a second: the first round's, which is the longest, else all memory in the time that it took.
-fn bandwidth(one: &Move) -> Option<u64> {
-    let round = one.events.iter().find_map(|event| match &event.what {
-        What::Round(done) if done.round.sent_bytes >= SENT_MIN => done.round.bytes_per_s(),
-        _ => None,
-    });
-    let sums = &one.summary;
-    let in_pause = || {
-        let us = sums.spent.iter().find(|spent| spent.cause == Cause::Memory)?.us;
-        let bytes = sums.sent_in_pause_bytes;
-        let rate = u128::from(bytes) * 1_000_000 / u128::from(us.max(1));
-        (bytes >= SENT_MIN).then(|| u64::try_from(rate).unwrap_or(u64::MAX))
-    };
-    round.or_else(in_pause).filter(|rate| *rate > 0)
-}
-
-/// What its pause took beside memory.
-fn fixed_us(one: &Move) -> Option<u64> {
-    let sums = &one.summary;
-    let memory_us = sums.spent.iter().find(|spent| spent.cause == Cause::Memory).map_or(0, |spent| spent.us);
-    Some(sums.downtime_us?.saturating_sub(memory_us)).filter(|us| *us > 0)
 }

@@ -9,6 +9,7 @@ use ferry_model::facts::{Holding, HostFacts};
 use ferry_model::handover::Registry;
 use ferry_model::ids::{BootId, HostName, WorkloadId};
 use ferry_model::plan::Resource;
+use ferry_model::strategy::before::Before;
 use ferry_session::decider::Journals;
 use ferry_session::facts::{self, Place};
 use ferry_session::journal::Shared;
@@ -66,6 +67,10 @@ impl movement::Node for Node {
             None => Arc::new(self.registry.clone()),
             Some(faults) => Arc::new(faults.before(self.registry.clone())),
         }
+    }
+
+    fn before(&self, host: &HostName) -> Before {
+        self.shown_before(host)
     }
 
     fn refusals(&self, offer: &movement::Offer<'_>) -> Vec<String> {

@@ -3,7 +3,7 @@
 
 use super::planning;
 use super::registry::Movements;
-use crate::shim::Client;
+use crate::shim::client::Tracked;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::WorkloadId;
 use ferry_model::strategy::estimate::{self, Look};
@@ -36,8 +36,9 @@ pub struct Observed {
 }
 
 /// One process's memory while it is looked at.
-struct Watched {
-    tracker: TaskTracker,
+pub(super) struct Watched {
+    /// Drop it, and the tracking ends.
+    pub tracker: TaskTracker,
     written: RangeSet,
     content_bytes: u64,
     untracked_bytes: u64,
@@ -51,8 +52,8 @@ impl Movements {
     pub fn observe(&self, workload: WorkloadId) -> Result<Observed> {
         self.refuse_busy(workload)?;
         let mut shim = planning::shim(&self.node, workload)?;
-        let mut watched = watch(&mut shim)?;
-        let seen = look(&mut watched);
+        let mut watched = watch(shim.track()?)?;
+        let seen = look(&mut watched, &LOOKS);
         // Closing what tracks ends the tracking; the shim forgets whom it was for.
         drop(watched);
         shim.untrack()?;
@@ -60,12 +61,13 @@ impl Movements {
     }
 }
 
-fn watch(shim: &mut Client) -> Result<Vec<Watched>> {
+/// Takes what a shim handed over to track by. Nothing is looked at yet.
+pub(super) fn watch(tracked: Tracked) -> Result<Vec<Watched>> {
     let cannot = |cause: &std::io::Error| {
         Error::from_source(Kind::Unable, cause).context("The workload's memory cannot be tracked")
     };
     let mut watched = Vec::new();
-    for (space, pid, userfaultfd) in shim.track()?.spaces {
+    for (space, pid, userfaultfd) in tracked.spaces {
         let Some(userfaultfd) = userfaultfd else { continue };
         let mut tracker = TaskTracker::new(space, pid, userfaultfd).map_err(|cause| cannot(&cause))?;
         tracker.arm().map_err(|cause| cannot(&cause))?;
@@ -77,12 +79,16 @@ fn watch(shim: &mut Client) -> Result<Vec<Watched>> {
     Ok(watched)
 }
 
-fn look(watched: &mut Vec<Watched>) -> Result<Observed> {
+/// Looks as often as there are waits, after each of them.
+pub(super) fn look(watched: &mut Vec<Watched>, waits: &[Duration]) -> Result<Observed> {
+    // The first begins to track everything, and long before it ends the first pages may be written to again. A second one is as short as
+    // those that count, and times are from the beginning of one to that of the next.
+    scan(watched, true)?;
+    let mut last = Instant::now();
     scan(watched, true)?;
     let mut looks = Vec::new();
-    let mut last = Instant::now();
-    for wait in LOOKS {
-        std::thread::sleep(wait);
+    for wait in waits {
+        std::thread::sleep(*wait);
         let since_us = u64::try_from(last.elapsed().as_micros()).unwrap_or(u64::MAX);
         last = Instant::now();
         looks.push(Look { since_us, dirty_bytes: scan(watched, false)? });

@@ -4,6 +4,7 @@
 //! sides know by one pure function what a change of the mappings has cost ([`layout::kept`]), so that nothing is said about it on the
 //! wire.
 
+use super::estimate::Watched;
 use super::watch::Watch;
 use super::{missing, planning};
 use crate::shim::client::Tracked;
@@ -11,6 +12,8 @@ use crate::shim::envelope::Envelope;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::RoundDone;
 use ferry_model::ids::Hash;
+use ferry_model::strategy::before::BANDWIDTH_ASSUMED;
+use ferry_model::strategy::convergence;
 use ferry_model::strategy::measured::{Measured, Round};
 use ferry_model::strategy::options::{Compress, LiveOptions};
 use ferry_process::layout;
@@ -25,9 +28,6 @@ use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::rounds::{Compression, Settings, StreamCarrier};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-
-/// What a link is taken to carry before anything was sent over it, bytes per second.
-pub(super) const BANDWIDTH_ASSUMED: u64 = 256 << 20;
 
 /// A round that carried less says nothing about the link.
 const TELLING_BYTES: u64 = 4 << 20;
@@ -110,6 +110,14 @@ impl Live {
             rounds: Vec::new(),
             bandwidth: 0,
         })
+    }
+
+    /// Takes over what looked at the workload before. The first round sends everything, whatever was seen.
+    pub fn adopt(&mut self, watched: Vec<Watched>) {
+        for each in watched {
+            // One that has ended since is not in the next draft either; what cannot be tracked travels in the pause.
+            let _ = self.add(Space::Tracked(each.tracker));
+        }
     }
 
     /// Takes in what the workload looks like now. Some: the target has to make its puppets so before the next round.
@@ -228,6 +236,11 @@ impl Live {
             fixed_us: 0,
             fault_us: 0,
         }
+    }
+
+    /// Bytes that the next round is expected to find.
+    pub fn expected_bytes(&self) -> u64 {
+        convergence::expected_dirty(&self.measured(), &self.rounds)
     }
 
     /// The rounds so far.

@@ -6,6 +6,7 @@
 mod alone;
 mod arrive;
 mod carry;
+mod choose;
 mod drain;
 mod estimate;
 mod files;

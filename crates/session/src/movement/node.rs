@@ -6,6 +6,7 @@ use ferry_model::facts::{Holding, HostFacts};
 use ferry_model::handover::Registry;
 use ferry_model::ids::{BootId, HostName, WorkloadId};
 use ferry_model::plan::Resource;
+use ferry_model::strategy::before::Before;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::greeting::Purpose;
 use std::io;
@@ -61,6 +62,11 @@ pub trait Node: Send + Sync + 'static {
 
     /// The decider.
     fn registry(&self) -> Arc<dyn Registry + Send + Sync>;
+
+    /// What earlier moves to `host` have shown of the link and of a pause.
+    fn before(&self, _host: &HostName) -> Before {
+        Before::default()
+    }
 
     /// What this host's policy says against an offer; empty: welcome.
     fn refusals(&self, offer: &Offer<'_>) -> Vec<String>;

@@ -3,20 +3,19 @@
 //! Nothing here is in the journal: until the freeze the workload runs as if nothing were, and whatever fails ends the tracking with the
 //! connection to the shim.
 
+use super::choose::memory_bytes;
 use super::files::Stage;
-use super::live::{BANDWIDTH_ASSUMED, Live};
+use super::live::Live;
 use super::request::Request;
 use super::source::{Captured, SourceRole};
 use super::watch::Watch;
 use crate::shim::Client;
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::event::{Cause, MethodChosen, Phase, RoundDone};
+use ferry_model::event::{Cause, Phase, RoundDone};
 use ferry_model::ids::Hash;
 use ferry_model::plan::Plan;
-use ferry_model::planning::{Method, TRACKS_WRITES};
 use ferry_model::strategy::convergence::{self, Next};
 use ferry_model::strategy::measured::Round;
-use ferry_model::strategy::prediction;
 use ferry_model::strategy::remedy::{self, Possible, Remedy};
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::control::{Bulk, Message};
@@ -26,45 +25,6 @@ use std::time::{Duration, Instant};
 const STAGED_FOR: Duration = Duration::from_secs(1);
 
 impl SourceRole {
-    /// How memory travels, said before it does.
-    pub(super) fn choose(&self, request: &Request, plan: &Plan) -> Method {
-        let bytes = memory_bytes(plan);
-        let ms = u128::from(bytes) * 1000 / u128::from(BANDWIDTH_ASSUMED);
-        let fits = ms * 1000 <= u128::from(request.live.downtime_us_max);
-        let tracks = self.ground.node.facts().kernel_features.iter().any(|feature| feature == TRACKS_WRITES);
-        let method = match request.method {
-            Method::Auto if fits || !tracks => Method::StopAndCopy,
-            Method::Auto => Method::PreCopy,
-            asked => asked,
-        };
-        let reason = match (request.method, method) {
-            (Method::Auto, Method::StopAndCopy) if !tracks => {
-                format!("this kernel cannot tell what it writes ({TRACKS_WRITES})")
-            }
-            (Method::Auto, Method::StopAndCopy) => {
-                format!("all of its {} KiB fit into the pause", bytes >> 10)
-            }
-            (Method::Auto, _) => {
-                format!("its {} MiB do not fit into the pause; rounds show how fast it writes", bytes >> 20)
-            }
-            (_, Method::PostCopy | Method::Hybrid) => {
-                "it was asked for; until the last page is in, both hosts are needed".to_owned()
-            }
-            _ => "it was asked for".to_owned(),
-        };
-        let named = match method {
-            Method::PreCopy => Some(prediction::Method::PreCopy),
-            Method::PostCopy => Some(prediction::Method::PostCopy),
-            Method::Hybrid => Some(prediction::Method::Hybrid),
-            Method::StopAndCopy => Some(prediction::Method::StopAndCopy),
-            _ => None,
-        };
-        if let Some(method) = named {
-            self.ground.recorder.method(MethodChosen { method, reason, predictions: Vec::new() });
-        }
-        method
-    }
-
     /// Rounds while it runs, until what is left is small or does not get smaller.
     pub(super) fn rounds(
         &mut self,
@@ -76,11 +36,12 @@ impl SourceRole {
         self.ground.recorder.phase(Phase::PreCopy);
         let limits = request.live.limits();
         let mut live = Live::new(streams, &request.live, memory_bytes(plan))?;
+        live.adopt(std::mem::take(&mut self.watched));
         let (began, mut staged_again) = (Instant::now(), false);
         let mut share_percent = 100;
         loop {
             self.look(&mut live, hashes)?;
-            let expected = convergence::expected_dirty(&live.measured(), live.rounds());
+            let expected = live.expected_bytes();
             let done = live.round(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
             let measured = live.measured();
             let next = convergence::next(&measured, &limits, live.rounds());
@@ -142,7 +103,7 @@ impl SourceRole {
     /// Reads the state, and sends meanwhile what was written since the last round: neither waits for the other, and with no change of its
     /// mappings since then nothing is left to be sent.
     pub(super) fn capture_beside_memory(&mut self, live: &mut Live) -> Result<Captured> {
-        let expected = convergence::expected_dirty(&live.measured(), live.rounds());
+        let expected = live.expected_bytes();
         let mut shim = self.shim.take().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
         let tracked = live.tracked();
         let recorder = self.ground.recorder.clone();
@@ -180,7 +141,7 @@ impl SourceRole {
         if !done {
             self.wait_for("the target's readiness", |message| matches!(message, Message::Ready))?;
         }
-        let expected = convergence::expected_dirty(&live.measured(), live.rounds());
+        let expected = live.expected_bytes();
         let later = self.ways.is_some();
         let watch = Watch::new(&mut self.ground.link, &self.ground.recorder, expected);
         let (round, hash, left, tracking) = live.finish(watch, later)?;
@@ -204,9 +165,4 @@ impl SourceRole {
         hashes.push(self.bulk(Bulk::Draft, |to| std::io::Write::write_all(to, &draft))?);
         self.wait_for("the target's puppets", |message| matches!(message, Message::Ready))
     }
-}
-
-fn memory_bytes(plan: &Plan) -> u64 {
-    let memory = plan.items.iter().map(|item| &item.resource).filter(|each| each.sort == "memory");
-    memory.map(|each| each.bytes).sum()
 }

@@ -3,6 +3,7 @@
 //! Until the handover decides, every failure, time-out and cancel ends in the same place: the workload runs here, and the target has
 //! been told to throw away what it made.
 
+use super::estimate::Watched;
 use super::ground::{Ground, Role, gives_up, settle, stopped};
 use super::link::Link;
 use super::live::{Live, Tracking};
@@ -55,6 +56,8 @@ pub(super) struct SourceRole {
     pub(super) serving: Option<Serving>,
     /// What tracks memory that has all been sent: ended when the pause is over, because that takes as long as memory is large.
     pub(super) tracking: Option<Tracking>,
+    /// What looked at it to choose a method: the rounds go on with it.
+    pub(super) watched: Vec<Watched>,
     /// What made it give up first; later reasons follow from it.
     failure: Option<Error>,
     committing: Option<Instant>,
@@ -96,6 +99,7 @@ pub(super) fn run(
         ways: None,
         serving: None,
         tracking: None,
+        watched: Vec::new(),
         failure: None,
         committing: None,
     };
@@ -210,7 +214,7 @@ impl SourceRole {
         }
         // Their handshakes cost as much as a small workload's whole pause.
         let mut streams = self.open_streams(request, secret)?;
-        match self.choose(request, plan) {
+        match self.choose(request, plan)? {
             Method::PreCopy | Method::Hybrid => {
                 let streams = std::mem::take(&mut streams);
                 self.live = Some(self.rounds((request, plan), &mut stage, streams, &mut hashes)?);
@@ -498,6 +502,7 @@ pub(super) fn recover(
         ways: None,
         serving: None,
         tracking: None,
+        watched: Vec::new(),
         failure,
         committing: None,
     };
