@@ -14,6 +14,7 @@ use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Phase, RoundDone};
 use ferry_model::ids::Hash;
 use ferry_model::plan::Plan;
+use ferry_model::planning::Method;
 use ferry_model::strategy::convergence::{self, Next};
 use ferry_model::strategy::measured::Round;
 use ferry_model::strategy::remedy::{self, Possible, Remedy};
