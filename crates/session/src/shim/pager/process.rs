@@ -25,7 +25,7 @@ const CHUNK_BYTES: u64 = 64 << 10;
 const WINDOW_BYTES: u64 = 2 << 20;
 
 /// The same while somebody does: the background yields, and does not stop.
-const YIELDING_BYTES: u64 = 256 << 10;
+const YIELDING_BYTES: u64 = 64 << 10;
 
 /// How far a fault may be from the one before so that whoever caused both goes forward.
 const FORWARD_BYTES: u64 = 2 * PREFETCH_BYTES;
