@@ -253,6 +253,20 @@ impl<S: TrackedSpace> Engine<S> {
         cancelled: &dyn Fn() -> bool,
         when: When<'_>,
     ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
+        let done = self.attempt(carrier, cancelled, when);
+        // Only from a round in which everything stood still to the last one: after that, or a failure, others may write again.
+        if done.is_err() || !matches!(when, When::Still) {
+            self.still.clear();
+        }
+        done
+    }
+
+    fn attempt(
+        &mut self,
+        carrier: &mut impl Carrier,
+        cancelled: &dyn Fn() -> bool,
+        when: When<'_>,
+    ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
         let last = matches!(when, When::Stopped(_));
         let settled = last && !self.still.is_empty();
         let begin = Instant::now();
@@ -302,14 +316,11 @@ impl<S: TrackedSpace> Engine<S> {
     /// Scans all spaces; bytes that were found dirty. What one space reported is in its ledger even if the next one fails.
     fn scan(&mut self, when: When<'_>) -> Result<u64, RoundError> {
         let (running, last) = (matches!(when, When::Running), matches!(when, When::Stopped(_)));
-        if running {
-            self.still.clear();
-        }
         self.untracked.clear();
         self.missed.clear();
         let mut dirty = 0;
         for (id, (space, ledger)) in &mut self.spaces {
-            if running || !self.still.contains(id) {
+            if !last || !self.still.contains(id) {
                 let found = match if running { space.scan() } else { space.scan_still() } {
                     Ok(found) => found,
                     Err(error) if last => return Err(RoundError::Scan(*id, error)),
