@@ -75,6 +75,14 @@ impl SourceRole {
         let mut share_percent = 100;
         loop {
             self.look(&mut live, hashes)?;
+            if !self.staged && self.capsule {
+                // Now that the target's capsule has its inside.
+                stage.add_memory(live.memory_points());
+                let hash = self.bulk(Bulk::Files, |to| stage.send_memory(false, to))?;
+                self.wait_until_taken(hash)?;
+                hashes.push(hash);
+                self.staged = stage.sends_memory();
+            }
             let expected = convergence::expected_dirty(&live.measured(), live.rounds());
             let done = live.round(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
             let measured = live.measured();
@@ -118,9 +126,10 @@ impl SourceRole {
     pub(super) fn capture_beside_a_round(&mut self, mut live: Live) -> Result<Captured> {
         let expected = convergence::expected_dirty(&live.measured(), live.rounds());
         let mut shim = self.shim.take().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
+        let staged = self.staged;
         let watch = Watch::new(&mut self.ground.link, &self.ground.recorder, expected);
         let (captured, round) = std::thread::scope(|scope| {
-            let capturing = scope.spawn(|| shim.capture());
+            let capturing = scope.spawn(|| if staged { shim.capture_staged() } else { shim.capture() });
             let round = live.round(watch);
             (capturing.join(), round)
         });

@@ -47,6 +47,9 @@ pub(super) struct SourceRole {
     clone: bool,
     cold: bool,
     captured: Option<Captured>,
+    /// It lives in a capsule; and what is in its memory file systems is sent from here.
+    pub(super) capsule: bool,
+    pub(super) staged: bool,
     /// A pre-copy that has begun.
     pub(super) live: Option<Live>,
     /// What made it give up first; later reasons follow from it.
@@ -85,6 +88,8 @@ pub(super) fn run(
         clone: request.clone.is_some(),
         cold: request.method == Method::Cold,
         captured: None,
+        capsule: false,
+        staged: false,
         live: None,
         failure: None,
         committing: None,
@@ -184,6 +189,7 @@ impl SourceRole {
     ) -> Result<()> {
         let mut hashes = Vec::new();
         let status = self.shim()?.status()?;
+        self.capsule = !status.adopted;
         // An adopted tree has no capsule: its root is the host's, as its first process sees it.
         let member = if status.adopted { status.pid } else { status.init };
         let member = member.ok_or_else(|| Error::new(Kind::Unable, "The capsule is gone"))?;
@@ -475,6 +481,8 @@ pub(super) fn recover(
         clone,
         cold: false,
         captured,
+        capsule: false,
+        staged: false,
         live: None,
         failure,
         committing: None,

@@ -16,7 +16,7 @@ impl Server {
             self.answer_waiting();
             return Ok(());
         }
-        if matches!(request, Request::Capture) {
+        if matches!(request, Request::Capture { .. }) {
             // What the terminal shows belongs to the log and to who looks on, here; what was typed goes along.
             while self.pump_terminal() {}
         }
@@ -69,14 +69,16 @@ impl Server {
                 Ok(Answer::Status { status: workload.status() })
             }
             Request::Signal { signal } => workload.signal(signal).map(|()| Answer::Done),
-            Request::Capture => {
-                let (state, spaces) = workload.capture()?;
+            Request::Capture { staged } => {
+                let (state, spaces) = workload.capture(staged == Some(true))?;
                 Ok(Answer::Captured { state: state.into(), spaces })
             }
             Request::Look => workload.look().map(|()| Answer::Done),
             Request::Thaw => workload.thaw().map(|()| Answer::Done),
             Request::Ground { spec, clocks } => workload.ground(&spec, clocks).map(|()| Answer::Done),
-            Request::Draft { spec, draft } => Ok(Answer::Prepared { spaces: workload.draft(&spec, &draft)? }),
+            Request::Draft { spec, draft, as_clone } => {
+                Ok(Answer::Prepared { spaces: workload.draft(&spec, &draft, as_clone == Some(true))? })
+            }
             Request::Prepare { spec, state, as_clone } => {
                 let spaces = workload.prepare(&spec, &state, as_clone)?;
                 Ok(Answer::Prepared { spaces })

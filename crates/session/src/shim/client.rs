@@ -193,7 +193,16 @@ impl Client {
 
     /// [`Request::Capture`]: state, and where the memory is.
     pub fn capture(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
-        match self.call(&Request::Capture)? {
+        self.capture_with(None)
+    }
+
+    /// [`Request::Capture`] of a workload whose memory file systems are sent by the caller.
+    pub fn capture_staged(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+        self.capture_with(Some(true))
+    }
+
+    fn capture_with(&mut self, staged: Option<bool>) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+        match self.call(&Request::Capture { staged })? {
             Answer::Captured { state, spaces } => Ok((state.into(), spaces)),
             other => Err(unexpected(&other)),
         }
@@ -257,8 +266,8 @@ impl Client {
     }
 
     /// [`Request::Draft`]: where the memory goes for now.
-    pub fn draft(&mut self, spec: Spec, draft: Vec<u8>) -> Result<Vec<SpaceAccess>> {
-        match self.call(&Request::Draft { spec, draft: draft.into() })? {
+    pub fn draft(&mut self, spec: Spec, draft: Vec<u8>, as_clone: bool) -> Result<Vec<SpaceAccess>> {
+        match self.call(&Request::Draft { spec, draft: draft.into(), as_clone: Some(as_clone) })? {
             Answer::Prepared { spaces } => Ok(spaces),
             other => Err(unexpected(&other)),
         }

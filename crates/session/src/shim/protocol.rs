@@ -88,7 +88,11 @@ pub enum Request {
     },
     /// Captures the execution state of the frozen tasks. They stay frozen, with no tracer attached.
     #[n(9)]
-    Capture,
+    Capture {
+        /// Whoever asks sends what is in memory file systems.
+        #[n(0)]
+        staged: Option<bool>,
+    },
     /// Gives up: network unlocked, tasks run again. Harmless when they do.
     #[n(10)]
     Thaw,
@@ -201,6 +205,9 @@ pub enum Request {
         /// The draft: an envelope.
         #[n(1)]
         draft: ByteVec,
+        /// The workload becomes a remote clone, as in [`Request::Prepare`].
+        #[n(2)]
+        as_clone: Option<bool>,
     },
 }
 

@@ -258,7 +258,9 @@ impl<S: TrackedSpace> Engine<S> {
         self.untracked.clear();
         self.missed.clear();
         let mut dirty = 0;
-        for (id, (space, ledger)) in &mut self.spaces {
+        let told = |space: &S| space.is_told_by_others();
+        let (after, before): (Vec<_>, Vec<_>) = self.spaces.iter_mut().partition(|(_, (space, _))| told(space));
+        for (id, (space, ledger)) in before.into_iter().chain(after) {
             let found = match space.scan() {
                 Ok(found) => found,
                 Err(error) if last => return Err(RoundError::Scan(*id, error)),
