@@ -22,8 +22,7 @@ fn main() {
     }
     let trials = vec![
         Trial::test("a_program_goes_there_and_back_and_counts_on", common::run(there_and_back)),
-        Trial::test("a_clone_goes_on_beside_its_original", common::run(|| clone(Method::StopAndCopy))),
-        Trial::test("a_live_clone_goes_on_beside_its_original", common::run(|| clone(Method::PreCopy))),
+        Trial::test("a_clone_goes_on_beside_its_original", common::run(clone)),
         Trial::test("a_cold_move_starts_it_anew_with_its_files", common::run(cold)),
         Trial::test("a_refused_move_touches_nothing", common::run(refused)),
         Trial::test("a_target_that_cannot_take_it_leaves_it_running_at_the_source", common::run(unable)),
@@ -40,12 +39,11 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-fn clone(method: Method) {
+fn clone() {
     let two = two();
     let id = two.a.start(spec(2, &counter()));
     wait_for_count_in(&two.a.directory(id), 5);
     let mut request = two.a.request(id, &two.b);
-    request.method = method;
     let clone = WorkloadId([0xc1; 16]);
     request.clone = Some(CloneSpec { id: clone, name: "twin".into(), address: None });
     let mv = two.a.movements().begin(request).unwrap();

@@ -19,7 +19,6 @@ use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
 use ferry_model::strategy::options::LiveOptions;
-use ferry_model::strategy::remedy::Wish;
 use ferry_session::movement::{CloneSpec, Request};
 use std::time::{Duration, Instant};
 
@@ -93,9 +92,7 @@ impl Node {
         let new = crate::workloads::new_id()?;
         let name = self.workloads.name_for(asked.name.as_deref(), new)?;
         let clone = CloneSpec { id: new, name, address: asked.net };
-        // What does not get small is sent while the original stands still: pages that stay behind would tie the two together.
-        let live = LiveOptions { on_no_convergence: Wish::Stop, ..LiveOptions::default() };
-        self.begin_move(Request { clone: Some(clone), live, ..request(id, &asked.to, Method::Auto)? })
+        self.begin_move(Request { clone: Some(clone), ..request(id, &asked.to, Method::StopAndCopy)? })
     }
 
     fn begin_move(&self, request: Request) -> Result<api::Move> {

@@ -189,7 +189,7 @@ fn reads_memory(request: &Request) -> Option<&'static str> {
         Request::Inspect { .. } | Request::Look => Some("be looked at"),
         Request::Track => Some("be tracked"),
         Request::Freeze { .. } => Some("be frozen"),
-        Request::Capture => Some("be captured"),
+        Request::Capture { .. } => Some("be captured"),
         _ => None,
     }
 }

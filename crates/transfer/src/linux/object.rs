@@ -38,7 +38,9 @@ pub struct ObjectSpace {
     objects: SharedObjects,
     /// Somebody may have it open.
     open: bool,
-    /// Pages as they were read last, by chunk.
+    /// What had content at the last scan.
+    content: RangeSet,
+    /// Pages as they were read last, by chunk. What had no content since is not among them: at the target it is zero.
     read: Mutex<BTreeMap<u64, Vec<PageHash>>>,
     /// The next scan reports all content.
     all: bool,
@@ -69,8 +71,8 @@ impl ObjectSpace {
         }
         let key = (device_numbers(device), inode);
         objects.begin(key);
-        let (objects, read) = (objects.clone(), Mutex::default());
-        Ok(Self { space: access.space, opened, key, objects, open, read, all: true, compared_bytes: 0 })
+        let (objects, read, content) = (objects.clone(), Mutex::default(), RangeSet::default());
+        Ok(Self { space: access.space, opened, key, objects, open, content, read, all: true, compared_bytes: 0 })
     }
 
     /// How much content was read for nothing but to be compared, bytes, all scans together.
@@ -89,6 +91,8 @@ impl ObjectSpace {
     fn try_scan(&mut self) -> io::Result<Found> {
         let noted = self.objects.take(self.key);
         let content = content(self.file()?)?;
+        self.forget(&self.content.difference(&content));
+        self.content = content.clone();
         let dirty = if self.all {
             content.clone()
         } else {
@@ -132,6 +136,17 @@ impl ObjectSpace {
             std::iter::once(own).chain(joined).collect()
         });
         Ok(found?.into_iter().flatten().collect())
+    }
+
+    /// Forgets how pages were read.
+    fn forget(&self, pages: &RangeSet) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        for part in chunks(pages) {
+            if let Some(hashes) = read.get_mut(&(part.start / CHUNK_BYTES)) {
+                let first = (part.start % CHUNK_BYTES / PAGE_SIZE) as usize;
+                hashes[first..first + (part.len / PAGE_SIZE) as usize].fill(PageHash::default());
+            }
+        }
     }
 
     fn hashes(&self, chunk: u64) -> Vec<PageHash> {
