@@ -182,7 +182,7 @@ fn a_capsule_goes_on_elsewhere_with_its_files_clocks_mounts_and_segments() {
         let record = capsule.capture().unwrap();
         let (mut upper, mut contents) = (Vec::new(), Vec::new());
         pack_upper(capsule.directory(), &mut upper).unwrap();
-        capsule.pack_contents(&record, &mut contents).unwrap();
+        capsule.pack_contents(&record, true, &mut contents).unwrap();
         destroy(capsule);
         let bytes = minicbor::to_vec(&record).unwrap();
         let record: ferry_process::records::capsule::Capsule = minicbor::decode(&bytes).unwrap();

@@ -84,6 +84,17 @@ impl Query {
     /// Pages with content in anonymous mappings that are not tracked. A kernel passes over the others without a look at their pages.
     pub const UNTRACKED_ANONYMOUS: Self =
         Self { refused: IS_TRACKED | IS_ZERO | IS_GUARD, told: 0, ..Self::PRIVATE_CONTENT };
+
+    /// As [`Self::WRITTEN_AND_PROTECT`], for shared memory. A page that was only read, and never protected, is found, too.
+    pub const SHARED_WRITTEN_AND_PROTECT: Self =
+        Self { refused: IS_GUARD, ..Self::WRITTEN_AND_PROTECT };
+
+    /// Tracked pages where not even a marker is: whatever was there, and whether it was written to, is not known any more.
+    pub const UNMARKED: Self =
+        Self { required: IS_TRACKED, refused: IS_PRESENT | IS_SWAPPED, any: 0, told: 0, protect: false };
+
+    /// Places in mappings that are not tracked, whatever is there.
+    pub const LOOSE: Self = Self { required: 0, refused: IS_TRACKED, any: 0, told: 0, protect: false };
 }
 
 #[derive(Clone, Copy, Default)]

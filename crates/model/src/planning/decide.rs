@@ -63,6 +63,15 @@ pub(super) fn remembered(resource: &Resource, answer: &Answer, options: &Options
     })
 }
 
+/// What a live move sends in the pause because writes to it cannot be told.
+pub(super) fn untracked(resource: &Resource, options: &Options) -> Option<String> {
+    let live = matches!(options.method, Method::Auto | Method::PreCopy | Method::PostCopy | Method::Hybrid);
+    live.then(|| {
+        let (name, kib) = (&resource.name, resource.bytes >> 10);
+        format!("{name}, cannot be tracked: its {kib} KiB travel in the pause of a live move")
+    })
+}
+
 fn attempt(
     action: Action,
     resource: &Resource,

@@ -31,6 +31,10 @@ pub const UNDECLARED: &str = "undeclared-directory";
 /// as an exception.
 pub const REMEMBERED_INODE: &str = "remembered-inode";
 
+/// Sort of what an inventory names because writes to it cannot be told: a live move sends it in the pause, and the plan says so as an
+/// exception.
+pub const UNTRACKED: &str = "untracked";
+
 /// How the workload is moved.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
@@ -149,6 +153,10 @@ pub fn make_here(inventory: &Inventory, answer: &Answer, options: &Options) -> P
     for resource in &inventory.resources {
         if resource.sort == REMEMBERED_INODE {
             exceptions.extend(decide::remembered(resource, answer, options));
+            continue;
+        }
+        if resource.sort == UNTRACKED {
+            exceptions.extend(decide::untracked(resource, options));
             continue;
         }
         match item(resource, answer, options) {

@@ -1,32 +1,41 @@
 //! What is in a capsule's memory file systems and System V segments, as one stream; and the same back again.
 //!
+//! While it runs, memory file systems can be sent one by one, and what changed in them later ([`open_memory`], with
+//! [`tree::pack_changes`]).
+//!
 //! What the workload wrote to disks is apart: it lies in the upper directory, can be copied before the freeze, and must
 //! be in place before a capsule is made ([`pack_upper`], [`unpack_upper`]).
 
 use super::error::{Doing, Error, Result};
-use super::{Capsule, ipc, tree, within};
+use super::note::Note;
+use super::{Capsule, ipc, mounts, tree, within};
 use crate::records::capsule::Capsule as Record;
 use rustix::fd::AsFd;
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Most memory file systems of one capsule.
 const TMPFS_MAX: usize = 1000;
 
 impl Capsule {
-    /// Writes the contents of all tmpfs and segments that `record` names. The workload is frozen.
+    /// Writes the contents of all tmpfs and segments that `record` names. The workload is frozen. Without `files` of the segments only:
+    /// those of the tmpfs travel by themselves.
     ///
     /// # Errors
     /// When something cannot be read or written.
-    pub fn pack_contents(&self, record: &Record, out: &mut dyn Write) -> Result<tree::Totals> {
+    pub fn pack_contents(&self, record: &Record, files: bool, out: &mut dyn Write) -> Result<tree::Totals> {
         let mut totals = tree::Totals::default();
         let mut add = |more: tree::Totals| {
             totals.entries += more.entries;
             totals.bytes += more.bytes;
         };
         for point in &record.tmpfs {
+            if !files {
+                add(tree::pack_nothing(out)?);
+                continue;
+            }
             let directory = self.open_directory(point)?;
             add(tree::pack(&directory, out, &tree::Limits::default())?);
         }
@@ -71,6 +80,28 @@ impl Capsule {
             .doing(|| format!("open {point} in the capsule"))?;
         Ok(directory.into())
     }
+}
+
+/// Opens the memory file system at `point` in the capsule in `directory`, whoever runs that.
+///
+/// # Errors
+/// When there is no capsule, or [`Error::Invalid`] when nothing of the kind stands there: neither the overlay nor anything of the host's is
+/// ever opened.
+pub fn open_memory(directory: &Path, point: &str) -> Result<File> {
+    let note = Note::read(directory)?;
+    let init = format!("/proc/{}", note.init);
+    let table = ferry_sys::mountinfo::read(Path::new(&init)).doing(|| "read the capsule's mount table".into())?;
+    let found = mounts::compare(&table, &note.own_mounts.iter().map(PathBuf::from).collect());
+    let given = note.with.iter().any(|with| Path::new(point).starts_with(&with.path));
+    if given || !found.tmpfs.iter().any(|tmpfs| tmpfs == Path::new(point)) {
+        return Err(Error::Invalid(format!("There is no memory file system at {point} in the capsule")));
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let root = rustix::fs::openat(CWD, format!("{init}/root"), flags | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open the capsule's root".into())?;
+    let opened = within::open(root.as_fd(), Path::new(point), flags)
+        .doing(|| format!("open {point} in the capsule"))?;
+    Ok(opened.into())
 }
 
 /// Writes what a tree outside of any capsule uses of its host's memory file systems, in the form of [`Capsule::pack_contents`]: for

@@ -7,7 +7,7 @@
 //! init holds for it, the master of the workload's terminal and what holds memory back that is still missing.
 
 use super::error::{Error, Result};
-use super::line::{AT_ONCE, Description, Event, GIVE, HELD, HOLD, KEEP, LET_GO, START};
+use super::line::{AT_ONCE, Description, Event, GIVE, HELD, HOLD, KEEP, LAST, LET_GO, START};
 use super::spec::Spec;
 use super::{furnish, mounts, root};
 use ferry_sys::fork::{self, Clone3, Forked};
@@ -193,6 +193,7 @@ fn answer(line: &OwnedFd, kept: &mut Kept) -> io::Result<()> {
             let held: Vec<BorrowedFd<'_>> = kept.terminal.iter().map(AsFd::as_fd).collect();
             return scm::send(line, &Event::Kept.to_bytes(), &held);
         }
+        [LAST] => return scm::send(line, &Event::Last(last_pid()?).to_bytes(), &[]),
         _ => return Err(io::ErrorKind::InvalidData.into()),
     }
     let mut descriptors = descriptors.into_iter();
@@ -213,6 +214,13 @@ fn answer(line: &OwnedFd, kept: &mut Kept) -> io::Result<()> {
             scm::send(line, &Event::NotStarted(error.raw_os_error().unwrap_or(libc::EIO)).to_bytes(), &[])
         }
     }
+}
+
+/// The process id that was given last in this namespace: the last word of `/proc/loadavg`, of whoever reads it.
+fn last_pid() -> io::Result<i32> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    let last = text.split_whitespace().last().and_then(|word| word.parse().ok());
+    last.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn start(

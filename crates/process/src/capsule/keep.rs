@@ -3,7 +3,7 @@
 
 use super::Capsule;
 use super::error::{Doing, Error, Result};
-use super::line::{self, AT_ONCE, Event, GIVE, HELD, HOLD, KEEP, LET_GO};
+use super::line::{self, AT_ONCE, Event, GIVE, HELD, HOLD, KEEP, LAST, LET_GO};
 use super::run::Ended;
 use ferry_sys::scm;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -80,13 +80,38 @@ impl Capsule {
         self.kept_answer().map(drop)
     }
 
+    /// Which process id was given last in the capsule, by a fork or to a thread. As long as it stays the same nobody was born, not even
+    /// somebody who has ended since.
+    ///
+    /// # Errors
+    /// When init cannot be reached.
+    pub fn last_pid(&mut self) -> Result<i32> {
+        scm::send(&self.line, &[LAST], &[]).doing(|| "reach the capsule's init".into())?;
+        match self.answer()? {
+            (Event::Last(pid), _) => Ok(pid),
+            _ => Err(unexpected()),
+        }
+    }
+
     fn kept_answer(&mut self) -> Result<Option<OwnedFd>> {
+        match self.answer()? {
+            (Event::Kept, fd) => Ok(fd),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// What init says next, but for ends of its children.
+    fn answer(&mut self) -> Result<(Event, Option<OwnedFd>)> {
         loop {
             match line::receive(self.line.as_fd(), true).doing(|| "hear from the capsule's init".into())? {
-                Some((Event::Kept, fd)) => return Ok(fd),
                 Some((Event::Ended(pid, status), _)) => self.ended.push_back(Ended { pid, status }),
-                _ => return Err(Error::Invalid("The capsule's init said something unexpected".into())),
+                Some(answer) => return Ok(answer),
+                None => return Err(unexpected()),
             }
         }
     }
+}
+
+fn unexpected() -> Error {
+    Error::Invalid("The capsule's init said something unexpected".into())
 }

@@ -34,6 +34,8 @@ pub(super) const HELD: u8 = 5;
 pub(super) const LET_GO: u8 = 6;
 /// Descriptors in one such message.
 pub(super) const AT_ONCE: usize = 200;
+/// Request: say which process id was given last.
+pub(super) const LAST: u8 = 7;
 /// Largest description of a program: twice the kernel's own default limit for arguments and environment.
 pub(super) const DESCRIPTION_BYTES_MAX: u64 = 4 << 20;
 const SOCKET: &str = "init.sock";
@@ -49,6 +51,8 @@ pub(super) enum Event {
     Ended(i32, i32),
     /// What is held, with its descriptor if it was asked for and there is one.
     Kept,
+    /// The process id that was given last, inside.
+    Last(i32),
 }
 
 impl Event {
@@ -60,6 +64,7 @@ impl Event {
             Self::NotStarted(errno) => [2, errno, 0],
             Self::Ended(pid, status) => [3, pid, status],
             Self::Kept => [4, 0, 0],
+            Self::Last(pid) => [5, pid, 0],
         };
         let mut bytes = [0; Self::BYTES];
         for (place, field) in bytes.chunks_exact_mut(4).zip(fields) {
@@ -76,6 +81,7 @@ impl Event {
             2 => Some(Self::NotStarted(field(4))),
             3 => Some(Self::Ended(field(4), field(8))),
             4 => Some(Self::Kept),
+            5 => Some(Self::Last(field(4))),
             _ => None,
         }
     }

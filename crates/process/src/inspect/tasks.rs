@@ -3,7 +3,9 @@
 
 use crate::capture::memory::obstacle;
 use crate::capture::{Error, Scope, members};
+use crate::live::direct;
 use ferry_model::plan::{Blocker, Holder, Resource};
+use ferry_model::planning::UNTRACKED;
 use ferry_model::resource::{Attachment, Binding};
 use ferry_sys::kcmp::{self, What};
 use ferry_sys::proc;
@@ -107,6 +109,7 @@ impl Seen {
                 all.push(self.resource("memory-growth", name, Binding::Value, shared / 2));
             }
             all.extend(self.mapped());
+            all.extend(self.untracked(others, private));
         }
         for (what, lifted_by) in self.obstacles(others) {
             let mut resource = self.resource(
@@ -120,6 +123,27 @@ impl Seen {
                 lifted_by: lifted_by.into(),
             });
             all.push(resource);
+        }
+        all
+    }
+
+    /// Memory that a live move sends in the pause, because nobody can tell what is written to it.
+    fn untracked(&self, others: &[Self], private: u64) -> Vec<Resource> {
+        let mut all = Vec::new();
+        let mut add = |one: &Self, why: String, bytes| {
+            let name = format!("the private memory of process {} ({}), which {why}", one.ns_pid, one.comm());
+            all.push(one.resource(UNTRACKED, name, Binding::Identifier, bytes));
+        };
+        if direct::is_open_in(self.pid) {
+            add(self, "has a file open for direct I/O".into(), private);
+        }
+        let living = |other: &&Self| !matches!(other.stat.state, b'Z' | b'X');
+        if let Some(other) =
+            others.iter().filter(living).find(|other| is_same(self.pid, other.pid, What::Files))
+        {
+            add(self, format!("shares its descriptors with process {}", other.ns_pid), private);
+            let theirs = other.areas.iter().map(|area| area.anonymous).sum();
+            add(other, format!("shares its descriptors with process {}", self.ns_pid), theirs);
         }
         all
     }
@@ -279,6 +303,20 @@ fn is_same(one: i32, two: i32, what: What) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_a_device_may_write_to_is_named() {
+        use std::os::unix::fs::OpenOptionsExt;
+        let exe = std::env::current_exe().unwrap();
+        let direct = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(exe).unwrap();
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").stdin(direct).spawn().unwrap();
+        let found = tasks(&Scope::Tree(child.id() as i32), &HashSet::new());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = found.unwrap();
+        let named: Vec<&Resource> = found.iter().filter(|resource| resource.sort == UNTRACKED).collect();
+        assert!(matches!(named[..], [one] if one.name.contains("direct I/O") && one.bytes > 0), "{found:?}");
+    }
 
     /// This very process: a Rust program with libraries and nothing special.
     #[test]

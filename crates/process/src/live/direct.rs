@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 const O_DIRECT: u32 = libc::O_DIRECT as u32;
 
 /// Whether a process, as this host sees it, has a file open for direct I/O. What cannot be read is as if it had: it costs a longer pause.
-pub(super) fn is_open_in(pid: i32) -> bool {
+pub(crate) fn is_open_in(pid: i32) -> bool {
     let Ok(descriptors) = proc::numbers(&format!("/proc/{pid}/fd")) else { return true };
     descriptors.into_iter().any(|fd| {
         let is_file = proc::link(pid, &format!("fd/{fd}")).is_ok_and(|link| link.starts_with(b"/"));

@@ -86,7 +86,7 @@ fn twin(source: &Capsule, directory: &Path, number: u32) -> Capsule {
     let mut files = Vec::new();
     pack_upper(source.directory(), &mut files).unwrap();
     let mut contents = Vec::new();
-    source.pack_contents(&record, &mut contents).unwrap();
+    source.pack_contents(&record, true, &mut contents).unwrap();
     let mut spec = Spec::restored(&record, spec(directory, number).name, directory.join(format!("{number}")));
     spec.end_with_creator = true;
     unpack_upper(&spec.directory, &mut files.as_slice()).unwrap();

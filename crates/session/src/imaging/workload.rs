@@ -185,7 +185,8 @@ impl Image {
     /// Has a shim build it as `spec`, whole and frozen. Files are in place. Returns the bytes of memory.
     pub fn build(&self, shim: &mut Client, spec: Spec, as_clone: bool, threads: usize) -> Result<u64> {
         let About { first, exit, network, typed, .. } = self.about.clone();
-        let envelope = Envelope { state: self.state.clone(), first, exit, network, typed };
+        let envelope =
+            Envelope { state: self.state.clone(), first, exit, network, typed, ..Envelope::default() };
         let spaces = shim.prepare(spec, envelope.to_bytes(), as_clone)?;
         let sink = LinuxSink::open(spaces).map_err(|e| {
             Error::from_source(Kind::Unable, &e).context("The puppets' memory cannot be written")

@@ -7,7 +7,7 @@ use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::WorkloadId;
 use ferry_model::plan::Plan;
 use ferry_model::resource::{Action, Binding};
-use ferry_process::capsule::contents::unpack_upper;
+use ferry_process::capsule::contents::{self, unpack_upper};
 use ferry_process::capsule::mapped;
 use ferry_process::capsule::tree::{self, Changes, Index, Limits, Parts, pack_changes};
 use ferry_process::inspect::host::is_in_memory;
@@ -16,11 +16,16 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What one part of a transfer of files holds: nothing; what changed last of what the workload wrote, with the memory file systems and
-/// its log; files beneath its root. Parts follow each other until the transfer ends.
+/// What one part of a transfer of files holds: nothing; what changed last of what the workload wrote, with the rest of its memory and its
+/// log; files beneath its root; files in a memory file system of a capsule that has its inside. Parts follow each other until the
+/// transfer ends.
 const NOTHING: u8 = 0;
 const LAST: u8 = 1;
 const PARTS: u8 = 2;
+const MEMORY: u8 = 3;
+
+/// Longest name of a mount point, bytes.
+const POINT_BYTES_MAX: usize = 4096;
 
 /// Most bytes of a log that go along.
 const LOG_BYTES_MAX: u64 = 1 << 20;
@@ -31,9 +36,17 @@ const ROUNDS_MAX: u32 = 5;
 /// So little may be left to the pause: about what a link carries within a few milliseconds.
 const ROUND_BYTES_MIN: u64 = 2 << 20;
 
+/// Where a tree is.
+enum Place {
+    /// On this host.
+    At(PathBuf),
+    /// At this mount point, in the capsule of the workload in a directory.
+    InMemory(String),
+}
+
 /// A tree that is sent while it is in use.
 struct Tree {
-    root: PathBuf,
+    place: Place,
     /// These parts of it; none: all.
     parts: Option<Parts>,
     /// What of it belongs to another tree.
@@ -46,7 +59,10 @@ impl Tree {
     /// Sends what has changed since the last time; returns bytes of content.
     fn send(&mut self, kind: u8, workload: &Path, frozen: bool, to: &mut dyn Write) -> io::Result<u64> {
         let limits = Limits::default();
-        let root = File::open(&self.root)?;
+        let root = match &self.place {
+            Place::At(root) => File::open(root)?,
+            Place::InMemory(point) => contents::open_memory(workload, point).map_err(io::Error::other)?,
+        };
         let crossing = self.parts.is_some();
         let failed = |error: tree::Error| io::Error::other(error);
         let mut now = Index::look(&root, self.parts.as_ref(), &self.without, &limits).map_err(failed)?;
@@ -59,6 +75,11 @@ impl Tree {
         }
         let changes: Changes = now.since(&self.there, &root, crossing, frozen).map_err(failed)?;
         to.write_all(&[kind])?;
+        if let Place::InMemory(point) = &self.place {
+            let len = u16::try_from(point.len()).map_err(io::Error::other)?;
+            to.write_all(&len.to_le_bytes())?;
+            to.write_all(point.as_bytes())?;
+        }
         pack_changes(&root, &changes, &mut now, crossing, !frozen, to, &limits).map_err(failed)?;
         self.there = now;
         Ok(changes.bytes)
@@ -75,6 +96,8 @@ pub(super) struct Stage {
     upper: Tree,
     /// What `--with` names and this host does not share with the target; of an adopted tree, what it may be writing to on the host.
     with: Option<Tree>,
+    /// Memory file systems of the capsule, once the target has such. Before, and if it never has, they go with the captured state.
+    memory: Vec<Tree>,
     rounds: u32,
     /// Bytes of the last round.
     bytes: u64,
@@ -111,7 +134,12 @@ impl Stage {
         }
         // A tree that lived in no capsule has none.
         let _ = fs::create_dir_all(&upper);
-        let tree = |root, parts, without| Tree { root, parts, without, there: Index::default() };
+        let tree = |root, parts, without| Tree {
+            place: Place::At(root),
+            parts,
+            without,
+            there: Index::default(),
+        };
         Self {
             directory: directory.to_owned(),
             beneath,
@@ -119,9 +147,34 @@ impl Stage {
             upper: tree(upper, None, with.clone()),
             with: (!with.is_empty()).then(|| tree(root.clone(), Some(with), Parts::new())),
             root,
+            memory: Vec::new(),
             rounds: 0,
             bytes: u64::MAX,
         }
+    }
+
+    /// From here on sends what is in these memory file systems, by mount point: the target's capsule has them, too.
+    pub fn add_memory(&mut self, points: Vec<String>) {
+        let tree = |point| Tree {
+            place: Place::InMemory(point),
+            parts: None,
+            without: Parts::new(),
+            there: Index::default(),
+        };
+        self.memory = points.into_iter().map(tree).collect();
+    }
+
+    /// Whether [`Self::add_memory`] was called.
+    pub fn sends_memory(&self) -> bool {
+        !self.memory.is_empty()
+    }
+
+    /// What has changed in memory file systems.
+    pub fn send_memory(&mut self, frozen: bool, to: &mut dyn Write) -> io::Result<()> {
+        for tree in &mut self.memory {
+            self.bytes = self.bytes.saturating_add(tree.send(MEMORY, &self.directory, frozen, to)?);
+        }
+        Ok(())
     }
 
     /// Whether another round is worth its time: the last one brought less than half of what the one before did, and more than nothing.
@@ -142,6 +195,7 @@ impl Stage {
         if let Some(with) = &mut self.with {
             self.bytes += with.send(PARTS, &self.directory, false, to)?;
         }
+        self.send_memory(false, to)?;
         self.rounds += 1;
         if self.rounds > 1 && self.bytes > before / 2 {
             // It writes as fast as this sends: more rounds would change nothing.
@@ -155,6 +209,7 @@ impl Stage {
         if let Some(with) = &mut self.with {
             with.send(PARTS, &self.directory, true, to)?;
         }
+        self.send_memory(true, to)?;
         self.upper.send(LAST, &self.directory, true, to)?;
         send_file(&self.directory.join(CONTENTS), u64::MAX, to)?;
         send_file(&self.directory.join(LOG), LOG_BYTES_MAX, to)?;
@@ -197,10 +252,24 @@ pub(super) fn take(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
             NOTHING => {}
             PARTS => drop(unpack_upper(directory, from).map_err(io::Error::other)?),
             LAST => take_last(directory, from)?,
+            MEMORY => take_memory(directory, from)?,
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "Files of an unknown kind")),
         }
     }
     Ok(())
+}
+
+fn take_memory(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
+    let mut len = [0; 2];
+    from.read_exact(&mut len)?;
+    let mut point = vec![0; usize::from(u16::from_le_bytes(len))];
+    if point.len() > POINT_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "A mount point has too long a name"));
+    }
+    from.read_exact(&mut point)?;
+    let point = String::from_utf8(point).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    let root = contents::open_memory(directory, &point).map_err(io::Error::other)?;
+    tree::unpack(root, from, &Limits::default()).map(drop).map_err(io::Error::other)
 }
 
 fn take_last(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
@@ -254,4 +323,59 @@ pub(super) fn destroy(node: &Arc<dyn Node>, id: WorkloadId) -> Result<()> {
     clear(&directory).map_err(|e| {
         Error::from_source(Kind::Unable, &e).context(format!("{} could not be emptied", directory.display()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+    /// What one transfer of a tree holds, without its kind.
+    fn sent(tree: &mut Tree, frozen: bool) -> Vec<u8> {
+        let mut stream = Vec::new();
+        tree.send(MEMORY, Path::new("/nowhere"), frozen, &mut stream).unwrap();
+        stream.split_off(1)
+    }
+
+    #[test]
+    fn a_large_file_in_memory_is_not_sent_again_in_the_pause() {
+        let (source, target) = (
+            tempfile::tempdir_in("/dev/shm").unwrap(),
+            tempfile::tempdir_in("/dev/shm").unwrap(),
+        );
+        let here = |name: &str| source.path().join(name);
+        let there = |name: &str| target.path().join(name);
+        let large: Vec<u8> = (0..32_u32 << 20).map(|at| (at >> 7) as u8 ^ at as u8).collect();
+        fs::write(here("large"), &large).unwrap();
+        fs::hard_link(here("large"), here("same")).unwrap();
+        fs::write(here("renamed"), b"name").unwrap();
+        fs::write(here("removed"), b"gone").unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, here("pipe"), mode).unwrap();
+        let mut tree = Tree {
+            place: Place::At(source.path().to_owned()),
+            parts: None,
+            without: Parts::new(),
+            there: Index::default(),
+        };
+        let first = sent(&mut tree, false);
+        assert!(first.len() > large.len());
+        let unpack = |stream: &[u8]| {
+            let root = File::open(target.path()).unwrap();
+            tree::unpack(root, &mut &*stream, &Limits::default()).unwrap();
+        };
+        unpack(&first);
+        fs::rename(here("renamed"), here("other")).unwrap();
+        fs::remove_file(here("removed")).unwrap();
+        fs::write(here("fresh"), b"new").unwrap();
+        let last = sent(&mut tree, true);
+        assert!(last.len() < 64 << 10, "{} bytes travel in the pause", last.len());
+        unpack(&last);
+        assert!(fs::read(there("large")).unwrap() == large);
+        assert_eq!(fs::metadata(there("large")).unwrap().ino(), fs::metadata(there("same")).unwrap().ino());
+        assert!(fs::metadata(there("pipe")).unwrap().file_type().is_fifo());
+        assert_eq!(fs::read(there("other")).unwrap(), b"name");
+        assert_eq!(fs::read(there("fresh")).unwrap(), b"new");
+        assert!(!there("renamed").exists() && !there("removed").exists());
+    }
 }

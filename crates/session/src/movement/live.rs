@@ -18,16 +18,17 @@ use ferry_model::strategy::measured::{Measured, Round};
 use ferry_model::strategy::options::{Compress, LiveOptions};
 use ferry_process::layout;
 use ferry_process::live::direct;
-use ferry_process::records::memory::vma;
+use ferry_process::records::memory::{ObjectKind, vma};
 use ferry_process::records::{self, State};
 use ferry_transfer::access::{Missing, SpaceAccess};
 use ferry_transfer::engine::{Engine, Found, RangeSet, RoundError, TrackedSpace};
-use ferry_transfer::linux::{StillSpace, TaskTracker};
+use ferry_transfer::linux::{ObjectSpace, SharedObjects, StillSpace, TaskTracker};
 use ferry_transfer::space::{Range, SpaceId};
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::rounds::{Compression, Settings, StreamCarrier};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 
 /// A round that carried less says nothing about the link.
 const TELLING_BYTES: u64 = 4 << 20;
@@ -36,6 +37,8 @@ const TELLING_BYTES: u64 = 4 << 20;
 enum Space {
     /// Its writes are known.
     Tracked(TaskTracker),
+    /// Memory that several of these have mapped.
+    Object(ObjectSpace),
     /// It waits for the pause.
     Still(StillSpace),
 }
@@ -60,6 +63,10 @@ pub(super) struct Live {
     places: Vec<SpaceAccess>,
     /// Processes of which something may be written unseen: they are sent whole in the pause.
     unsure: BTreeSet<i32>,
+    /// What is known of shared memory.
+    objects: SharedObjects,
+    /// Which process id had been given last at the last look.
+    last_pid: Option<i32>,
     rounds: Vec<Round>,
     /// The most that the link has carried, bytes per second.
     bandwidth: u64,
@@ -107,6 +114,8 @@ impl Live {
             agreed: None,
             places: Vec::new(),
             unsure: BTreeSet::new(),
+            objects: SharedObjects::default(),
+            last_pid: None,
             rounds: Vec::new(),
             bandwidth: 0,
         })
@@ -116,24 +125,26 @@ impl Live {
     pub fn adopt(&mut self, watched: Vec<Watched>) {
         for each in watched {
             // One that has ended since is not in the next draft either; what cannot be tracked travels in the pause.
-            let _ = self.add(Space::Tracked(each.tracker));
+            let _ = self.add(Space::Tracked(each.tracker.noting(&self.objects)));
         }
     }
 
     /// Takes in what the workload looks like now. Some: the target has to make its puppets so before the next round.
     pub fn follow(&mut self, tracked: Tracked) -> Result<Option<Vec<u8>>> {
-        let state = Envelope::from_bytes(&tracked.draft)?.state;
+        let Envelope { state, last_pid, .. } = Envelope::from_bytes(&tracked.draft)?;
         self.unsure.extend(tracked.untracked.iter().map(|each| each.pid));
+        self.doubt_shared(last_pid);
         // What was opened to track it ends with the descriptor.
         let spaces = if self.tracks { tracked.spaces } else { Vec::new() };
         for (id, pid, userfaultfd) in spaces {
             let Some(userfaultfd) = userfaultfd else { continue };
             match TaskTracker::new(id, pid, userfaultfd) {
-                Ok(tracker) => self.add(Space::Tracked(tracker))?,
+                Ok(tracker) => self.add(Space::Tracked(tracker.noting(&self.objects)))?,
                 // It has ended since, and the next draft is without it. If not, it travels in the pause.
                 Err(_) => continue,
             }
         }
+        self.follow_objects(&state, &tracked.objects)?;
         if self.agreed.as_ref().is_some_and(|agreed| is_same(agreed, &state)) {
             return Ok(None);
         }
@@ -164,10 +175,11 @@ impl Live {
 
     /// The workload stands still and is as it was captured: what of it was not tracked travels whole.
     pub fn stand_still(&mut self, state: &[u8], spaces: Vec<SpaceAccess>) -> Result<()> {
-        let state = Envelope::from_bytes(state)?.state;
+        let Envelope { state, last_pid, .. } = Envelope::from_bytes(state)?;
         self.unsure.extend(direct::users(&state.files));
         let place = |access: &SpaceAccess| SpaceAccess { ranges: Vec::new(), ..access.clone() };
         self.places = spaces.iter().map(place).collect();
+        self.doubt_shared(last_pid);
         let unsure = state.tasks.iter().filter(|task| self.unsure.contains(&task.pid));
         let unsure: Vec<SpaceId> = unsure.filter_map(|task| task.space.map(SpaceId)).collect();
         let mapped: Vec<_> = state.spaces.iter().map(|space| (SpaceId(space.id), private(space))).collect();
@@ -243,9 +255,44 @@ impl Live {
         convergence::expected_dirty(&self.measured(), &self.rounds)
     }
 
+    /// Mount points of the memory file systems in the capsule that the target has made by now.
+    pub fn memory_points(&self) -> Vec<String> {
+        let capsule = self.agreed.as_ref().and_then(|state| state.capsule.as_ref());
+        let Some(capsule) = capsule else { return Vec::new() };
+        let given = |point: &str| capsule.with.iter().any(|with| Path::new(point).starts_with(&with.path));
+        capsule.tmpfs.iter().filter(|point| !given(point)).cloned().collect()
+    }
+
     /// The rounds so far.
     pub fn rounds(&self) -> &[Round] {
         &self.rounds
+    }
+
+    /// Takes in shared memory that is new. What cannot be opened has gone since, and if not, it travels in the pause.
+    fn follow_objects(&mut self, state: &State, access: &[SpaceAccess]) -> Result<()> {
+        let known: BTreeSet<SpaceId> = self.engine.spaces().collect();
+        for access in access.iter().filter(|access| !known.contains(&access.space)) {
+            let record = state.objects.iter().find(|object| object.id == access.space.0);
+            let opened = record.map(|object| {
+                // Memory that was born shared has no name, and nobody a descriptor of it.
+                let open = object.kind != ObjectKind::Anonymous;
+                ObjectSpace::open(access, (object.device, object.inode), open, &self.objects)
+            });
+            if let Some(Ok(space)) = opened {
+                self.add(Space::Object(space))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody who is not tracked may have written to shared memory: one who never was, or one who was born since the last look and
+    /// may have ended since. Its content is compared then.
+    fn doubt_shared(&mut self, last_pid: Option<i32>) {
+        if last_pid.is_none() || last_pid != self.last_pid || !self.unsure.is_empty() {
+            self.objects.doubt();
+            self.engine.distrust();
+        }
+        self.last_pid = last_pid;
     }
 
     fn add(&mut self, space: Space) -> Result<()> {
@@ -317,6 +364,7 @@ impl TrackedSpace for Space {
     fn id(&self) -> SpaceId {
         match self {
             Self::Tracked(space) => space.id(),
+            Self::Object(space) => space.id(),
             Self::Still(space) => space.id(),
         }
     }
@@ -324,6 +372,7 @@ impl TrackedSpace for Space {
     fn arm(&mut self) -> io::Result<()> {
         match self {
             Self::Tracked(space) => space.arm(),
+            Self::Object(space) => space.arm(),
             Self::Still(space) => space.arm(),
         }
     }
@@ -331,6 +380,7 @@ impl TrackedSpace for Space {
     fn scan(&mut self) -> io::Result<Found> {
         match self {
             Self::Tracked(space) => space.scan(),
+            Self::Object(space) => space.scan(),
             Self::Still(space) => space.scan(),
         }
     }
@@ -339,19 +389,26 @@ impl TrackedSpace for Space {
         match self {
             Self::Tracked(space) => space.scan_still(),
             Self::Still(space) => space.scan_still(),
+            Self::Object(space) => space.scan_still(),
         }
     }
 
     fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
         match self {
             Self::Tracked(space) => space.read(ranges, buffer),
+            Self::Object(space) => space.read(ranges, buffer),
             Self::Still(space) => space.read(ranges, buffer),
         }
+    }
+
+    fn is_told_by_others(&self) -> bool {
+        matches!(self, Self::Object(_))
     }
 
     fn disarm(&mut self) -> io::Result<()> {
         match self {
             Self::Tracked(space) => space.disarm(),
+            Self::Object(space) => space.disarm(),
             Self::Still(space) => space.disarm(),
         }
     }

@@ -42,6 +42,14 @@ impl SourceRole {
         let mut share_percent = 100;
         loop {
             self.look(&mut live, hashes)?;
+            if !self.staged && self.capsule {
+                // Now that the target's capsule has its inside.
+                stage.add_memory(live.memory_points());
+                let hash = self.bulk(Bulk::Files, |to| stage.send_memory(false, to))?;
+                self.wait_until_taken(hash)?;
+                hashes.push(hash);
+                self.staged = stage.sends_memory();
+            }
             let expected = live.expected_bytes();
             let done = live.round(Watch::new(&mut self.ground.link, &self.ground.recorder, expected))?;
             let measured = live.measured();
@@ -106,13 +114,13 @@ impl SourceRole {
     pub(super) fn capture_beside_memory(&mut self, live: &mut Live) -> Result<Captured> {
         let expected = live.expected_bytes();
         let mut shim = self.shim.take().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
-        let tracked = live.tracked();
+        let (tracked, staged) = (live.tracked(), self.staged);
         let recorder = self.ground.recorder.clone();
         let watch = Watch::new(&mut self.ground.link, &recorder, expected);
         let (captured, round) = std::thread::scope(|scope| {
             let capturing = scope.spawn(|| {
                 let began = Instant::now();
-                let captured = shim.capture_tracked(tracked);
+                let captured = shim.capture_tracked(tracked, staged);
                 recorder.spent(Cause::Capture, began);
                 captured
             });

@@ -46,6 +46,9 @@ pub(super) struct SourceRole {
     clone: bool,
     cold: bool,
     captured: Option<Captured>,
+    /// It lives in a capsule; and what is in its memory file systems is sent from here.
+    pub(super) capsule: bool,
+    pub(super) staged: bool,
     /// A pre-copy that has begun.
     pub(super) live: Option<Live>,
     /// Pages may be left behind, if the move comes to that.
@@ -94,6 +97,8 @@ pub(super) fn run(
         clone: request.clone.is_some(),
         cold: request.method == Method::Cold,
         captured: None,
+        capsule: false,
+        staged: false,
         live: None,
         may_follow: false,
         ways: None,
@@ -199,6 +204,7 @@ impl SourceRole {
     ) -> Result<()> {
         let mut hashes = Vec::new();
         let status = self.shim()?.status()?;
+        self.capsule = !status.adopted;
         // An adopted tree has no capsule: its root is the host's, as its first process sees it.
         let member = if status.adopted { status.pid } else { status.init };
         let member = member.ok_or_else(|| Error::new(Kind::Unable, "The capsule is gone"))?;
@@ -356,8 +362,8 @@ impl SourceRole {
             }
             live => {
                 self.live = live;
-                let began = Instant::now();
-                let captured = self.ask(Client::capture)?;
+                let (began, staged) = (Instant::now(), self.staged);
+                let captured = self.ask(|shim| shim.capture_tracked(Vec::new(), staged))?;
                 recorder.spent(Cause::Capture, began);
                 captured
             }
@@ -497,6 +503,8 @@ pub(super) fn recover(
         clone,
         cold: false,
         captured,
+        capsule: false,
+        staged: false,
         live: None,
         may_follow: false,
         ways: None,

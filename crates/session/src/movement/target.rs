@@ -193,7 +193,7 @@ impl TargetRole {
     /// Makes the puppets so that the next round fits.
     fn take_draft(&mut self, begin: &Begin) -> Result<()> {
         let draft = self.take_bytes()?;
-        let spaces = self.ask(|shim| shim.draft(begin.spec.clone(), draft))?;
+        let spaces = self.ask(|shim| shim.draft(begin.spec.clone(), draft, begin.clone))?;
         self.incoming()?.fill_rounds(spaces)?;
         self.ground.node.stands_at("DRAFT");
         self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))

@@ -72,14 +72,17 @@ impl Server {
                 Ok(Answer::Status { status: workload.status() })
             }
             Request::Signal { signal } => workload.signal(signal).map(|()| Answer::Done),
-            Request::Capture { tracked } => {
-                let (state, spaces) = workload.capture(&tracked.unwrap_or_default())?;
+            Request::Capture { tracked, staged } => {
+                let tracked = tracked.unwrap_or_default();
+                let (state, spaces) = workload.capture(&tracked, staged == Some(true))?;
                 Ok(Answer::Captured { state: state.into(), spaces })
             }
             Request::Look => workload.look().map(|()| Answer::Done),
             Request::Thaw => workload.thaw().map(|()| Answer::Done),
             Request::Ground { spec, clocks } => workload.ground(&spec, clocks).map(|()| Answer::Done),
-            Request::Draft { spec, draft } => Ok(Answer::Prepared { spaces: workload.draft(&spec, &draft)? }),
+            Request::Draft { spec, draft, as_clone } => {
+                Ok(Answer::Prepared { spaces: workload.draft(&spec, &draft, as_clone == Some(true))? })
+            }
             Request::Prepare { spec, state, as_clone } => {
                 let spaces = workload.prepare(&spec, &state, as_clone)?;
                 Ok(Answer::Prepared { spaces })

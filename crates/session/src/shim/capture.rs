@@ -44,8 +44,12 @@ impl Workload {
     }
 
     /// State and the way to the memory, without the content of spaces that are `tracked` by whoever asks. The workload stays frozen, and
-    /// nothing traces it afterwards.
-    pub(super) fn capture(&mut self, tracked: &[SpaceId]) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+    /// nothing traces it afterwards. `staged`: what is in memory file systems is sent by whoever asks.
+    pub(super) fn capture(
+        &mut self,
+        tracked: &[SpaceId],
+        staged: bool,
+    ) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
         self.require(&[Phase::Frozen], "be captured")?;
         let looked = self.looked.take().map(|(looked, _)| looked).unwrap_or_default();
         let numbers = self.tracking.as_mut().map(Tracking::numbers).unwrap_or_default();
@@ -65,16 +69,17 @@ impl Workload {
         released?;
         let state = match &self.adopted {
             Some(_) => self.capture_host(taken.state)?,
-            None => self.capture_capsule(taken.state)?,
+            None => self.capture_capsule(taken.state, staged)?,
         };
         let network = match self.record.as_ref().and_then(|record| record.spec.network.as_ref()) {
             Some(_) => Some(network::capture(self.capsule.as_ref().ok_or_else(no_capsule)?)?),
             None => None,
         };
+        let last_pid = if self.tracking.is_some() { self.last_pid() } else { None };
         let record = self.record.as_ref().ok_or_else(no_capsule)?;
         let typed = self.terminal.as_ref().map(|terminal| terminal.typed().to_vec().into());
-        let envelope =
-            Envelope { state, first: self.inner_first(record.first), exit: record.exit, network, typed };
+        let (first, exit) = (self.inner_first(record.first), record.exit);
+        let envelope = Envelope { state, first, exit, network, typed, last_pid };
         Ok((envelope.to_bytes(), taken.spaces))
     }
 
@@ -93,12 +98,12 @@ impl Workload {
         Ok(Taken { state, spaces: captured.memory, waits: captured.waits, held })
     }
 
-    fn capture_capsule(&self, mut state: State) -> Result<State> {
+    fn capture_capsule(&self, mut state: State, staged: bool) -> Result<State> {
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         let record = capsule.capture()?;
         let file = File::create(self.dir.join(CONTENTS));
         let mut file = BufWriter::new(file.map_err(|e| unable("No room for memory file systems", &e))?);
-        capsule.pack_contents(&record, &mut file)?;
+        capsule.pack_contents(&record, !staged, &mut file)?;
         file.flush().map_err(|e| unable("No room for memory file systems", &e))?;
         state.capsule = Some(record);
         Ok(state)

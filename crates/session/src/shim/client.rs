@@ -193,12 +193,16 @@ impl Client {
 
     /// [`Request::Capture`]: state, and where the memory is.
     pub fn capture(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
-        self.capture_tracked(Vec::new())
+        self.capture_tracked(Vec::new(), false)
     }
 
-    /// [`Request::Capture`], by who tracks these spaces.
-    pub fn capture_tracked(&mut self, spaces: Vec<SpaceId>) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
-        match self.call(&Request::Capture { tracked: Some(spaces) })? {
+    /// [`Request::Capture`], by who tracks these spaces and, if it is `staged`, sends what is in memory file systems.
+    pub fn capture_tracked(
+        &mut self,
+        spaces: Vec<SpaceId>,
+        staged: bool,
+    ) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+        match self.call(&Request::Capture { tracked: Some(spaces), staged: Some(staged) })? {
             Answer::Captured { state, spaces } => Ok((state.into(), spaces)),
             other => Err(unexpected(&other)),
         }
@@ -262,8 +266,8 @@ impl Client {
     }
 
     /// [`Request::Draft`]: where the memory goes for now.
-    pub fn draft(&mut self, spec: Spec, draft: Vec<u8>) -> Result<Vec<SpaceAccess>> {
-        match self.call(&Request::Draft { spec, draft: draft.into() })? {
+    pub fn draft(&mut self, spec: Spec, draft: Vec<u8>, as_clone: bool) -> Result<Vec<SpaceAccess>> {
+        match self.call(&Request::Draft { spec, draft: draft.into(), as_clone: Some(as_clone) })? {
             Answer::Prepared { spaces } => Ok(spaces),
             other => Err(unexpected(&other)),
         }

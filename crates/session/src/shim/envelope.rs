@@ -25,6 +25,10 @@ pub struct Envelope {
     /// What was typed on its terminal, and did not fit into the terminal's own buffer.
     #[n(4)]
     pub typed: Option<ByteVec>,
+    /// Which process id had been given last when it was looked at: whoever finds the same in two looks knows that nobody was born in
+    /// between. None: not known.
+    #[n(5)]
+    pub last_pid: Option<i32>,
 }
 
 impl Envelope {

@@ -92,6 +92,9 @@ pub enum Request {
         /// Spaces whose private content is known to whoever asks, who has tracked them: their ranges are not looked for.
         #[n(0)]
         tracked: Option<Vec<SpaceId>>,
+        /// Whoever asks sends what is in memory file systems.
+        #[n(1)]
+        staged: Option<bool>,
     },
     /// Gives up: network unlocked, tasks run again. Harmless when they do.
     #[n(10)]
@@ -205,6 +208,9 @@ pub enum Request {
         /// The draft: an envelope.
         #[n(1)]
         draft: ByteVec,
+        /// The workload becomes a remote clone, as in [`Request::Prepare`].
+        #[n(2)]
+        as_clone: Option<bool>,
     },
 }
 

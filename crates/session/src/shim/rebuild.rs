@@ -64,7 +64,7 @@ impl Workload {
     }
 
     fn make_puppets(&mut self, spec: &Spec, envelope: Envelope, as_clone: bool) -> Result<Vec<SpaceAccess>> {
-        let Envelope { mut state, first, exit, network, typed } = envelope;
+        let Envelope { mut state, first, exit, network, typed, last_pid: _ } = envelope;
         let record = self.capsule_record(spec, &state)?;
         let drafted = self.inside_of(spec, &record, as_clone)?;
         let mut given = Vec::new();
@@ -108,20 +108,20 @@ impl Workload {
     }
 
     /// Makes the puppets of a draft, or makes those that are there the puppets of this one. Nothing is left if that fails.
-    pub(super) fn draft(&mut self, spec: &Spec, draft: &[u8]) -> Result<Vec<SpaceAccess>> {
+    pub(super) fn draft(&mut self, spec: &Spec, draft: &[u8], as_clone: bool) -> Result<Vec<SpaceAccess>> {
         if !self.has_ground(spec) && !self.has_draft(spec) {
             self.require(&[Phase::Empty], "be restored")?;
         }
-        let drafted = Envelope::from_bytes(draft).and_then(|envelope| self.follow(spec, &envelope.state));
+        let drafted = Envelope::from_bytes(draft).and_then(|envelope| self.follow(spec, &envelope.state, as_clone));
         if drafted.is_err() {
             self.discard();
         }
         drafted
     }
 
-    fn follow(&mut self, spec: &Spec, state: &State) -> Result<Vec<SpaceAccess>> {
+    fn follow(&mut self, spec: &Spec, state: &State, as_clone: bool) -> Result<Vec<SpaceAccess>> {
         let record = self.capsule_record(spec, state)?;
-        let before = self.inside_of(spec, &record, false)?;
+        let before = self.inside_of(spec, &record, as_clone)?;
         self.open_terminal(state)?;
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
         let puppets = match before {
@@ -130,7 +130,7 @@ impl Workload {
         };
         let puppets = puppets.map_err(failed)?;
         let spaces = puppets.access();
-        let inside = Box::new(self.inside(spec, &record, false));
+        let inside = Box::new(self.inside(spec, &record, as_clone));
         self.building = Some(Building::Draft { puppets, inside });
         Ok(spaces)
     }

@@ -28,12 +28,14 @@ impl Workload {
         self.require(&[Phase::Running], "be tracked")?;
         let scope = Scope::Cgroup(self.cgroup()?.path().to_owned());
         let late = Late::find(self)?;
+        // First: who is born from here on is noticed by the next look.
+        let last_pid = self.last_pid();
         let tracking = self.tracking.get_or_insert_with(Tracking::default);
         let tracked =
             tracking.refresh(&scope, &|mapping| late.has(mapping), &mut self.waits).map_err(failed)?;
         let state = self.draft_capsule(tracked.state)?;
         let first = self.record.as_ref().map_or(0, |record| self.inner_first(record.first));
-        let draft = Envelope { state, first, ..Envelope::default() }.to_bytes();
+        let draft = Envelope { state, first, last_pid, ..Envelope::default() }.to_bytes();
         let mut descriptors = Vec::new();
         let mut spaces = Vec::new();
         for each in tracked.spaces {
@@ -43,6 +45,11 @@ impl Workload {
         let untracked = tracked.untracked.into_iter().map(|(pid, why)| Untracked { pid, why }).collect();
         let answer = Answer::Tracked { draft: draft.into(), spaces, objects: tracked.objects, untracked };
         Ok((answer, descriptors))
+    }
+
+    /// Which process id was given last in the capsule. Not known of a tree in none.
+    pub(super) fn last_pid(&mut self) -> Option<i32> {
+        self.capsule.as_mut().and_then(|capsule| capsule.last_pid().ok())
     }
 
     /// Forgets which processes were handed out. What was handed out is not ended by that, but by being closed.

@@ -33,7 +33,12 @@ const _: () = assert!(ioctl::UFFDIO_API == 0xc018_aa3f && size_of::<raw::uffdio_
 const _: () = assert!(ioctl::UFFDIO_REGISTER == 0xc020_aa00 && size_of::<raw::uffdio_register>() == 0x20);
 const _: () = assert!(ioctl::UFFDIO_UNREGISTER == 0x8010_aa01 && size_of::<raw::uffdio_range>() == 0x10);
 const _: () = assert!(ioctl::UFFDIO_COPY == 0xc028_aa03 && size_of::<raw::uffdio_copy>() == 0x28);
+const _: () =
+    assert!(ioctl::UFFDIO_WRITEPROTECT == 0xc018_aa06 && size_of::<raw::uffdio_writeprotect>() == 0x18);
 const _: () = assert!(ioctl::UFFDIO_ZEROPAGE == 0xc020_aa04 && size_of::<raw::uffdio_zeropage>() == 0x20);
+
+/// UFFDIO_WRITEPROTECT_MODE_WP.
+const PROTECT: u64 = 1;
 
 /// Opens one for the calling process; nothing is agreed on yet.
 ///
@@ -70,6 +75,14 @@ fn unregister(fd: &OwnedFd, start: u64, len: u64) -> io::Result<()> {
     let mut range = raw::uffdio_range { start, len };
     // SAFETY: the kernel reads one `uffdio_range`, which is alive.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::UFFDIO_UNREGISTER), &raw mut range) })
+}
+
+/// Protects a range that is under it for write protection.
+fn write_protect(fd: &OwnedFd, start: u64, len: u64) -> io::Result<()> {
+    let range = raw::uffdio_range { start, len };
+    let mut protect = raw::uffdio_writeprotect { range, mode: PROTECT };
+    // SAFETY: the kernel reads one `uffdio_writeprotect`, which is alive.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::UFFDIO_WRITEPROTECT), &raw mut protect) })
 }
 
 fn check(done: i32) -> io::Result<()> {

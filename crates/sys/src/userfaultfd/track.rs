@@ -1,7 +1,7 @@
 //! Asynchronous write protection (Linux 6.7): the kernel notes what is written, nobody has to answer. What has been written since is
 //! told by [`crate::pagemap`].
 
-use super::{agree, open, register, unregister};
+use super::{agree, open, register, unregister, write_protect};
 use linux_raw_sys::general as raw;
 use rustix::fd::OwnedFd;
 use std::io;
@@ -41,6 +41,21 @@ impl WriteTracker {
     /// when the address space is gone (the task has ended or executes another program).
     pub fn track(&self, start: u64, len: u64) -> io::Result<()> {
         register(&self.0, start, len, raw::UFFDIO_REGISTER_MODE_WP)
+    }
+
+    /// Protects every page of a tracked range, also where nothing is: there a marker stands until the page is touched. Only shared memory
+    /// needs that: what was written to it stays when the process gives the page back.
+    ///
+    /// # Errors
+    /// ENOENT where a part is not tracked, ESRCH or ENOMEM when the address space is gone.
+    pub fn protect(&self, start: u64, len: u64) -> io::Result<()> {
+        loop {
+            match write_protect(&self.0, start, len) {
+                // Somebody changes the mappings at this moment.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
+                result => return result,
+            }
+        }
     }
 
     /// Tracks it no longer.

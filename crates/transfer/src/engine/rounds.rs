@@ -213,6 +213,13 @@ impl<S: TrackedSpace> Engine<S> {
         self.run(carrier, cancelled, When::Stopped(later))
     }
 
+    /// What others were to tell of some spaces may be incomplete: these are scanned in the last round although they were when everything
+    /// stood still.
+    pub fn distrust(&mut self) {
+        let spaces = &self.spaces;
+        self.still.retain(|id| spaces.get(id).is_none_or(|(space, _)| !space.is_told_by_others()));
+    }
+
     /// Whether a last round after [`Self::still_round`] has nothing to do.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -319,7 +326,9 @@ impl<S: TrackedSpace> Engine<S> {
         self.untracked.clear();
         self.missed.clear();
         let mut dirty = 0;
-        for (id, (space, ledger)) in &mut self.spaces {
+        let told = |space: &S| space.is_told_by_others();
+        let (after, before): (Vec<_>, Vec<_>) = self.spaces.iter_mut().partition(|(_, (space, _))| told(space));
+        for (id, (space, ledger)) in before.into_iter().chain(after) {
             if !last || !self.still.contains(id) {
                 let found = match if running { space.scan() } else { space.scan_still() } {
                     Ok(found) => found,

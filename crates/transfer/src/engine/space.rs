@@ -62,6 +62,11 @@ pub trait TrackedSpace: Send {
     /// A page is gone.
     fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()>;
 
+    /// Whether it learns by the scans of others what was written to it: then it is scanned after them.
+    fn is_told_by_others(&self) -> bool {
+        false
+    }
+
     /// Ends the tracking; the workload's memory is as it was before. Does nothing when it is not armed.
     ///
     /// # Errors
@@ -88,6 +93,10 @@ impl<S: TrackedSpace + ?Sized> TrackedSpace for Box<S> {
 
     fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
         (**self).read(ranges, buffer)
+    }
+
+    fn is_told_by_others(&self) -> bool {
+        (**self).is_told_by_others()
     }
 
     fn disarm(&mut self) -> io::Result<()> {

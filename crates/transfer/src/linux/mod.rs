@@ -3,14 +3,18 @@
 //! Used by mover threads: source and sink while the tasks stand still, the tracker while they run. Nothing here stops or attaches to
 //! anything.
 
+mod object;
 mod opened;
 mod resident;
+mod shared;
 mod sink;
 mod source;
 mod still;
 mod tracker;
 
+pub use object::ObjectSpace;
 pub use resident::MissingMemory;
+pub use shared::SharedObjects;
 pub use sink::LinuxSink;
 pub use source::LinuxSource;
 pub use still::StillSpace;

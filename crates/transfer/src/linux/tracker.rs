@@ -10,11 +10,12 @@
 //! (`MADV_DONTNEED`, munmap) are simply not among the content any more. Nothing that is not there is ever protected, so page tables do not
 //! grow by it.
 //!
-//! Shared mappings are spaces of their own in a move (others write to them, too, past this task's tracking): they are named, and not
-//! part of this space. A range that has a userfaultfd of the workload's own is named and copied in the pause. What the tracking does
+//! Shared mappings are spaces of their own in a move (others write to them, too, past this task's tracking), and not part of this space:
+//! what this task writes to one is noted for it ([`super::shared`]), and one for which nobody asks is named. A range that has a userfaultfd of the workload's own is named and copied in the pause. What the tracking does
 //! not see: memory that a device writes to by itself, long after the kernel was asked to (direct I/O under way at a scan).
 
 use super::opened::Opened;
+use super::shared::{SharedMappings, SharedObjects};
 use crate::access::Via;
 use crate::engine::{Found, RangeSet, TrackedSpace, Untracked};
 use crate::space::{Range, SpaceId};
@@ -64,6 +65,7 @@ pub struct TaskTracker {
     pid: i32,
     tracker: WriteTracker,
     memory: Opened,
+    shared: SharedMappings,
     /// The next scan reports all content: it is the first, or what the last one found is lost.
     all: bool,
 }
@@ -77,23 +79,18 @@ impl TaskTracker {
     pub fn new(space: SpaceId, pid: i32, userfaultfd: OwnedFd) -> io::Result<Self> {
         let tracker = WriteTracker::begin(userfaultfd)?;
         let memory = Opened::open(&Via::Task { pid }, false)?;
-        Ok(Self { space, pid, tracker, memory, all: true })
+        let shared = SharedMappings::new(SharedObjects::default());
+        Ok(Self { space, pid, tracker, memory, shared, all: true })
     }
 
-    /// All mappings of the task itself.
-    fn mappings(&self) -> io::Result<Vec<Mapping>> {
-        let text = match proc::read(self.pid, "maps") {
-            Err(error) if gone(&error) => return Err(TrackError::Gone { pid: self.pid }.into()),
-            text => text?,
-        };
-        let mut all = proc::maps::parse(&text)?;
-        all.retain(|mapping| mapping.end < KERNEL && !of_the_kernel(mapping));
-        // A task that has ended and was not waited for has a list, and nothing in it.
-        if all.is_empty() { Err(TrackError::Gone { pid: self.pid }.into()) } else { Ok(all) }
+    /// Also notes what the task writes to shared objects.
+    #[must_use]
+    pub fn noting(self, objects: &SharedObjects) -> Self {
+        Self { shared: SharedMappings::new(objects.clone()), ..self }
     }
 
-    fn try_scan(&self) -> io::Result<Found> {
-        let mappings = self.mappings()?;
+    fn try_scan(&mut self) -> io::Result<Found> {
+        let mappings = mappings_of(self.pid)?;
         let pagemap = Pagemap::open(self.pid)?;
         let private: RangeSet = mappings.iter().filter(|mapping| !mapping.shared).map(whole).collect();
         let parts = parts(&mappings);
@@ -116,15 +113,16 @@ impl TaskTracker {
             dirty = dirty.union(&if self.all { now } else { now.intersection(&fresh) });
         }
         dirty = dirty.difference(&untracked.iter().map(|each| each.range).collect());
-        untracked.extend(shared(&mappings));
+        self.shared.scan(&mappings, &|| mappings_of(self.pid), &self.tracker, &pagemap)?;
+        untracked.extend(self.others(&mappings));
         untracked.sort_by_key(|each| each.range.start);
         Ok(Found { dirty, content, backed: files, untracked })
     }
 
     /// A scan of memory that nobody writes to any more. Of anonymous memory each page table is looked at once: what the kernel does not tell
     /// of has content and was not written.
-    fn try_scan_still(&self) -> io::Result<Found> {
-        let mappings = self.mappings()?;
+    fn try_scan_still(&mut self) -> io::Result<Found> {
+        let mappings = mappings_of(self.pid)?;
         let pagemap = Pagemap::open(self.pid)?;
         let (files, parts) = (of_files(&mappings), parts(&mappings));
         let private: RangeSet = mappings.iter().filter(|mapping| !mapping.shared).map(whole).collect();
@@ -156,7 +154,17 @@ impl TaskTracker {
         }
         let content = RangeSet::new(content).difference(&RangeSet::new(absent)).intersection(&private);
         let dirty = RangeSet::new(dirty).intersection(&content);
-        Ok(Found { dirty, content, backed: files, untracked: shared(&mappings).collect() })
+        self.shared.scan(&mappings, &|| mappings_of(self.pid), &self.tracker, &pagemap)?;
+        Ok(Found { dirty, content, backed: files, untracked: self.others(&mappings).collect() })
+    }
+
+    /// Shared memory whose writes are nobody's to note.
+    fn others<'a>(&'a self, mappings: &'a [Mapping]) -> impl Iterator<Item = Untracked> + 'a {
+        let others = mappings.iter().filter(|mapping| mapping.shared && !self.shared.have(mapping));
+        others.map(|mapping| Untracked {
+            range: whole(mapping),
+            why: format!("shared memory {}: others may write to it, it is a space of its own", name(mapping)),
+        })
     }
 
     /// Tracks every private mapping that has content in `loose`. What is tracked now, and what cannot be.
@@ -193,7 +201,7 @@ impl TrackedSpace for TaskTracker {
 
     fn arm(&mut self) -> io::Result<()> {
         self.all = true;
-        self.mappings().map(drop)
+        mappings_of(self.pid).map(drop)
     }
 
     fn scan(&mut self) -> io::Result<Found> {
@@ -218,8 +226,8 @@ impl TrackedSpace for TaskTracker {
 
     fn disarm(&mut self) -> io::Result<()> {
         self.all = true;
-        let Ok(mappings) = self.mappings() else { return Ok(()) };
-        for mapping in mappings.iter().filter(|mapping| !mapping.shared) {
+        let Ok(mappings) = mappings_of(self.pid) else { return Ok(()) };
+        for mapping in mappings.iter().filter(|mapping| !mapping.shared || self.shared.have(mapping)) {
             // One that is not tracked, or is gone by now, is refused: what counts is what is left, below.
             let _ = self.tracker.untrack(mapping.start, mapping.end - mapping.start);
         }
@@ -230,6 +238,18 @@ impl TrackedSpace for TaskTracker {
             None => Ok(()),
         }
     }
+}
+
+/// All mappings of a task itself.
+fn mappings_of(pid: i32) -> io::Result<Vec<Mapping>> {
+    let text = match proc::read(pid, "maps") {
+        Err(error) if gone(&error) => return Err(TrackError::Gone { pid }.into()),
+        text => text?,
+    };
+    let mut all = proc::maps::parse(&text)?;
+    all.retain(|mapping| mapping.end < KERNEL && !of_the_kernel(mapping));
+    // A task that has ended and was not waited for has a list, and nothing in it.
+    if all.is_empty() { Err(TrackError::Gone { pid }.into()) } else { Ok(all) }
 }
 
 /// Whether an error says that the task or its address space is no more.
@@ -248,14 +268,6 @@ fn of_the_kernel(mapping: &Mapping) -> bool {
 /// Private mappings of files: a page of theirs without content of its own does not read as zero.
 fn of_files(mappings: &[Mapping]) -> RangeSet {
     mappings.iter().filter(|mapping| !mapping.shared && mapping.inode != 0).map(whole).collect()
-}
-
-/// What is no part of the space, by name.
-fn shared(mappings: &[Mapping]) -> impl Iterator<Item = Untracked> {
-    mappings.iter().filter(|mapping| mapping.shared).map(|mapping| Untracked {
-        range: whole(mapping),
-        why: format!("shared memory {}: others may write to it, it is a space of its own", name(mapping)),
-    })
 }
 
 /// The parts that are scanned, each in its way.

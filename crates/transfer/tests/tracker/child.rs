@@ -119,8 +119,12 @@ impl Tracked {
     }
 
     pub fn tracker(&mut self) -> TaskTracker {
+        self.tracker_of(3)
+    }
+
+    pub fn tracker_of(&mut self, space: u32) -> TaskTracker {
         let fd = self.take_userfaultfd();
-        TaskTracker::new(SpaceId(3), self.pid(), fd).unwrap()
+        TaskTracker::new(SpaceId(space), self.pid(), fd).unwrap()
     }
 
     /// It registers a range with a userfaultfd of its own, for missing pages.

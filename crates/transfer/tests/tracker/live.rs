@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 /// Pages by address.
 #[derive(Default)]
-struct Copy(Mutex<BTreeMap<u64, Vec<u8>>>);
+pub struct Copy(pub Mutex<BTreeMap<u64, Vec<u8>>>);
 
 impl Copy {
     fn each(&self, ranges: &[Range], mut with: impl FnMut(&mut BTreeMap<u64, Vec<u8>>, u64)) {
@@ -108,7 +108,7 @@ fn a_process_that_writes_all_the_time_is_copied_exactly() {
 }
 
 /// All of its threads: the state of one says nothing of the others.
-fn wait_until_stopped(pid: i32) {
+pub fn wait_until_stopped(pid: i32) {
     let begin = std::time::Instant::now();
     loop {
         let tasks = ferry_sys::proc::numbers(&format!("/proc/{pid}/task")).unwrap();

@@ -2,6 +2,7 @@
 
 mod child;
 mod live;
+mod shared;
 
 use child::{
     BRK, DONTNEED, GROWSDOWN, MADVISE, MPROTECT, MREMAP, MUNMAP, PAGE, PRIVATE, SHARED, Tracked, pages,
@@ -205,7 +206,8 @@ fn huge_pages_lose_nothing() {
     assert_eq!(within(&scan(&mut tracker).dirty, first, 3 * 512), [0_u64; 0]);
     child.write(first, [700], 2);
     let dirty = within(&scan(&mut tracker).dirty, first, 3 * 512);
-    assert!(dirty.contains(&700) && dirty.iter().all(|page| (512..1024).contains(page)), "{dirty:?}");
+    // The kernel splits a protected huge page at the first store: what else is in it is not sent again.
+    assert_eq!(dirty, [700]);
     // Given back in part: the rest of the huge page stays what it is, and is still tracked.
     child.call(MADVISE, &[(first + 600 * PAGE) as i64, 50 * PAGE as i64, DONTNEED]);
     child.write(first, [701], 3);

@@ -18,7 +18,7 @@ mod xattr;
 pub use changes::pack_changes;
 pub use entry::{Entry, Kind};
 pub use index::{Changes, Index, Mapped};
-pub use pack::{Parts, pack, pack_parts};
+pub use pack::{Parts, pack, pack_nothing, pack_parts};
 pub use unpack::unpack;
 
 /// Begins every stream.

@@ -42,6 +42,14 @@ pub fn pack_parts(
     run(root, Some(parts), out, limits)
 }
 
+/// Writes a tree of which nothing is said: whoever unpacks it leaves everything as it is.
+///
+/// # Errors
+/// When the stream cannot be written.
+pub fn pack_nothing(out: &mut dyn Write) -> Result<Totals, Error> {
+    Packer::begin(out, &Limits::default(), false)?.end()
+}
+
 fn run(
     root: impl AsFd,
     parts: Option<&Parts>,

@@ -62,7 +62,7 @@ pub fn move_over(source: &Capsule, directory: &Path, drafts: u32) -> (Capsule, i
     numbers.apply(&mut state, &mut content);
     let mut contents = Vec::new();
     let record = source.capture().unwrap();
-    source.pack_contents(&record, &mut contents).unwrap();
+    source.pack_contents(&record, true, &mut contents).unwrap();
     target.restore_contents(&record, &mut contents.as_slice()).unwrap();
     seized.kill().unwrap();
     let (mut puppets, before) = puppets.unwrap();
