@@ -123,7 +123,7 @@ pub fn unlock(host_end: &str) -> Result<()> {
 }
 
 /// A cable's ends are up, and until a worker of the kernel has noticed (on a busy machine: many milliseconds) what is sent by them is dropped. A
-/// connection that begins to send again just then has not measured its way yet and waits a second before it sends once more. The worker
+/// connection that begins to send again just then has not measured its way yet and would wait a second before it sends once more. The worker
 /// notes both ends in one go, while nobody else may look. After [`RUNNING_MAX`] it goes on all the same.
 fn wait_until_running(route: &mut Route, host_end: &str) -> Result<()> {
     let end = Instant::now() + RUNNING_MAX;
