@@ -86,8 +86,7 @@ impl Query {
         Self { refused: IS_TRACKED | IS_ZERO | IS_GUARD, told: 0, ..Self::PRIVATE_CONTENT };
 
     /// As [`Self::WRITTEN_AND_PROTECT`], for shared memory. A page that was only read, and never protected, is found, too.
-    pub const SHARED_WRITTEN_AND_PROTECT: Self =
-        Self { refused: IS_GUARD, ..Self::WRITTEN_AND_PROTECT };
+    pub const SHARED_WRITTEN_AND_PROTECT: Self = Self { refused: IS_GUARD, ..Self::WRITTEN_AND_PROTECT };
 
     /// Tracked pages where not even a marker is: whatever was there, and whether it was written to, is not known any more.
     pub const UNMARKED: Self =

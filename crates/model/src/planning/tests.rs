@@ -133,11 +133,15 @@ fn a_directory_that_nobody_named_blocks_whatever_the_method_unless_both_hosts_sh
 
 #[test]
 fn what_cannot_be_tracked_is_named_where_memory_travels_in_rounds() {
-    let mut memory = resource(UNTRACKED, "the private memory of seven", Binding::Identifier, Attachment::Unattached);
+    let mut memory =
+        resource(UNTRACKED, "the private memory of seven", Binding::Identifier, Attachment::Unattached);
     memory.bytes = 3 << 20;
-    for (method, count) in [(Method::PreCopy, 1), (Method::Auto, 1), (Method::StopAndCopy, 0), (Method::Cold, 0)] {
+    for (method, count) in
+        [(Method::PreCopy, 1), (Method::Auto, 1), (Method::StopAndCopy, 0), (Method::Cold, 0)]
+    {
         let plan = make(&inventory(vec![memory.clone()]), &answer(vec![]), &Options { method, ..options() });
-        let named = |said: &&String| said.contains("the private memory of seven") && said.contains("3072 KiB");
+        let named =
+            |said: &&String| said.contains("the private memory of seven") && said.contains("3072 KiB");
         assert_eq!(plan.exceptions.iter().filter(named).count(), count, "{method:?}: {:?}", plan.exceptions);
         assert!(plan.items.is_empty(), "{plan:?}");
     }

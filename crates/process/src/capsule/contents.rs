@@ -90,7 +90,8 @@ impl Capsule {
 pub fn open_memory(directory: &Path, point: &str) -> Result<File> {
     let note = Note::read(directory)?;
     let init = format!("/proc/{}", note.init);
-    let table = ferry_sys::mountinfo::read(Path::new(&init)).doing(|| "read the capsule's mount table".into())?;
+    let table =
+        ferry_sys::mountinfo::read(Path::new(&init)).doing(|| "read the capsule's mount table".into())?;
     let found = mounts::compare(&table, &note.own_mounts.iter().map(PathBuf::from).collect());
     let given = note.with.iter().any(|with| Path::new(point).starts_with(&with.path));
     if given || !found.tmpfs.iter().any(|tmpfs| tmpfs == Path::new(point)) {

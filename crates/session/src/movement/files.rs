@@ -134,12 +134,8 @@ impl Stage {
         }
         // A tree that lived in no capsule has none.
         let _ = fs::create_dir_all(&upper);
-        let tree = |root, parts, without| Tree {
-            place: Place::At(root),
-            parts,
-            without,
-            there: Index::default(),
-        };
+        let tree =
+            |root, parts, without| Tree { place: Place::At(root), parts, without, there: Index::default() };
         Self {
             directory: directory.to_owned(),
             beneath,
@@ -339,10 +335,8 @@ mod tests {
 
     #[test]
     fn a_large_file_in_memory_is_not_sent_again_in_the_pause() {
-        let (source, target) = (
-            tempfile::tempdir_in("/dev/shm").unwrap(),
-            tempfile::tempdir_in("/dev/shm").unwrap(),
-        );
+        let (source, target) =
+            (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
         let here = |name: &str| source.path().join(name);
         let there = |name: &str| target.path().join(name);
         let large: Vec<u8> = (0..32_u32 << 20).map(|at| (at >> 7) as u8 ^ at as u8).collect();

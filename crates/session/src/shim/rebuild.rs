@@ -112,7 +112,8 @@ impl Workload {
         if !self.has_ground(spec) && !self.has_draft(spec) {
             self.require(&[Phase::Empty], "be restored")?;
         }
-        let drafted = Envelope::from_bytes(draft).and_then(|envelope| self.follow(spec, &envelope.state, as_clone));
+        let drafted =
+            Envelope::from_bytes(draft).and_then(|envelope| self.follow(spec, &envelope.state, as_clone));
         if drafted.is_err() {
             self.discard();
         }

@@ -327,7 +327,8 @@ impl<S: TrackedSpace> Engine<S> {
         self.missed.clear();
         let mut dirty = 0;
         let told = |space: &S| space.is_told_by_others();
-        let (after, before): (Vec<_>, Vec<_>) = self.spaces.iter_mut().partition(|(_, (space, _))| told(space));
+        let (after, before): (Vec<_>, Vec<_>) =
+            self.spaces.iter_mut().partition(|(_, (space, _))| told(space));
         for (id, (space, ledger)) in before.into_iter().chain(after) {
             if !last || !self.still.contains(id) {
                 let found = match if running { space.scan() } else { space.scan_still() } {

@@ -72,7 +72,17 @@ impl ObjectSpace {
         let key = (device_numbers(device), inode);
         objects.begin(key);
         let (objects, read, content) = (objects.clone(), Mutex::default(), RangeSet::default());
-        Ok(Self { space: access.space, opened, key, objects, open, content, read, all: true, compared_bytes: 0 })
+        Ok(Self {
+            space: access.space,
+            opened,
+            key,
+            objects,
+            open,
+            content,
+            read,
+            all: true,
+            compared_bytes: 0,
+        })
     }
 
     /// How much content was read for nothing but to be compared, bytes, all scans together.

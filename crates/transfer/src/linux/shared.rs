@@ -124,10 +124,10 @@ impl Piece {
     /// Offsets of those parts of `addresses` that are in it.
     fn offsets(&self, addresses: &RangeSet) -> RangeSet {
         let inside = addresses.intersection(&RangeSet::new(vec![self.range]));
-        let moved = inside.ranges().iter().map(|range| Range {
-            start: range.start - self.range.start + self.offset,
-            len: range.len,
-        });
+        let moved = inside
+            .ranges()
+            .iter()
+            .map(|range| Range { start: range.start - self.range.start + self.offset, len: range.len });
         moved.collect()
     }
 
@@ -181,7 +181,8 @@ impl SharedMappings {
         pagemap: &Pagemap,
     ) -> io::Result<()> {
         let keys = self.objects.keys();
-        let now = mappings.iter().filter(|mapping| mapping.shared).map(|mapping| (Piece::of(mapping), mapping));
+        let now =
+            mappings.iter().filter(|mapping| mapping.shared).map(|mapping| (Piece::of(mapping), mapping));
         let now: Vec<(Piece, &Mapping)> = now.filter(|(piece, _)| keys.contains(&piece.key)).collect();
         self.miss(&now);
         let scanned = self.each(now, again, tracker, pagemap);
@@ -251,8 +252,7 @@ impl SharedMappings {
                 Ok(()) => {}
                 // Whoever can never write to it needs no tracking.
                 Err(error)
-                    if error.kind() == io::ErrorKind::PermissionDenied
-                        && mapping.prot & PROT_WRITE == 0 =>
+                    if error.kind() == io::ErrorKind::PermissionDenied && mapping.prot & PROT_WRITE == 0 =>
                 {
                     return Ok(Seen::Not);
                 }
