@@ -202,7 +202,9 @@ impl Pagemap {
             for region in &some[..(count as usize).min(AT_ONCE)] {
                 push(&mut all, region.start, region.end, region.categories & arguments.return_mask);
             }
-            if arguments.walk_end <= arguments.start {
+            // Where there was room left everything was told, whatever `walk_end` says: after 512 regions the kernel (6.18) leaves it
+            // there, and who went on from it would be told the rest twice.
+            if (count as usize) < AT_ONCE || arguments.walk_end <= arguments.start {
                 break;
             }
             arguments.start = arguments.walk_end;
@@ -327,5 +329,20 @@ mod tests {
             assert!(wanted.iter().all(|w| read.iter().any(|r| r.start <= w.0 && w.1 <= r.end)));
             libc::munmap(at.cast(), len);
         }
+    }
+
+    #[test]
+    fn more_regions_than_the_kernel_finds_at_once_are_told_once() {
+        let mut memory = crate::mapped::Mapped::new(4096 * PAGE as usize).unwrap();
+        memory.huge(false).unwrap();
+        for page in (0..4096).step_by(2) {
+            memory[page * PAGE as usize] = 1;
+        }
+        let (start, end) = (memory.as_ptr() as u64, memory.as_ptr() as u64 + 4096 * PAGE);
+        let own = Pagemap::open(std::process::id() as i32).unwrap();
+        let told = own.scan(start, end, &Query::PRIVATE_CONTENT).unwrap();
+        let expected: Vec<(u64, u64)> =
+            (0..2048).map(|at| (start + 2 * at * PAGE, start + (2 * at + 1) * PAGE)).collect();
+        assert_eq!(told.iter().map(|region| (region.start, region.end)).collect::<Vec<_>>(), expected);
     }
 }

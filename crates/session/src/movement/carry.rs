@@ -1,5 +1,6 @@
 //! How a source's memory gets across: all of it at once in the pause, or what may follow after the resume.
 
+use super::ground::{Role, gives_up};
 use super::live::Left;
 use super::request::Request;
 use super::serving::{Serving, Ways};
@@ -13,10 +14,14 @@ use ferry_model::planning::Method;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::linux::LinuxSource;
 use ferry_transfer::wire::Stream;
-use ferry_transfer::wire::control::Bulk;
+use ferry_transfer::wire::bulk::BulkWriter;
+use ferry_transfer::wire::control::{self, Bulk};
 use ferry_transfer::wire::greeting;
-use std::io;
-use std::time::Instant;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// How long the target may take for one step of its own.
+const STEP_MAX: Duration = Duration::from_secs(60);
 
 impl SourceRole {
     /// The page streams, before the workload stops.
@@ -29,6 +34,47 @@ impl SourceRole {
         };
         let opened: io::Result<Vec<_>> = (0..count).map(connect).collect();
         opened.map_err(|e| planning::link_error(&e).context("The way for the memory cannot be opened"))
+    }
+
+    /// Sends something long.
+    pub(super) fn bulk(
+        &mut self,
+        kind: Bulk,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Hash> {
+        let send = || {
+            let mut writer = BulkWriter::begin(self.ground.link.writer()?, kind)?;
+            fill(&mut writer)?;
+            writer.finish()
+        };
+        let (_, hash) = send().map_err(|e| planning::link_error(&e))?;
+        Ok(hash)
+    }
+
+    /// Waits until the target has put files where they belong.
+    pub(super) fn wait_until_taken(&mut self, hash: Hash) -> Result<()> {
+        self.wait_for(
+            "files to be taken",
+            |message| matches!(message, control::Message::Taken { hash: taken } if *taken == hash),
+        )
+    }
+
+    /// Waits for one message of the target; its events are noted on the way.
+    pub(super) fn wait_for(&mut self, what: &str, wanted: impl Fn(&control::Message) -> bool) -> Result<()> {
+        loop {
+            let message = self
+                .ground
+                .link
+                .expect(STEP_MAX)
+                .map_err(|e| planning::link_error(&e).context(format!("Waiting for {what}")))?;
+            if wanted(&message) {
+                return Ok(());
+            }
+            if let Some(reason) = gives_up(&message) {
+                return Err(Error::new(Kind::RolledBack, format!("{} gave up: {reason}", self.ground.peer)));
+            }
+            let _ = self.other(message);
+        }
     }
 
     /// All memory at once.

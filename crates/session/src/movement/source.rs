@@ -4,7 +4,7 @@
 //! been told to throw away what it made.
 
 use super::estimate::Watched;
-use super::ground::{Ground, Role, gives_up, settle, stopped};
+use super::ground::{Ground, Role, settle, stopped};
 use super::link::Link;
 use super::live::{Live, Tracking};
 use super::node::Node;
@@ -24,15 +24,10 @@ use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
 use ferry_sys::schedule::Urgent;
 use ferry_transfer::access::SpaceAccess;
-use ferry_transfer::wire::bulk::BulkWriter;
 use ferry_transfer::wire::control::{self, Bulk};
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
-
-/// How long the target may take for one step of its own.
-const STEP_MAX: Duration = Duration::from_secs(60);
+use std::time::Instant;
 
 /// An execution state, and where the memory is.
 pub(super) type Captured = (Vec<u8>, Vec<SpaceAccess>);
@@ -272,47 +267,6 @@ impl SourceRole {
         let hash = receipt(&hashes, memory);
         self.ground.recorder.phase(Phase::Prepared);
         driver.feed(Input::Sent(self.receipt(hash)), self).map_err(|e| stopped(&e))
-    }
-
-    /// Sends something long.
-    pub(super) fn bulk(
-        &mut self,
-        kind: Bulk,
-        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    ) -> Result<Hash> {
-        let send = || {
-            let mut writer = BulkWriter::begin(self.ground.link.writer()?, kind)?;
-            fill(&mut writer)?;
-            writer.finish()
-        };
-        let (_, hash) = send().map_err(|e| planning::link_error(&e))?;
-        Ok(hash)
-    }
-
-    /// Waits until the target has put files where they belong.
-    pub(super) fn wait_until_taken(&mut self, hash: Hash) -> Result<()> {
-        self.wait_for(
-            "files to be taken",
-            |message| matches!(message, control::Message::Taken { hash: taken } if *taken == hash),
-        )
-    }
-
-    /// Waits for one message of the target; its events are noted on the way.
-    pub(super) fn wait_for(&mut self, what: &str, wanted: impl Fn(&control::Message) -> bool) -> Result<()> {
-        loop {
-            let message = self
-                .ground
-                .link
-                .expect(STEP_MAX)
-                .map_err(|e| planning::link_error(&e).context(format!("Waiting for {what}")))?;
-            if wanted(&message) {
-                return Ok(());
-            }
-            if let Some(reason) = gives_up(&message) {
-                return Err(Error::new(Kind::RolledBack, format!("{} gave up: {reason}", self.ground.peer)));
-            }
-            let _ = self.other(message);
-        }
     }
 
     fn shim(&mut self) -> Result<&mut Client> {

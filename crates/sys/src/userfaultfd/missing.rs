@@ -71,7 +71,7 @@ pub enum Placed {
     Present,
     /// The task is changing its mappings: read the events first.
     Changing,
-    /// There is no such mapping under this descriptor any more.
+    /// There is no such mapping under this descriptor any more, or what was to be placed is not all of one mapping.
     NoMapping,
     /// The address space is gone.
     Gone,

@@ -183,13 +183,20 @@ impl<R: Resident> Pager<R> {
     fn put(&mut self, at: usize, piece: Piece, bytes: &[u8]) -> io::Result<bool> {
         let (resident, absent) = &mut self.residents[at];
         let (mut start, end) = (piece.at.start, piece.at.end());
+        // How far is tried at once.
+        let mut until = end;
         while start < end {
-            let offset = (start - piece.at.start) as usize;
-            let done = match resident.place(start, &bytes[offset..(end - piece.at.start) as usize])? {
+            let part = |address: u64| (address - piece.at.start) as usize;
+            let done = match resident.place(start, &bytes[part(start)..part(until)])? {
                 Placed::Bytes(done) if done > 0 => done,
                 // Written whole by the kernel, or placed before: what is there is newer.
                 Placed::Present => PAGE_SIZE,
                 Placed::Bytes(_) | Placed::Changing => return Ok(false),
+                // The kernel says the same of pages of two mappings beside each other.
+                Placed::NoMapping if until - start > PAGE_SIZE => {
+                    until = start + ((until - start) / 2).next_multiple_of(PAGE_SIZE);
+                    continue;
+                }
                 // That it is gone has been told or will be; nobody can touch it there.
                 Placed::NoMapping => PAGE_SIZE,
                 Placed::Gone => {
@@ -199,6 +206,7 @@ impl<R: Resident> Pager<R> {
             };
             absent.resolve(start, start + done);
             start += done;
+            until = end;
         }
         Ok(true)
     }

@@ -11,6 +11,9 @@ use std::rc::Rc;
 /// Pages that a process can have.
 pub const PAGES: u64 = 24;
 
+/// Pages after which another mapping begins, whatever is unmapped.
+const MAPPING_PAGES: u64 = 7;
+
 /// Most processes.
 const PROCESSES_MAX: usize = 4;
 
@@ -267,7 +270,10 @@ impl Resident for Memory {
             return Ok(Placed::Changing);
         }
         let page = address / PAGE_SIZE;
-        if !process.mapped.contains(&page) {
+        // As the kernel answers for pages that are not all of one mapping.
+        let last = page + bytes.len() as u64 / PAGE_SIZE - 1;
+        let whole = (page..=last).all(|page| process.mapped.contains(&page));
+        if !whole || page / MAPPING_PAGES != last / MAPPING_PAGES {
             return Ok(Placed::NoMapping);
         }
         if process.there.contains_key(&page) {
