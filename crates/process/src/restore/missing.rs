@@ -109,27 +109,21 @@ pub(super) fn register(puppets: &Puppets, opened: Vec<Opened>) -> Result<Vec<Hel
     for Opened { pid, held } in opened {
         let space = puppets.state.spaces.iter().find(|space| space.id == held.space.0);
         let space = space.ok_or_else(|| unknown(held.space))?;
-        for hull in hulls(space, &held.missing) {
-            let what = format!("hold back pages of process {pid} at {:#x}", hull.start);
-            held.pages.expect(hull.start, hull.len).map_err(Error::host(what))?;
+        for mapping in whole(space, &held.missing) {
+            let what = format!("hold back pages of process {pid} at {:#x}", mapping.start);
+            held.pages.expect(mapping.start, mapping.len).map_err(Error::host(what))?;
         }
         all.push(held);
     }
     Ok(all)
 }
 
-/// Of each mapping the part from the first missing page to the last: one registration, and one mapping less that is cut in many.
-fn hulls(space: &Space, missing: &[Range]) -> Vec<Range> {
+/// Every mapping of which a page is missing, whole: registered in part it would be cut, and the program could no longer move or resize
+/// it in one call.
+fn whole(space: &Space, missing: &[Range]) -> Vec<Range> {
     let missing = RangeSet::new(missing.to_vec());
-    let mut hulls = Vec::new();
-    for vma in &space.vmas {
-        let whole = RangeSet::new(vec![Range { start: vma.start, len: vma.end - vma.start }]);
-        let here = missing.intersection(&whole);
-        if let (Some(first), Some(last)) = (here.ranges().first(), here.ranges().last()) {
-            hulls.push(Range { start: first.start, len: last.end() - first.start });
-        }
-    }
-    hulls
+    let all = space.vmas.iter().map(|vma| Range { start: vma.start, len: vma.end - vma.start });
+    all.filter(|range| !missing.intersection(&RangeSet::new(vec![*range])).is_empty()).collect()
 }
 
 fn unknown(space: SpaceId) -> Error {
@@ -142,7 +136,7 @@ mod tests {
     use crate::records::memory::Vma;
 
     #[test]
-    fn each_mapping_is_registered_from_its_first_missing_page_to_its_last() {
+    fn each_mapping_with_a_missing_page_is_registered_whole() {
         let vma = |start: u64, end: u64| Vma { start, end, ..Vma::default() };
         let space = Space {
             vmas: vec![vma(0x1000, 0x9000), vma(0x9000, 0xa000), vma(0xc000, 0xf000)],
@@ -150,7 +144,7 @@ mod tests {
         };
         let range = |start: u64, end: u64| Range { start, len: end - start };
         let missing = [range(0x2000, 0x3000), range(0x5000, 0x6000), range(0x8000, 0xa000)];
-        assert_eq!(hulls(&space, &missing), [range(0x2000, 0x9000), range(0x9000, 0xa000)]);
-        assert_eq!(hulls(&space, &[]), []);
+        assert_eq!(whole(&space, &missing), [range(0x1000, 0x9000), range(0x9000, 0xa000)]);
+        assert_eq!(whole(&space, &[]), []);
     }
 }
