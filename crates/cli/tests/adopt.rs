@@ -293,7 +293,8 @@ fn held_back() -> Verdict {
 
     // Slow enough that the move is met in its pause.
     beta.limit_link(8 << 20).map_err(words)?;
-    let begun = ferry(alpha, &["move", NAME, "--to", "beta", "--end-connections", "--detach"])?;
+    let slowly = ["--end-connections", "--method", "stop-and-copy", "--detach"];
+    let begun = ferry(alpha, &[&["move", NAME, "--to", "beta"][..], &slowly].concat())?;
     let mut table = String::new();
     until("it is frozen and locked", || {
         table = alpha.sh("nft list tables").map_err(words)?;
