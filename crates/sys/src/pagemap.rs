@@ -223,7 +223,7 @@ fn guards_are_known() -> bool {
     })
 }
 
-/// All private pages with content of process `pid` in `maps` (as [`parts`] takes them), or between them: present or swapped, not the
+/// All private pages with content of process `pid` in `maps` (as [`parts()`] takes them), or between them: present or swapped, not the
 /// file's own and not the zero page; and pages that are guards, in any mapping there. Regions ascend and are as long as possible.
 ///
 /// Before Linux 6.15 the kernel does not tell guards (there are some from 6.13 on). There they are found as content that cannot be read,
