@@ -118,6 +118,43 @@ fn heavy_what_does_not_converge_is_given_up_or_stopped_as_asked() {
 }
 
 #[test]
+fn heavy_what_does_not_converge_goes_on_by_post_copy_and_arrives_whole() {
+    let mut stage = stage(WRITER, Some(LINK_BYTES_PER_S));
+    let before = stage.written_per_s().unwrap();
+    let ferry = |stage: &Stage, words: &[&str]| stage.host().ok(&[&[FERRY], words].concat()).unwrap();
+    let plan = ferry(&stage, &["plan", "subject", "--to", "beta", "--method", "pre-copy"]);
+    assert!(plan.contains("until the last page is in it needs both hosts"), "{plan}");
+    let moved = stage.carry(&options("--method pre-copy --downtime-max 20ms")).unwrap();
+    let remedy = moved.events.iter().find_map(|event| match &event.what {
+        What::Remedy(chosen) => Some(chosen),
+        _ => None,
+    });
+    let remedy = remedy.unwrap_or_else(|| panic!("no remedy: {:?}", moved.summary));
+    assert_eq!(remedy.remedy, Remedy::Switch, "{}", remedy.reason);
+    assert!(remedy.reason.contains("until it is there both hosts are needed"), "{}", remedy.reason);
+    assert!(follows(&moved) > 0, "{:?}", moved.summary);
+    full_speed(&mut stage, before);
+    // And back, as anybody would ask for it: what the link carries is known by now.
+    let moved = stage.carry(&["--method".to_owned(), "auto".to_owned()]).unwrap();
+    let chosen = moved.events.iter().find_map(|event| match &event.what {
+        What::Method(chosen) => Some(chosen),
+        _ => None,
+    });
+    assert!(follows(&moved) > 0, "{chosen:?} {:?}", moved.summary);
+    full_speed(&mut stage, before);
+    stage.end().unwrap();
+}
+
+/// Bytes that came after the resume.
+fn follows(moved: &Move) -> u64 {
+    let placed = moved.events.iter().filter_map(|event| match &event.what {
+        What::Follow(pages) => Some(pages.placed_bytes),
+        _ => None,
+    });
+    placed.max().unwrap_or(0)
+}
+
+#[test]
 fn heavy_the_pause_and_the_bandwidth_that_were_asked_for_are_kept() {
     let mut stage = stage(Subject::Writer { bytes: 32 << 20, rate: 500 }, None);
     let moved = stage.carry(&options("--method pre-copy --bandwidth 16MiB --downtime-max 20ms")).unwrap();

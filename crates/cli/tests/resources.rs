@@ -23,6 +23,7 @@ fn main() -> std::process::ExitCode {
         trial("a_shared_file_system_is_bound_again_and_not_copied", shared),
         trial("a_host_that_does_not_fit_is_refused_by_name", unfit),
         trial("a_host_without_room_is_refused", no_room),
+        trial("where_no_page_can_follow_it_stops_instead_which_is_said_before", nothing_follows),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -159,6 +160,41 @@ fn odd_fleet() -> Result<Fleet, String> {
     let fleet = start(vec![host("alpha"), beta, gamma])?;
     ferry(&fleet.nodes[0], &["run", "--name", NAME, "--", "/bin/sleep", "1000"])?;
     Ok(fleet)
+}
+
+/// Writes to page after page, faster than two rounds can tell.
+const WRITES: &str = r#"
+$| = 1;
+my ($memory, $n) = ("x" x (16 << 20), 0);
+print "READY\n";
+until (-e "/tmp/go") {
+    substr($memory, ($n++ * 4096) % length $memory, 1) = chr(65 + $n % 26) for 1 .. 200;
+    select(undef, undef, undef, 0.002);
+}
+print "OK\n";
+"#;
+
+/// Of a target that cannot wait for pages nothing is asked that needs it: by name it is refused, and what does not converge is stopped.
+fn nothing_follows() -> Verdict {
+    let beta = host("beta").env("FERRY_FEATURES_WITHOUT", "userfaultfd-missing");
+    let fleet = start(vec![host("alpha"), beta])?;
+    let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
+    run_until_ready(alpha, &[], &["/usr/bin/perl", "-e", WRITES])?;
+    let says = |words: &[&str], code: i32, told: &str| {
+        let said = try_ferry(alpha, words)?;
+        let text = format!("{}{}", said.stdout, said.stderr);
+        let right = said.code == code && text.contains(told);
+        if right { Ok(()) } else { Err(format!("{words:?} ended with {}, not {told:?}: {text}", said.code)) }
+    };
+    let lacks = "lacks userfaultfd-missing";
+    says(&["move", NAME, "--to", "beta", "--method", "post-copy"], 3, lacks)?;
+    let named = format!("the rest travels while it stands still: beta {lacks}");
+    says(&["plan", NAME, "--to", "beta", "--method", "pre-copy"], 0, &named)?;
+    let never = ["--method", "pre-copy", "--downtime-max", "1us", "--rounds-max", "2"];
+    let instead = "post-copy is not possible here, so the rest travels while it stands still";
+    says(&[&["--json", "move", NAME, "--to", "beta"], &never[..]].concat(), 0, instead)?;
+    ends_well(beta)?;
+    clear(fleet)
 }
 
 /// Plan and move are refused with all of `named` in the reason; the workload runs on, and the target was not touched.

@@ -17,7 +17,7 @@ pub struct Args {
     /// Most that all page streams carry together, as 1Gbit or 128MiB/s
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     bandwidth: Option<u64>,
-    /// What to do when rounds do not get there [default: switch]
+    /// What to do when it writes faster than rounds carry it [default: switch]
     #[arg(long, value_enum, value_name = "WHAT")]
     on_no_convergence: Option<WishArg>,
     /// Number of page streams [default: 2]
@@ -30,7 +30,8 @@ pub struct Args {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum WishArg {
-    /// Go over to post-copy; in this version it stops instead (--method hybrid leaves the rest behind)
+    /// Go over to post-copy: it runs at the target, the rest follows, and until all is in both hosts are needed. With it 'auto' may also
+    /// begin so
     Switch,
     /// Slow the workload down until it converges
     Throttle,

@@ -54,6 +54,16 @@ pub struct MethodChosen {
 }
 
 impl MethodChosen {
+    /// As somebody asked for it: nothing was predicted.
+    #[must_use]
+    pub fn asked(method: Method) -> Self {
+        Self {
+            method,
+            reason: with_exception(method, "it was asked for".to_owned()),
+            predictions: Vec::new(),
+        }
+    }
+
     /// As `auto` chooses by what was measured, with the predictions of all methods.
     ///
     /// What every pause costs beside memory is for no method to shorten: the pause that was asked for bounds memory's part of it, and the
@@ -77,7 +87,17 @@ impl MethodChosen {
             mib(measured.bandwidth_bytes_per_s)
         );
         let predictions = auto::all(&memory, limits).into_iter().map(|(_, one)| whole(one)).collect();
-        Self { method: choice.prediction.method, reason, predictions }
+        let method = choice.prediction.method;
+        Self { method, reason: with_exception(method, reason), predictions }
+    }
+}
+
+/// A reason, with what is risked by a method whose pages follow.
+fn with_exception(method: Method, reason: String) -> String {
+    if method.leaves_pages() {
+        format!("{reason}; until the last page is in, both hosts are needed")
+    } else {
+        reason
     }
 }
 

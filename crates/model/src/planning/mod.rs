@@ -200,8 +200,15 @@ fn exceptions(inventory: &Inventory, answer: &Answer, options: &Options) -> Vec<
     let can = answer.facts.kernel_features.iter().any(|feature| feature == PAGES_FOLLOW);
     match options.method {
         Method::PostCopy | Method::Hybrid => named.push(format!("it runs on {target} before its memory is there; {until}")),
-        Method::PreCopy | Method::Auto if options.may_switch && can => named.push(format!(
-            "if rounds do not get there, the rest follows after the resume (--on-no-convergence stop does without); then {until}"
+        Method::PreCopy | Method::Auto if options.may_switch && can => {
+            let when = match options.method {
+                Method::Auto => "where rounds would not keep the pause, its memory or a part of it",
+                _ => "if rounds do not get there, the rest",
+            };
+            named.push(format!("{when} follows after the resume (--on-no-convergence stop does without); then {until}"));
+        }
+        Method::PreCopy | Method::Auto if options.may_switch => named.push(format!(
+            "if rounds do not get there, the rest travels while it stands still: {target} lacks {PAGES_FOLLOW}, so nothing can follow after the resume"
         )),
         _ => {}
     }

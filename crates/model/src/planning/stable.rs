@@ -15,6 +15,8 @@ pub fn facts_hash(inventory: &Inventory, answer: &Answer, options: &Options) -> 
     resources.sort_by(|a, b| (&a.sort, &a.name, holder(a)).cmp(&(&b.sort, &b.name, holder(b))));
     let mut holdings = answer.holdings.clone();
     holdings.sort_by(|a, b| (&a.sort, &a.name).cmp(&(&b.sort, &b.name)));
+    // What is done where rounds do not help is an option of the move: a plan names what the default of it may come to.
+    let options = Options { may_switch: false, ..options.clone() };
     let facts = (
         inventory.workload,
         host(&inventory.facts),

@@ -14,7 +14,7 @@ use std::fmt;
 pub struct Abilities {
     /// Writes can be tracked at the source.
     pub tracking: bool,
-    /// Missing pages can be served at the target, and the user has not ruled it out.
+    /// The workload can run at the target while pages of it are missing, and the user has not ruled it out (`--on-no-convergence`).
     pub post_copy: bool,
 }
 

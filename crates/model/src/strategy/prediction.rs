@@ -1,5 +1,6 @@
 //! What a method is predicted to cost, in the same terms for all.
 
+use crate::planning;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -23,6 +24,37 @@ pub enum Method {
     /// One round of pre-copy, then post-copy of what was dirtied in it.
     #[n(3)]
     Hybrid,
+}
+
+impl Method {
+    /// The way in which the memory of a move by `asked` travels; none where that is for `auto` to say, or where there is no memory to move.
+    #[must_use]
+    pub fn of(asked: planning::Method) -> Option<Self> {
+        match asked {
+            planning::Method::StopAndCopy => Some(Self::StopAndCopy),
+            planning::Method::PreCopy => Some(Self::PreCopy),
+            planning::Method::PostCopy => Some(Self::PostCopy),
+            planning::Method::Hybrid => Some(Self::Hybrid),
+            planning::Method::Auto | planning::Method::Cold | planning::Method::Warm => None,
+        }
+    }
+
+    /// Whether pages follow after the resume in any case, so that both hosts are needed for longer than the pause.
+    #[must_use]
+    pub fn leaves_pages(self) -> bool {
+        matches!(self, Self::PostCopy | Self::Hybrid)
+    }
+}
+
+impl From<Method> for planning::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::StopAndCopy => Self::StopAndCopy,
+            Method::PreCopy => Self::PreCopy,
+            Method::PostCopy => Self::PostCopy,
+            Method::Hybrid => Self::Hybrid,
+        }
+    }
 }
 
 impl fmt::Display for Method {

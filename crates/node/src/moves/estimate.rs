@@ -1,6 +1,7 @@
 //! What a move would cost, before it is made: what the workload does is measured now, what the link and a pause cost is taken from
 //! the last moves to the same host, and where there was none, assumed. Each figure says which.
 
+use super::request;
 use crate::node::Node;
 use ferry_model::api::{Estimate, EstimateRequest, Move, MoveState};
 use ferry_model::error::{Error, Kind, Result};
@@ -9,7 +10,7 @@ use ferry_model::ids::HostName;
 use ferry_model::planning::Method;
 use ferry_model::strategy::auto::Abilities;
 use ferry_model::strategy::before::Before;
-use ferry_model::strategy::measured::Measured;
+use ferry_session::movement::Request;
 
 /// Most moves that are looked into for figures.
 const LOOKED_INTO_MAX: usize = 20;
@@ -37,13 +38,7 @@ impl Node {
             };
             assumed.push(format!("{what}: {value}, {from}"));
         };
-        let seen = Measured {
-            bytes: seen.bytes,
-            bytes_in_pause: seen.bytes_in_pause,
-            dirty_bytes_per_s: seen.dirty_bytes_per_s,
-            working_set_bytes: seen.working_set_bytes,
-            ..Measured::default()
-        };
+        let seen = seen.measured();
         let taken = before.with(&seen, None);
         let ms = |us: u64| format!("{:.1} ms", us as f64 / 1e3);
         let link = format!("{} MiB/s", taken.bandwidth_bytes_per_s >> 20);
@@ -51,7 +46,15 @@ impl Node {
         tell(before.fixed_us.is_some(), "a pause beside memory", ms(taken.fixed_us));
         tell(before.fault_us.is_some(), "a page fetched on demand", ms(taken.fault_us));
         let measured = before.with(&seen, asked.live.bandwidth_bytes_per_s_max);
-        let can = Abilities { tracking: true, post_copy: false };
+        let asking = Request { live: asked.live, ..request(id, &asked.to, Method::Auto)? };
+        let post_copy = self.movements()?.may_follow(&asking).unwrap_or_else(|error| {
+            assumed.push(format!(
+                "pages follow after the resume: no, since {} could not be asked: {error}",
+                asked.to
+            ));
+            false
+        });
+        let can = Abilities { tracking: true, post_copy };
         let chosen = MethodChosen::predicted(&measured, &asked.live.limits(), can);
         Ok(Estimate {
             workload: id,

@@ -3,9 +3,9 @@
 //! The look uses what the rounds need anyway: what tracks the memory is kept for them. Nothing is looked at where all of it
 //! fits into the pause.
 
-use super::estimate::{self, Watched};
 use super::request::Request;
 use super::source::SourceRole;
+use super::{estimate, planning};
 use crate::shim::Client;
 use ferry_model::error::Result;
 use ferry_model::event::MethodChosen;
@@ -22,53 +22,41 @@ const LOOKS: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1
 impl SourceRole {
     /// How memory travels, said before it does.
     pub(super) fn choose(&mut self, request: &Request, plan: &Plan) -> Result<Method> {
-        let chosen = match request.method {
-            Method::Auto => self.predict(request, plan)?,
-            asked => {
-                let Some(method) = in_words(asked) else { return Ok(asked) };
-                let reason = match asked {
-                    Method::PostCopy | Method::Hybrid => {
-                        "it was asked for; until the last page is in, both hosts are needed"
-                    }
-                    _ => "it was asked for",
-                };
-                let reason = reason.to_owned();
-                MethodChosen { method, reason, predictions: Vec::new() }
-            }
+        let chosen = match prediction::Method::of(request.method) {
+            Some(asked) => MethodChosen::asked(asked),
+            None if request.method == Method::Auto => self.predict(request, plan)?,
+            // A cold move has no memory to choose for.
+            None => return Ok(request.method),
         };
-        let method = match chosen.method {
-            prediction::Method::StopAndCopy => Method::StopAndCopy,
-            prediction::Method::PreCopy => Method::PreCopy,
-            prediction::Method::PostCopy => Method::PostCopy,
-            prediction::Method::Hybrid => Method::Hybrid,
-        };
+        let method = chosen.method.into();
         self.ground.recorder.method(chosen);
-        // A cold move has no memory to choose for.
-        Ok(if request.method == Method::Auto { method } else { request.method })
+        Ok(method)
     }
 
     fn predict(&mut self, request: &Request, plan: &Plan) -> Result<MethodChosen> {
         let bytes = memory_bytes(plan);
-        let tracking = self.ground.node.facts().kernel_features.iter().any(|each| each == TRACKS_WRITES);
-        let can = Abilities { tracking, post_copy: false };
+        let tracking = planning::has(&self.ground.node.facts(), TRACKS_WRITES);
+        let can = Abilities { tracking, post_copy: self.may_follow };
         let limits = request.live.limits();
         let before = self.ground.node.before(&self.ground.peer);
-        let cap = request.live.bandwidth_bytes_per_s_max;
+        let over_link = |seen| before.with(&seen, request.live.bandwidth_bytes_per_s_max);
         // Until it is looked at, all of it may be written to all the time.
         let unseen =
             Measured { bytes, dirty_bytes_per_s: u64::MAX, working_set_bytes: bytes, ..Measured::default() };
-        let unseen = before.with(&unseen, cap);
+        let unseen = over_link(unseen);
         if !tracking || unseen.time_us(bytes) <= limits.downtime_us_max {
             return Ok(MethodChosen::predicted(&unseen, &limits, can));
         }
-        let (seen, watched) = match self.look_at_it() {
-            Ok(looked) => looked,
+        let watched = self.ask(Client::track).and_then(estimate::watch);
+        let looked = watched.and_then(|mut watched| Ok((estimate::look(&mut watched, &LOOKS)?, watched)));
+        let (seen, watched, can) = match looked {
+            Ok((seen, watched)) => (over_link(seen.measured()), watched, can),
             Err(error) => {
                 self.ground.recorder.say(format!("It was not looked at before: {error}"));
-                (unseen, Vec::new())
+                (unseen, Vec::new(), Abilities { tracking: false, ..can })
             }
         };
-        let chosen = MethodChosen::predicted(&before.with(&seen, cap), &limits, can);
+        let chosen = MethodChosen::predicted(&seen, &limits, can);
         if matches!(chosen.method, prediction::Method::PreCopy | prediction::Method::Hybrid) {
             self.watched = watched;
         } else {
@@ -77,29 +65,6 @@ impl SourceRole {
             self.ask(Client::untrack)?;
         }
         Ok(chosen)
-    }
-
-    fn look_at_it(&mut self) -> Result<(Measured, Vec<Watched>)> {
-        let mut watched = self.ask(Client::track).and_then(estimate::watch)?;
-        let seen = estimate::look(&mut watched, &LOOKS)?;
-        let measured = Measured {
-            bytes: seen.bytes,
-            bytes_in_pause: seen.bytes_in_pause,
-            dirty_bytes_per_s: seen.dirty_bytes_per_s,
-            working_set_bytes: seen.working_set_bytes,
-            ..Measured::default()
-        };
-        Ok((measured, watched))
-    }
-}
-
-fn in_words(method: Method) -> Option<prediction::Method> {
-    match method {
-        Method::PreCopy => Some(prediction::Method::PreCopy),
-        Method::StopAndCopy => Some(prediction::Method::StopAndCopy),
-        Method::PostCopy => Some(prediction::Method::PostCopy),
-        Method::Hybrid => Some(prediction::Method::Hybrid),
-        Method::Auto | Method::Cold | Method::Warm => None,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::shim::client::Tracked;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::WorkloadId;
 use ferry_model::strategy::estimate::{self, Look};
-use ferry_model::strategy::measured::PAGE_BYTES;
+use ferry_model::strategy::measured::{Measured, PAGE_BYTES};
 use ferry_transfer::engine::{RangeSet, TrackedSpace as _};
 use ferry_transfer::linux::TaskTracker;
 use std::time::{Duration, Instant};
@@ -33,6 +33,20 @@ pub struct Observed {
     pub working_set_bytes: u64,
     /// How long it was looked at, microseconds.
     pub looked_us: u64,
+}
+
+impl Observed {
+    /// As predictions take it, without what they have to know of the link and of a pause.
+    #[must_use]
+    pub fn measured(&self) -> Measured {
+        Measured {
+            bytes: self.bytes,
+            bytes_in_pause: self.bytes_in_pause,
+            dirty_bytes_per_s: self.dirty_bytes_per_s,
+            working_set_bytes: self.working_set_bytes,
+            ..Measured::default()
+        }
+    }
 }
 
 /// One process's memory while it is looked at.

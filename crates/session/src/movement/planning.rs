@@ -3,6 +3,7 @@
 
 use super::link::Link;
 use super::node::{Node, Offer};
+use super::registry::{Movements, unreachable};
 use super::request::Request;
 use crate::shim::protocol::Phase;
 use crate::shim::{Client, Spec};
@@ -12,6 +13,7 @@ use ferry_model::ids::WorkloadId;
 use ferry_model::plan::{Inventory, Plan};
 use ferry_model::planning::{self, Method, Options, PAGES_FOLLOW};
 use ferry_transfer::wire::control;
+use ferry_transfer::wire::greeting::Purpose;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -98,6 +100,38 @@ pub(super) fn make(
         ));
     }
     Ok(Agreed { plan, follows: has(&answer.facts, PAGES_FOLLOW) })
+}
+
+impl Movements {
+    /// Makes a plan; changes nothing.
+    ///
+    /// # Errors
+    /// The target cannot be reached, or the workload does not run here.
+    pub fn plan(&self, request: &Request) -> Result<Plan> {
+        self.agreed(request).map(|agreed| agreed.plan)
+    }
+
+    /// Whether pages may follow after the resume in such a move: the request permits it, and the target can wait for them.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    pub fn may_follow(&self, request: &Request) -> Result<bool> {
+        Ok(request.may_follow() && self.agreed(request)?.follows)
+    }
+
+    /// Asks the target over a connection of its own.
+    fn agreed(&self, request: &Request) -> Result<Agreed> {
+        request.check()?;
+        let purpose = Purpose::Control { workload: request.workload, mv: request.id };
+        let connected = self.node.connect(&request.to, purpose).and_then(Link::new);
+        let mut link = connected.map_err(|e| unreachable(&request.to, &e))?;
+        let mut shim = shim(&self.node, request.workload)?;
+        let agreed = make(&self.node, &mut shim, request, |ask| {
+            link.send(&ask).and_then(|()| link.expect(ANSWER_MAX)).map_err(|e| link_error(&e))
+        });
+        let _ = link.send(&control::Message::Bye);
+        agreed
+    }
 }
 
 /// Makes the plan of a move over its own connection. One that was given is followed, if no fact has changed since.

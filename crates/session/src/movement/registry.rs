@@ -14,7 +14,6 @@ use ferry_model::event::What;
 use ferry_model::handover::entry::last_key;
 use ferry_model::handover::{Entry, Input, Outcome, Step};
 use ferry_model::ids::{HostName, MoveId, WorkloadId};
-use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::control::Message;
@@ -99,22 +98,6 @@ impl Movements {
     #[must_use]
     pub fn new(node: Arc<dyn Node>) -> Self {
         Self { node, moves: Arc::default() }
-    }
-
-    /// Makes a plan; changes nothing.
-    pub fn plan(&self, request: &Request) -> Result<Plan> {
-        request.check()?;
-        let purpose = Purpose::Control { workload: request.workload, mv: request.id };
-        let connected = self.node.connect(&request.to, purpose).and_then(Link::new);
-        let mut link = connected.map_err(|e| unreachable(&request.to, &e))?;
-        let mut shim = planning::shim(&self.node, request.workload)?;
-        let plan = planning::make(&self.node, &mut shim, request, |ask| {
-            link.send(&ask)
-                .and_then(|()| link.expect(Duration::from_secs(60)))
-                .map_err(|e| planning::link_error(&e))
-        });
-        let _ = link.send(&Message::Bye);
-        plan.map(|agreed| agreed.plan)
     }
 
     /// Begins a move away from here. Its progress is in the recorder, its end in [`Self::wait`].
@@ -477,7 +460,7 @@ pub(super) fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
 
 /// Nothing was touched yet, so nothing was rolled back: a host that nobody knows is the command's fault, one that does not answer
 /// the moment's.
-fn unreachable(host: &HostName, error: &std::io::Error) -> Error {
+pub(super) fn unreachable(host: &HostName, error: &std::io::Error) -> Error {
     let mut said = planning::link_error(error).context(format!("{host} cannot be reached"));
     said.kind = match error.kind() {
         std::io::ErrorKind::NotFound => Kind::Usage,

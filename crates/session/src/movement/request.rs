@@ -7,6 +7,7 @@ use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
 use ferry_model::resource::Binding;
 use ferry_model::strategy::options::LiveOptions;
+use ferry_model::strategy::remedy::Wish;
 
 /// One move, or one clone, of one workload.
 #[derive(Clone, Debug)]
@@ -52,8 +53,13 @@ impl Request {
 
     /// Whether pages may be left behind, as far as the one who asks is concerned.
     pub(super) fn may_follow(&self) -> bool {
-        // Rounds that do not get there stop: going over to post-copy is not asked for by name, and no test of a whole move has done it.
-        self.clone.is_none() && matches!(self.method, Method::PostCopy | Method::Hybrid)
+        let asked = match self.method {
+            Method::PostCopy | Method::Hybrid => true,
+            Method::PreCopy | Method::Auto => self.live.on_no_convergence == Wish::Switch,
+            Method::Cold | Method::Warm | Method::StopAndCopy => false,
+        };
+        // The original of a clone goes on, and keeps no page as it was.
+        asked && self.clone.is_none()
     }
 }
 
@@ -129,9 +135,15 @@ mod tests {
             let error = Request { clone: Some(clone.clone()), ..request(method) }.check().unwrap_err();
             assert!(error.kind == Kind::Refused && error.message.contains(&method.to_string()), "{error}");
         }
-        for method in [Method::PreCopy, Method::Auto, Method::StopAndCopy] {
-            assert!(!request(method).may_follow());
+        for method in [Method::PreCopy, Method::Auto] {
+            assert!(request(method).may_follow());
+            assert!(!Request { clone: Some(clone.clone()), ..request(method) }.may_follow());
+            for on_no_convergence in [Wish::Stop, Wish::Throttle, Wish::GiveUp] {
+                let live = LiveOptions { on_no_convergence, ..LiveOptions::default() };
+                assert!(!Request { live, ..request(method) }.may_follow());
+            }
         }
+        assert!(!request(Method::StopAndCopy).may_follow());
         let live = LiveOptions { streams: 0, ..LiveOptions::default() };
         let error = Request { live, ..request(Method::StopAndCopy) }.check().unwrap_err();
         assert_eq!(error.kind, Kind::Usage);

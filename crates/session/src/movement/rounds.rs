@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 const STAGED_FOR: Duration = Duration::from_secs(1);
 
 impl SourceRole {
-    /// Rounds while it runs, until what is left is small or does not get smaller.
+    /// Rounds while it runs, until what is left is small or does not get smaller. `method` is what was chosen.
     pub(super) fn rounds(
         &mut self,
-        (request, plan): (&Request, &Plan),
+        (request, plan, method): (&Request, &Plan, Method),
         stage: &mut Stage,
         streams: Vec<Box<dyn Stream>>,
         hashes: &mut Vec<Hash>,
@@ -59,7 +59,7 @@ impl SourceRole {
             | Next::Stuck { downtime_us, .. }) = next;
             self.ground.recorder.round(RoundDone { predicted_downtime_us: Some(downtime_us), ..done });
             self.ground.node.stands_at("ROUND");
-            if matches!(next, Next::Another { .. }) && request.method != Method::Hybrid {
+            if matches!(next, Next::Another { .. }) && method != Method::Hybrid {
                 continue;
             }
             if !staged_again && began.elapsed() > STAGED_FOR {
@@ -71,7 +71,7 @@ impl SourceRole {
                 continue;
             }
             // Of a hybrid that is all that is asked of rounds.
-            if request.method == Method::Hybrid {
+            if method == Method::Hybrid {
                 self.open_ways()?;
                 return Ok(live);
             }

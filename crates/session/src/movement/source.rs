@@ -216,9 +216,9 @@ impl SourceRole {
         // Their handshakes cost as much as a small workload's whole pause.
         let mut streams = self.open_streams(request, secret)?;
         match self.choose(request, plan)? {
-            Method::PreCopy | Method::Hybrid => {
+            method @ (Method::PreCopy | Method::Hybrid) => {
                 let streams = std::mem::take(&mut streams);
-                self.live = Some(self.rounds((request, plan), &mut stage, streams, &mut hashes)?);
+                self.live = Some(self.rounds((request, plan, method), &mut stage, streams, &mut hashes)?);
             }
             Method::PostCopy => {
                 let streams = std::mem::take(&mut streams);
