@@ -102,6 +102,13 @@ fn tmpfs(path: &Path, mode: &str, bytes_max: Option<u64>) -> Result<()> {
         .at(format!("Mounting a tmpfs at {}", path.display()))
 }
 
+/// The numbers of a device that this kernel has given some number.
+fn misc_device(name: &str) -> Option<(u32, u32)> {
+    let text = fs::read_to_string(format!("/sys/class/misc/{name}/dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 fn devices(root: &Path) -> Result<()> {
     let dev = root.join("dev");
     mount(c"tmpfs", &dev, c"tmpfs", MountFlags::NOSUID, Some(c"mode=0755")).at("Mounting /dev")?;
@@ -120,6 +127,12 @@ fn devices(root: &Path) -> Result<()> {
         mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))
             .at(format!("Making /dev/{name}"))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).at("Making /dev")?;
+    }
+    // Its number is another on each host.
+    if let Some((major, minor)) = misc_device("cpu_dma_latency") {
+        let path = dev.join("cpu_dma_latency");
+        mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o600), makedev(major, minor))
+            .at("Making /dev/cpu_dma_latency")?;
     }
     for directory in ["pts", "shm", "mqueue"] {
         fs::create_dir(dev.join(directory)).at("Making /dev")?;

@@ -13,6 +13,9 @@ use std::{fs, io};
 /// Most process ids read from one cgroup.
 const PIDS_BYTES_MAX: usize = 16 << 20;
 
+/// How long it is asked again and again before there are pauses.
+const LOOK_BEFORE_SLEEP: Duration = Duration::from_micros(400);
+
 /// A version 2 cgroup.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -181,7 +184,7 @@ impl Cgroup {
             if waited > wait_max {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, failure.to_owned()));
             }
-            if waited < Duration::from_micros(100) {
+            if waited < LOOK_BEFORE_SLEEP {
                 continue;
             }
             std::thread::sleep((waited / 8).clamp(Duration::from_micros(20), Duration::from_millis(5)));

@@ -16,13 +16,13 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What one part of a transfer of files holds: nothing; what changed last of what the workload wrote, with the rest of its memory and its
-/// log; files beneath its root; files in a memory file system of a capsule that has its inside. Parts follow each other until the
-/// transfer ends.
+/// What one part of a transfer of files holds: nothing; files beneath its root; files in a memory file system of a capsule that has its
+/// inside; what its capture has put aside, with its log. Parts follow each other until the transfer ends. (1 was the last of these together
+/// with files.)
 const NOTHING: u8 = 0;
-const LAST: u8 = 1;
 const PARTS: u8 = 2;
 const MEMORY: u8 = 3;
+const REST: u8 = 4;
 
 /// Longest name of a mount point, bytes.
 const POINT_BYTES_MAX: usize = 4096;
@@ -200,13 +200,19 @@ impl Stage {
         Ok(())
     }
 
-    /// When it is frozen and captured.
+    /// When it stands still: what has changed.
     pub fn send_changes(&mut self, to: &mut dyn Write) -> io::Result<()> {
         if let Some(with) = &mut self.with {
             with.send(PARTS, &self.directory, true, to)?;
         }
         self.send_memory(true, to)?;
-        self.upper.send(LAST, &self.directory, true, to)?;
+        self.upper.send(PARTS, &self.directory, true, to)?;
+        Ok(())
+    }
+
+    /// When it is captured: the rest.
+    pub fn send_rest(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(&[REST])?;
         send_file(&self.directory.join(CONTENTS), u64::MAX, to)?;
         send_file(&self.directory.join(LOG), LOG_BYTES_MAX, to)?;
         // Sent: it would only take room while both sides wait for the decision.
@@ -247,7 +253,7 @@ pub(super) fn take(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
         match kind[0] {
             NOTHING => {}
             PARTS => drop(unpack_upper(directory, from).map_err(io::Error::other)?),
-            LAST => take_last(directory, from)?,
+            REST => take_rest(directory, from)?,
             MEMORY => take_memory(directory, from)?,
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "Files of an unknown kind")),
         }
@@ -268,8 +274,7 @@ fn take_memory(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
     tree::unpack(root, from, &Limits::default()).map(drop).map_err(io::Error::other)
 }
 
-fn take_last(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
-    unpack_upper(directory, from).map_err(io::Error::other)?;
+fn take_rest(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
     take_file(&directory.join(CONTENTS), from)?;
     take_file(&directory.join(LOG), from)
 }

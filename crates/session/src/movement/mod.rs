@@ -21,6 +21,7 @@ mod memory;
 mod missing;
 pub mod node;
 mod packets;
+mod pause;
 mod planning;
 pub mod recorder;
 mod registry;

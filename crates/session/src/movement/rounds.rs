@@ -109,28 +109,35 @@ impl SourceRole {
         Ok(live)
     }
 
-    /// Reads the state, and sends meanwhile what was written since the last round: neither waits for the other, and with no change of its
-    /// mappings since then nothing is left to be sent.
+    /// Reads the state, and sends meanwhile files that have changed and what of memory was written since the last round: neither waits for
+    /// the other, and with no change of its mappings since then nothing of memory is left to be sent.
     pub(super) fn capture_beside_memory(&mut self, live: &mut Live) -> Result<Captured> {
         let expected = live.expected_bytes();
         let mut shim = self.shim.take().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
         let (tracked, staged) = (live.tracked(), self.staged);
         let recorder = self.ground.recorder.clone();
-        let watch = Watch::new(&mut self.ground.link, &recorder, expected);
-        let (captured, round) = std::thread::scope(|scope| {
+        let mut stage = self.stage.take().ok_or_else(|| Error::new(Kind::Bug, "No files"))?;
+        let (captured, files, round) = std::thread::scope(|scope| {
             let capturing = scope.spawn(|| {
                 let began = Instant::now();
                 let captured = shim.capture_tracked(tracked, staged);
                 recorder.spent(Cause::Capture, began);
                 captured
             });
+            // First: the target puts them in their places while memory is sent.
             let began = Instant::now();
-            let round = live.still_round(watch);
+            let files = self.bulk(Bulk::Files, |to| stage.send_changes(to));
+            recorder.spent(Cause::Files, began);
+            let began = Instant::now();
+            let round = files
+                .is_ok()
+                .then(|| live.still_round(Watch::new(&mut self.ground.link, &recorder, expected)));
             recorder.spent(Cause::Memory, began);
-            (capturing.join(), round)
+            (capturing.join(), files, round)
         });
         let captured = captured.map_err(|_| Error::new(Kind::Bug, "The capture ended by a panic"))??;
-        let round = round?;
+        (self.stage, self.sent_beside) = (Some(stage), Some(files?));
+        let round = round.ok_or_else(|| Error::new(Kind::Bug, "No round in the pause"))??;
         self.shim = Some(shim);
         // It is one of the pause, too.
         self.ground.recorder.round(RoundDone { round: Round { last: true, ..round.round }, ..round });
@@ -140,7 +147,9 @@ impl SourceRole {
     /// It runs on, and nothing tracks it.
     pub(super) fn thaw(&mut self) -> Result<()> {
         (self.live, self.tracking) = (None, None);
-        self.ask(Client::thaw)
+        let thawed = self.ask(Client::thaw);
+        self.pause = None;
+        thawed
     }
 
     /// The round after which nothing is missing but what follows after the resume; the hash over all rounds.

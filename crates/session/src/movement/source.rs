@@ -8,6 +8,7 @@ use super::ground::{Ground, Role, settle, stopped};
 use super::link::Link;
 use super::live::{Live, Tracking};
 use super::node::Node;
+use super::pause::Pause;
 use super::planning::{self, Agreed};
 use super::recorder::Recorder;
 use super::request::Request;
@@ -22,7 +23,6 @@ use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outco
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
-use ferry_sys::schedule::Urgent;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::wire::control::{self, Bulk};
 use std::path::PathBuf;
@@ -56,6 +56,11 @@ pub(super) struct SourceRole {
     pub(super) tracking: Option<Tracking>,
     /// What looked at it to choose a method: the rounds go on with it.
     pub(super) watched: Vec<Watched>,
+    /// Its files, from the freeze on until all are sent; and what of them was sent while the state was read.
+    pub(super) stage: Option<files::Stage>,
+    pub(super) sent_beside: Option<Hash>,
+    /// It stands still.
+    pub(super) pause: Option<Pause>,
     /// What made it give up first; later reasons follow from it.
     failure: Option<Error>,
     committing: Option<Instant>,
@@ -100,6 +105,9 @@ pub(super) fn run(
         serving: None,
         tracking: None,
         watched: Vec::new(),
+        stage: None,
+        sent_beside: None,
+        pause: None,
         failure: None,
         committing: None,
     };
@@ -233,7 +241,8 @@ impl SourceRole {
             let _ = self.ask(Client::look);
         }
 
-        let _urgent = Urgent::begin();
+        self.pause = Some(Pause::begin());
+        self.stage = Some(stage);
         self.ground.recorder.phase(Phase::Freeze);
         driver.feed(Input::FreezeNow, self).map_err(|e| stopped(&e))?;
         if let Some(failure) = self.failure.take() {
@@ -244,10 +253,17 @@ impl SourceRole {
         };
 
         self.ground.recorder.phase(Phase::State);
-        let began = Instant::now();
-        let files = self.bulk(Bulk::Files, |to| stage.send_changes(to))?;
+        let mut stage = self.stage.take().ok_or_else(|| Error::new(Kind::Bug, "No files"))?;
+        let (began, beside) = (Instant::now(), self.sent_beside.take());
+        let files = self.bulk(Bulk::Files, |to| {
+            if beside.is_none() {
+                stage.send_changes(to)?;
+            }
+            stage.send_rest(to)
+        })?;
         self.ground.recorder.spent(Cause::Files, began);
         // On its way while the target still puts the files in their places.
+        hashes.extend(beside);
         hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&state))?]);
         let ready = |message: &control::Message| matches!(message, control::Message::Ready);
         let memory = match self.live.take() {
@@ -356,6 +372,7 @@ impl World for SourceRole {
                 }
             },
             Act::Destroy => {
+                self.pause = None;
                 self.ground.recorder.phase(Phase::Finish);
                 self.pass_packets();
                 if let Some(mut serving) = self.serving.take() {
@@ -373,7 +390,10 @@ impl World for SourceRole {
                     }
                 }
             }
-            Act::Serve => self.serve(),
+            Act::Serve => {
+                self.pause = None;
+                self.serve()
+            }
             Act::Restore | Act::Check | Act::Hold => None,
         }
     }
@@ -465,6 +485,9 @@ pub(super) fn recover(
         serving: None,
         tracking: None,
         watched: Vec::new(),
+        stage: None,
+        sent_beside: None,
+        pause: None,
         failure,
         committing: None,
     };

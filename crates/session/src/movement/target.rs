@@ -7,6 +7,7 @@ use super::introduction::{Begin, PageDoor, introduction};
 use super::link::Link;
 use super::node::Node;
 use super::packets::Packets;
+use super::pause::Pause;
 use super::recorder::Recorder;
 use super::{files, missing, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
@@ -19,12 +20,9 @@ use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
 use ferry_model::planning::Method;
 use ferry_process::layout::may_be_missing;
 use ferry_transfer::access::Missing;
-use ferry_transfer::engine::RangeSet;
-use ferry_transfer::space::SpaceId;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::bulk::BulkReader;
 use ferry_transfer::wire::control::{self, Bulk};
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
@@ -59,13 +57,15 @@ pub(super) struct TargetRole {
     incoming: Option<Incoming>,
     failure: Option<Error>,
     packets: Packets,
-    /// What of the captured workload may be missing, once it is known; and what is.
-    may: BTreeMap<SpaceId, RangeSet>,
+    /// The captured state, where pages may follow, until it is asked of which that is so; and which do.
+    captured: Vec<u8>,
     missing: Option<Vec<Missing>>,
     /// Streams of missing pages.
     ways: Ways,
     /// It runs, and pages are missing.
     drain: Option<Drain>,
+    /// It stands still at its source, or is about to.
+    pause: Option<Pause>,
 }
 
 /// Takes part in a move that `peer` began, from its first question on. Returns when it is over; `None` when it was only a question.
@@ -111,10 +111,11 @@ pub(super) fn run(
         incoming: None,
         failure: None,
         packets: Packets::default(),
-        may: BTreeMap::new(),
+        captured: Vec::new(),
         missing: None,
         ways,
         drain: None,
+        pause: None,
     };
     let reserve = Target::reserve(key, role.ground.parties(), terms);
     let mut driver = Driver::start(reserve, &mut role).map_err(|e| stopped(&e))?;
@@ -177,6 +178,10 @@ impl TargetRole {
     }
 
     fn take_files(&mut self) -> Result<()> {
+        // Of a live move it is nearly always the first thing that comes in the pause. If a round follows, that ends it.
+        if self.incoming()?.in_rounds() {
+            self.pause.get_or_insert_with(Pause::begin);
+        }
         let link = &mut self.ground.link;
         let mut reader = BulkReader::new(|| link.expect(STEP_MAX), FILES_BYTES_MAX);
         let taken = files::take(&self.directory, &mut reader);
@@ -192,6 +197,7 @@ impl TargetRole {
 
     /// Makes the puppets so that the next round fits.
     fn take_draft(&mut self, begin: &Begin) -> Result<()> {
+        self.pause = None;
         let draft = self.take_bytes()?;
         let spaces = self.ask(|shim| shim.draft(begin.spec.clone(), draft, begin.clone))?;
         self.incoming()?.fill_rounds(spaces)?;
@@ -200,10 +206,11 @@ impl TargetRole {
     }
 
     fn take_state(&mut self, begin: &Begin) -> Result<()> {
+        self.pause.get_or_insert_with(Pause::begin);
         let state = self.take_bytes()?;
         let began = Instant::now();
         if self.post_copy {
-            self.may = may_be_missing(&Envelope::from_bytes(&state)?.state);
+            self.captured.clone_from(&state);
         }
         let spaces = self.ask(|shim| shim.prepare(begin.spec.clone(), state, begin.clone))?;
         self.tell(Cause::Restore, began);
@@ -234,7 +241,8 @@ impl TargetRole {
     /// The source says which pages follow after the resume.
     fn take_missing(&mut self) -> Result<()> {
         let bytes = self.take_bytes()?;
-        self.missing = Some(missing::from_bytes(&bytes, &self.may)?);
+        let may = may_be_missing(&Envelope::from_bytes(&self.captured)?.state);
+        self.missing = Some(missing::from_bytes(&bytes, &may)?);
         Ok(())
     }
 
@@ -334,6 +342,7 @@ impl World for TargetRole {
                 let began = Instant::now();
                 match self.ask(Client::resume) {
                     Ok(()) => {
+                        self.pause = None;
                         self.tell(Cause::Resume, began);
                         self.ground.node.arrived(self.ground.key.id);
                         self.packets.runs();
@@ -348,7 +357,7 @@ impl World for TargetRole {
             }
             Act::Destroy => match files::destroy(&self.ground.node, self.ground.key.id) {
                 Ok(()) => {
-                    self.shim = None;
+                    (self.shim, self.pause) = (None, None);
                     self.ground.node.departed(self.ground.key.id, None);
                     Some(Input::Destroyed)
                 }
@@ -471,10 +480,11 @@ pub(super) fn recover(
         incoming: None,
         failure: None,
         packets: Packets::default(),
-        may: BTreeMap::new(),
+        captured: Vec::new(),
         missing: None,
         ways,
         drain: None,
+        pause: None,
     };
     let mut driver = Driver::start((target, effects), &mut role).map_err(|e| stopped(&e))?;
     settle(&mut driver, &mut role, |_| false).map_err(|e| stopped(&e))

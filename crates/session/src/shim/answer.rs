@@ -31,8 +31,13 @@ impl Server {
         {
             return self.connections[at].answer(&Answer::Failed { error });
         }
-        // The workload stands still for these.
-        let _urgent = request.is_in_pause().then(Urgent::begin);
+        if request.is_in_pause() {
+            // The workload stands still, or is about to. Also between two of these: on a busy host a thread waits for its turn.
+            self.urgent.get_or_insert_with(Urgent::begin);
+        } else if !matches!(request, Request::Status) {
+            self.urgent = None;
+        }
+        let ends_pause = matches!(request, Request::Resume);
         let destroys = matches!(request, Request::Destroy | Request::Release);
         let answered = match request {
             Request::Exec { spec } => self.exec(at, &spec),
@@ -46,6 +51,9 @@ impl Server {
             }
             other => self.answer(other),
         };
+        if ends_pause {
+            self.urgent = None;
+        }
         let answer = answered.unwrap_or_else(|error| Answer::Failed { error });
         self.over |= destroys && answer == Answer::Done;
         self.connections[at].answer(&answer)?;

@@ -6,12 +6,16 @@
 use super::envelope::Envelope;
 use super::network;
 use super::protocol::Phase;
+use super::record::Record;
 use super::workload::{FREEZE_TIME_MAX, Workload, no_capsule, unable};
 use ferry_model::error::{Error, Kind, Result};
+use ferry_network::Identity;
+use ferry_process::capsule::Capsule;
 use ferry_process::capture::files::Held;
-use ferry_process::capture::{self, Context, Numbers, Scope, Seized};
+use ferry_process::capture::{self, Context, Looked, Numbers, Scope, Seized};
 use ferry_process::live::Tracking;
 use ferry_process::records::State;
+use ferry_process::records::capsule::Capsule as CapsuleRecord;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::space::SpaceId;
 use std::fs::File;
@@ -27,6 +31,12 @@ struct Taken {
     spaces: Vec<SpaceAccess>,
     waits: Vec<capture::interrupted::KnownWait>,
     held: Held,
+}
+
+/// What its tasks live in.
+struct Around {
+    record: CapsuleRecord,
+    network: Option<Identity>,
 }
 
 impl Workload {
@@ -53,9 +63,54 @@ impl Workload {
         self.require(&[Phase::Frozen], "be captured")?;
         let looked = self.looked.take().map(|(looked, _)| looked).unwrap_or_default();
         let numbers = self.tracking.as_mut().map(Tracking::numbers).unwrap_or_default();
+        let scope = Scope::Cgroup(self.cgroup()?.path().to_owned());
+        let record = self.record.as_ref();
+        // What the tasks live in is read beside them: nobody changes it now.
+        let (captured, around) = std::thread::scope(|threads| {
+            let around = self
+                .capsule
+                .as_ref()
+                .map(|capsule| threads.spawn(move || record.map(|record| around(capsule, record, staged))));
+            let captured = self.capture_tasks(&scope, &looked, numbers, tracked);
+            (captured, around.map(std::thread::ScopedJoinHandle::join))
+        });
+        let taken = captured?;
+        self.held = Some(taken.held);
+        self.waits = taken.waits;
+        let mut state = taken.state;
+        let network = match (&self.adopted, around) {
+            (Some(_), _) => {
+                state = self.capture_host(state)?;
+                None
+            }
+            (None, Some(Ok(Some(around)))) => {
+                let Around { record, network } = around?;
+                state.capsule = Some(record);
+                network
+            }
+            (None, Some(Err(_))) => {
+                return Err(Error::new(Kind::Bug, "Reading the capsule ended by a panic"));
+            }
+            (None, _) => return Err(no_capsule()),
+        };
+        let last_pid = if self.tracking.is_some() { self.last_pid() } else { None };
+        let record = self.record.as_ref().ok_or_else(no_capsule)?;
+        let typed = self.terminal.as_ref().map(|terminal| terminal.typed().to_vec().into());
+        let (first, exit) = (self.inner_first(record.first), record.exit);
+        let envelope = Envelope { state, first, exit, network, typed, last_pid };
+        Ok((envelope.to_bytes(), taken.spaces))
+    }
+
+    /// The tasks, which are frozen again afterwards, and that nothing traces any more.
+    fn capture_tasks(
+        &self,
+        scope: &Scope,
+        looked: &Looked,
+        numbers: Numbers,
+        tracked: &[SpaceId],
+    ) -> Result<Taken> {
         let cgroup = self.cgroup()?;
-        let scope = Scope::Cgroup(cgroup.path().to_owned());
-        let mut seized = capture::seize_frozen(&scope, &looked).map_err(failed)?;
+        let mut seized = capture::seize_frozen(scope, looked).map_err(failed)?;
         let thawed = cgroup.thaw().map_err(|e| unable("The workload's cgroup does not thaw", &e));
         let captured = thawed.and_then(|()| self.capture_seized(&mut seized, numbers, tracked));
         // Frozen again before anything is let go, whatever happened.
@@ -64,23 +119,12 @@ impl Workload {
         let frozen = frozen.and_then(|()| cgroup.wait_frozen(FREEZE_TIME_MAX));
         frozen.map_err(|e| unable("The workload does not freeze again", &e))?;
         let taken = captured?;
-        self.held = Some(taken.held);
-        self.waits = taken.waits;
-        released?;
-        let state = match &self.adopted {
-            Some(_) => self.capture_host(taken.state)?,
-            None => self.capture_capsule(taken.state, staged)?,
-        };
-        let network = match self.record.as_ref().and_then(|record| record.spec.network.as_ref()) {
-            Some(_) => Some(network::capture(self.capsule.as_ref().ok_or_else(no_capsule)?)?),
-            None => None,
-        };
-        let last_pid = if self.tracking.is_some() { self.last_pid() } else { None };
-        let record = self.record.as_ref().ok_or_else(no_capsule)?;
-        let typed = self.terminal.as_ref().map(|terminal| terminal.typed().to_vec().into());
-        let (first, exit) = (self.inner_first(record.first), record.exit);
-        let envelope = Envelope { state, first, exit, network, typed, last_pid };
-        Ok((envelope.to_bytes(), taken.spaces))
+        if let Err(error) = released {
+            let mut held = taken.held;
+            held.resume();
+            return Err(error);
+        }
+        Ok(taken)
     }
 
     fn capture_seized(&self, seized: &mut Seized, numbers: Numbers, tracked: &[SpaceId]) -> Result<Taken> {
@@ -97,17 +141,21 @@ impl Workload {
         }
         Ok(Taken { state, spaces: captured.memory, waits: captured.waits, held })
     }
+}
 
-    fn capture_capsule(&self, mut state: State, staged: bool) -> Result<State> {
-        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
-        let record = capsule.capture()?;
-        let file = File::create(self.dir.join(CONTENTS));
-        let mut file = BufWriter::new(file.map_err(|e| unable("No room for memory file systems", &e))?);
-        capsule.pack_contents(&record, !staged, &mut file)?;
-        file.flush().map_err(|e| unable("No room for memory file systems", &e))?;
-        state.capsule = Some(record);
-        Ok(state)
-    }
+/// Reads what the tasks of a frozen workload live in. Contents of memory file systems are put aside in its directory, unless they are
+/// `staged`.
+fn around(capsule: &Capsule, record: &Record, staged: bool) -> Result<Around> {
+    let found = capsule.capture()?;
+    let file = File::create(capsule.directory().join(CONTENTS));
+    let mut file = BufWriter::new(file.map_err(|e| unable("No room for memory file systems", &e))?);
+    capsule.pack_contents(&found, !staged, &mut file)?;
+    file.flush().map_err(|e| unable("No room for memory file systems", &e))?;
+    let network = match &record.spec.network {
+        Some(_) => Some(network::capture(capsule)?),
+        None => None,
+    };
+    Ok(Around { record: found, network })
 }
 
 pub(super) fn failed(error: capture::Error) -> Error {

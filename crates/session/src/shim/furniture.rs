@@ -4,16 +4,18 @@ use super::LOG;
 use super::terminal::Terminal;
 use super::workload::{Workload, no_capsule, unable};
 use ferry_model::error::{Error, Kind, Result};
+use ferry_process::capsule::Capsule;
 use ferry_process::capture::TaskRef;
 use ferry_process::capture::files::{self, FilesContext, Furniture, FurnitureKind, Held};
 use ferry_process::inspect::host as outside;
 use ferry_process::records::State;
 use ferry_process::restore::Puppets;
 use ferry_process::restore::files::{Recreated, RestoreContext};
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 const LOG_NAME: &str = "log";
 const TERMINAL_NAME: &str = "terminal";
@@ -87,21 +89,37 @@ impl Workload {
 
     /// Opens every description again, in the capsule.
     pub(super) fn restore_files(&mut self, state: &State, puppets: &Puppets) -> Result<Recreated> {
-        let log = OpenOptions::new().append(true).create(true).open(self.dir.join(LOG));
-        let log = log.map_err(|e| unable("The log could not be opened", &e))?;
-        let mut furniture = BTreeMap::from([(LOG_NAME.to_owned(), log.as_fd())]);
         self.open_terminal(state)?;
-        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
-        if let Some(terminal) = &self.terminal {
-            furniture.insert(TERMINAL_NAME.to_owned(), terminal.fd());
-        }
         let mut objects = BTreeMap::new();
         for object in &state.objects {
             if let Some(fd) = puppets.object(object.id) {
                 objects.insert((object.device, object.inode), fd);
             }
         }
-        let ctx = RestoreContext { init: Some(capsule.init_pid()), furniture, objects };
+        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
+        Place { dir: &self.dir, capsule, terminal: self.terminal.as_ref() }.open(state, objects)
+    }
+}
+
+/// Where descriptions are opened again.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub dir: &'a Path,
+    pub capsule: &'a Capsule,
+    /// The workload's, if it has one; it is open by now.
+    pub terminal: Option<&'a Terminal>,
+}
+
+impl Place<'_> {
+    /// Opens all. `objects`: memory objects, by what they were at the source.
+    pub fn open(self, state: &State, objects: BTreeMap<(u64, u64), BorrowedFd<'_>>) -> Result<Recreated> {
+        let log = OpenOptions::new().append(true).create(true).open(self.dir.join(LOG));
+        let log = log.map_err(|e| unable("The log could not be opened", &e))?;
+        let mut furniture = BTreeMap::from([(LOG_NAME.to_owned(), log.as_fd())]);
+        if let Some(terminal) = self.terminal {
+            furniture.insert(TERMINAL_NAME.to_owned(), terminal.fd());
+        }
+        let ctx = RestoreContext { init: Some(self.capsule.init_pid()), furniture, objects };
         Recreated::create(&state.files, &ctx).map_err(|e| Error::from_source(Kind::Unable, &e))
     }
 }

@@ -50,21 +50,6 @@ impl Workload {
         same && self.phase() == Phase::Building && self.building.is_none() && self.capsule.is_some()
     }
 
-    /// Gives the network device what the captured one had.
-    pub(super) fn fill_network(&self, spec: &Spec, identity: &Identity) -> Result<()> {
-        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
-        let Some(net) = &spec.network else { return Ok(()) };
-        // The workload may have made another device of it.
-        let fits = |now: &Identity| {
-            (&now.device, now.mac) == (&identity.device, identity.mac) && [0, now.mtu].contains(&identity.mtu)
-        };
-        if network::capture(capsule).is_ok_and(|now| fits(&now)) {
-            network::fill(capsule, identity)
-        } else {
-            network::attach(capsule, spec, net, identity)
-        }
-    }
-
     /// Waits until the workload's clocks show at least what they showed at its capture: they were set before, over a link that takes its
     /// time, and must not go back.
     pub(super) fn wait_for_clocks(&self, captured: &Clocks) -> Result<()> {
@@ -86,6 +71,20 @@ impl Workload {
             std::thread::sleep(behind);
         }
         Ok(())
+    }
+}
+
+/// Gives the network device what the captured one had.
+pub(super) fn fill_network(capsule: &Capsule, spec: &Spec, identity: &Identity) -> Result<()> {
+    let Some(net) = &spec.network else { return Ok(()) };
+    // The workload may have made another device of it.
+    let fits = |now: &Identity| {
+        (&now.device, now.mac) == (&identity.device, identity.mac) && [0, now.mtu].contains(&identity.mtu)
+    };
+    if network::capture(capsule).is_ok_and(|now| fits(&now)) {
+        network::fill(capsule, identity)
+    } else {
+        network::attach(capsule, spec, net, identity)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod answer;
+mod beside;
 mod capture;
 pub mod client;
 pub(crate) mod clone;

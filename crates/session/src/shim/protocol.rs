@@ -215,11 +215,11 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether a workload stands still until it is answered, as a rule, and nothing is begun by it that stays.
+    /// Whether a workload stands still until it is answered or soon afterwards, as a rule, and nothing is begun by it that stays.
     pub(super) fn is_in_pause(&self) -> bool {
-        use Request::{Capture, Finish, Freeze, Prepare, Resume};
+        use Request::{Capture, Finish, Freeze, Look, Prepare, Resume};
         match self {
-            Freeze { .. } | Capture { .. } | Prepare { .. } | Resume => true,
+            Look | Freeze { .. } | Capture { .. } | Prepare { .. } | Resume => true,
             // A pager that is begun then would go before others for as long as pages are missing.
             Finish { missing } => missing.as_ref().is_none_or(Vec::is_empty),
             _ => false,

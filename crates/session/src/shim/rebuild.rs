@@ -1,10 +1,12 @@
 //! Becoming the workload at a target: capsule, puppets, and what makes them whole.
 
+use super::beside::Beside;
 use super::envelope::Envelope;
+use super::furniture::Place;
+use super::network;
 use super::protocol::{ClocksAt, Phase};
 use super::spec::Spec;
 use super::workload::{FREEZE_TIME_MAX, Workload, capsule_spec, no_capsule, unable};
-use super::{CONTENTS, network};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_process::capsule::{self, Capsule, Clocks};
 use ferry_process::records::State;
@@ -12,8 +14,6 @@ use ferry_process::records::capsule::Capsule as CapsuleRecord;
 use ferry_process::restore::files::Recreated;
 use ferry_process::restore::{self, Home, Puppets};
 use ferry_transfer::access::{Missing, SpaceAccess};
-use std::fs::File;
-use std::io::BufReader;
 
 /// A workload that is not whole, or not yet let go.
 pub(super) enum Building {
@@ -30,6 +30,8 @@ pub(super) enum Building {
         puppets: Puppets,
         /// What they become.
         state: Box<State>,
+        /// Their descriptions, where these are open already.
+        recreated: Option<Recreated>,
         /// What is typed on their terminal once it has what it had.
         typed: Vec<u8>,
     },
@@ -68,32 +70,36 @@ impl Workload {
         let record = self.capsule_record(spec, &state)?;
         let drafted = self.inside_of(spec, &record, as_clone)?;
         let mut given = Vec::new();
+        let mut identity = None;
         if let Some(net) = &spec.network {
-            let identity = match &network {
+            let wanted = match &network {
                 Some(identity) if !as_clone => identity.clone(),
                 _ => network::identity(net)?,
             };
             if as_clone {
-                given = identity.addresses.iter().map(|address| address.ip).collect();
+                given = wanted.addresses.iter().map(|address| address.ip).collect();
             }
-            self.fill_network(spec, &identity)?;
+            identity = Some(wanted);
         }
-        let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
-        let contents = File::open(self.dir.join(CONTENTS));
-        let contents = contents.map_err(|e| unable("The memory file systems have not arrived", &e))?;
-        capsule.restore_contents(&record, &mut BufReader::new(contents))?;
-        let _ = std::fs::remove_file(self.dir.join(CONTENTS));
         if as_clone {
             let own = network.iter().flat_map(|identity| &identity.addresses).map(|address| address.ip);
             super::clone::part(&mut state, &own.collect::<Vec<_>>(), &given);
         }
         self.open_terminal(&state)?;
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;
-        let puppets = match drafted {
-            Some(mut puppets) => puppets.complete(&state).map(|()| *puppets),
-            None => Puppets::build(&state, &Self::home(capsule)),
+        let place = Place { dir: &self.dir, capsule, terminal: self.terminal.as_ref() };
+        let beside = Beside { place, spec, record: &record, network: identity.as_ref(), state: &state };
+        let (puppets, recreated) = match drafted {
+            Some(puppets) if beside.is_apart() => complete_beside(*puppets, &beside)?,
+            drafted => {
+                beside.fill()?;
+                let puppets = match drafted {
+                    Some(mut puppets) => puppets.complete(&state).map(|()| *puppets),
+                    None => Puppets::build(&state, &Self::home(capsule)),
+                };
+                (puppets.map_err(failed)?, None)
+            }
         };
-        let puppets = puppets.map_err(failed)?;
         let spaces = puppets.access();
         if let Some(record) = &mut self.record {
             (record.first, record.exit) = (first, exit);
@@ -102,6 +108,7 @@ impl Workload {
         self.building = Some(Building::Puppets {
             puppets,
             state: Box::new(state),
+            recreated,
             typed: typed.map(Into::into).unwrap_or_default(),
         });
         Ok(spaces)
@@ -196,8 +203,8 @@ impl Workload {
     pub(super) fn finish(&mut self, missing: &[Missing]) -> Result<()> {
         self.require(&[Phase::Building], "be finished")?;
         let finished = match self.building.take() {
-            Some(Building::Puppets { puppets, state, typed }) => {
-                self.finish_puppets(puppets, &state, missing).map(|()| {
+            Some(Building::Puppets { puppets, state, recreated, typed }) => {
+                self.finish_puppets((puppets, recreated), &state, missing).map(|()| {
                     if let Some(terminal) = &mut self.terminal {
                         terminal.write(&typed);
                     }
@@ -222,8 +229,16 @@ impl Workload {
         }
     }
 
-    fn finish_puppets(&mut self, puppets: Puppets, state: &State, missing: &[Missing]) -> Result<()> {
-        let recreated = self.restore_files(state, &puppets)?;
+    fn finish_puppets(
+        &mut self,
+        (puppets, recreated): (Puppets, Option<Recreated>),
+        state: &State,
+        missing: &[Missing],
+    ) -> Result<()> {
+        let recreated = match recreated {
+            Some(recreated) => recreated,
+            None => self.restore_files(state, &puppets)?,
+        };
         let restored = puppets.finish_missing(&recreated, missing).map_err(failed)?;
         self.hold_back(restored.held)?;
         recreated.seal().map_err(|e| Error::from_source(Kind::Unable, &e))?;
@@ -274,6 +289,25 @@ impl Workload {
         self.building = None;
         self.set_phase(Phase::Running)
     }
+}
+
+/// Makes puppets the workload, and the capsule its own, at the same time.
+fn complete_beside(mut puppets: Puppets, beside: &Beside<'_>) -> Result<(Puppets, Option<Recreated>)> {
+    // Begun before the puppets and their tracer share a processor, which would hold for it, too.
+    let (completed, filled) = std::thread::scope(|scope| {
+        let filling =
+            std::thread::Builder::new().name("ferry-fill".into()).spawn_scoped(scope, || beside.run());
+        let completed = puppets.complete(beside.state);
+        let filled = match filling {
+            Ok(filling) => {
+                filling.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "The filling ended by a panic")))
+            }
+            Err(_) => beside.run(),
+        };
+        (completed, filled)
+    });
+    completed.map_err(failed)?;
+    Ok((puppets, filled?))
 }
 
 /// Whether two descriptions make the same inside.

@@ -10,6 +10,7 @@ use super::protocol::{Answer, Exit, Phase};
 use super::stream::Frame;
 use super::workload::{Workload, unable};
 use ferry_model::error::Result;
+use ferry_sys::schedule::Urgent;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::time::Timespec;
@@ -114,6 +115,8 @@ pub(super) struct Server {
     pub(super) connections: Vec<Connection>,
     pub(super) execs: Vec<Exec>,
     pub(super) execs_made: u64,
+    /// The workload stands still, or is about to.
+    pub(super) urgent: Option<Urgent>,
     pub(super) over: bool,
 }
 
@@ -135,7 +138,7 @@ impl Server {
             false => Workload::empty(dir).map_err(|e| unable("The log could not be opened", &e))?,
         };
         let (connections, execs) = (Vec::new(), Vec::new());
-        Ok(Self { listener, workload, connections, execs, execs_made: 0, over: false })
+        Ok(Self { listener, workload, connections, execs, execs_made: 0, urgent: None, over: false })
     }
 
     fn serve(mut self) -> Result<()> {
