@@ -2,6 +2,7 @@
 //! one plain line for each phase. Fed by the events of a move, like every other view of it.
 
 use crate::output::{bytes, span_us};
+use ferry_model::api::Exit;
 use ferry_model::event::{Event, PagesFollow, Phase, RoundDone, What};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Write as _;
@@ -61,6 +62,7 @@ impl Progress {
             // Figures of what is over: the summary tells them.
             What::Spent { .. } | What::Outage { .. } => {}
             What::Follow(pages) => self.message(&follow(pages)),
+            What::Exited { exit } => self.note(&exited(*exit)),
         }
     }
 
@@ -149,6 +151,11 @@ pub fn follow(pages: &PagesFollow) -> String {
         text.push_str(", no way to the source");
     }
     text
+}
+
+/// How a workload came to its end before its move had.
+pub fn exited(exit: Exit) -> String {
+    format!("it ended by itself at the target: {exit}")
 }
 
 /// A round in a line: what it sent, how fast, how fast memory was dirtied meanwhile, and what pause is expected after it.

@@ -6,6 +6,7 @@ mod summary;
 pub use live::{MethodChosen, PagesFollow, RemedyChosen, RoundDone};
 pub use summary::{Spent, Summary, summary};
 
+use crate::api::Exit;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,14 @@ pub enum What {
     /// How far the pages are that follow after the resume.
     #[n(10)]
     Follow(#[n(0)] PagesFollow),
+    /// The workload has ended at the target like any program, after it had been started there and before the move was over: nothing of
+    /// it is needed any more.
+    #[n(11)]
+    Exited {
+        /// How its first program ended.
+        #[n(0)]
+        exit: Exit,
+    },
     /// The longest time for which somebody outside waited for a reply that was due. Known only where clients were watched.
     #[n(9)]
     Outage {
@@ -206,6 +215,15 @@ pub fn pause(events: &[Event]) -> Option<(u64, Option<u64>)> {
     let ends = What::PhaseEnd { phase: Phase::Resume };
     let begin = events.iter().find(|event| event.what == begins)?.at_us;
     Some((begin, events.iter().rev().find(|event| event.what == ends).map(|event| event.at_us)))
+}
+
+/// How the workload came to its own end at the target before the move was over, if it did.
+#[must_use]
+pub fn exit(events: &[Event]) -> Option<Exit> {
+    events.iter().find_map(|event| match event.what {
+        What::Exited { exit } => Some(exit),
+        _ => None,
+    })
 }
 
 /// How long the move took, once it has ended. Microseconds.

@@ -142,6 +142,9 @@ impl Story {
                 What::Method(chosen) => story.chosen = Some(chosen.clone()),
                 What::Remedy(chosen) => story.remedies.push(Moment { at_us, what: chosen.clone() }),
                 What::Note { text } => story.notes.push(Moment { at_us, what: text.clone() }),
+                What::Exited { exit } => {
+                    story.notes.push(Moment { at_us, what: crate::progress::exited(*exit) });
+                }
                 What::Progress { .. } | What::Follow(_) | What::Outage { .. } | What::End { .. } => {}
             }
         }

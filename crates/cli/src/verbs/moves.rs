@@ -179,6 +179,7 @@ fn line(event: &Event) -> String {
         What::Method(chosen) => chosen.reason.clone(),
         What::Remedy(chosen) => chosen.reason.clone(),
         What::Follow(pages) => crate::progress::follow(pages),
+        What::Exited { exit } => crate::progress::exited(*exit),
         What::Outage { us } => format!("a client waited {}", span_us(*us)),
     };
     format!("{:>10}  {what}", span_us(event.at_us))

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::output::table;
-use ferry_model::api::{Exit, Workload, WorkloadState};
+use ferry_model::api::{Workload, WorkloadState};
 use ferry_model::error::Result;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -46,8 +46,7 @@ fn row(workload: &Workload) -> Vec<String> {
 /// The state in words, with the exit code where there is one.
 pub fn state(workload: &Workload) -> String {
     match (workload.state, workload.exit) {
-        (_, Some(Exit::Code(code))) => format!("exited ({code})"),
-        (_, Some(Exit::Signal(signal))) => format!("ended by signal {signal}"),
+        (_, Some(exit)) => exit.to_string(),
         (WorkloadState::Starting, None) => "starting".to_owned(),
         (WorkloadState::Running, None) => "running".to_owned(),
         (WorkloadState::Moving, None) => "moving".to_owned(),
@@ -61,6 +60,7 @@ pub fn state(workload: &Workload) -> String {
         (WorkloadState::Exited, None) => "exited".to_owned(),
         (WorkloadState::Gone, None) => "gone".to_owned(),
         (WorkloadState::Lost, None) => "lost".to_owned(),
+        (WorkloadState::LostPages, None) => "lost(pages)".to_owned(),
     }
 }
 

@@ -19,9 +19,14 @@ impl Step {
     pub fn method(&self) -> &'static str {
         match self.name {
             "OFFERED" | "RESERVED" | "DECIDING" | "RUNNING" => "stop-and-copy",
-            "SERVING" | "COMPLETE" => "post-copy",
+            "SERVING" | "HALF" | "COMPLETE" => "post-copy",
             _ => "pre-copy",
         }
+    }
+
+    /// It runs at the target while pages of it are at the source.
+    pub fn is_drain(&self) -> bool {
+        matches!(self.name, "SERVING" | "HALF")
     }
 }
 
@@ -32,8 +37,11 @@ const fn step(name: &'static str, by: usize) -> Step {
 /// It runs at the target, and none of the pages that are missing there is served: the source stands still before the first.
 pub const DRAINING: Step = step("SERVING", SOURCE);
 
+/// As above, and half of the pages have been read there: what somebody waits for is still served, nothing else.
+pub const HALF: Step = step("HALF", SOURCE);
+
 /// All steps of a move that goes well, in order.
-pub const STEPS: [Step; 13] = [
+pub const STEPS: [Step; 14] = [
     step("OFFERED", SOURCE),
     step("RESERVED", TARGET),
     step("DRAFT", TARGET),
@@ -45,6 +53,7 @@ pub const STEPS: [Step; 13] = [
     step("STARTING", TARGET),
     step("RUNNING", TARGET),
     DRAINING,
+    HALF,
     step("COMPLETE", TARGET),
     step("DONE", SOURCE),
 ];
@@ -117,6 +126,8 @@ pub enum Must {
     /// It has ended, as any program does whose host crashes or that the kernel kills; or its only whole copy was in the memory
     /// of a host that restarted, which the documents name.
     HaveEnded,
+    /// It stands still for good, because pages of it were in the memory of a host that restarted; it has read no zeros.
+    HaveLostPages,
 }
 
 /// How long what is away for a moment is away.
@@ -223,8 +234,7 @@ fn reboot(world: &mut World, step: Step, host: usize) -> Result<Must, String> {
     let must = match host {
         // Where it ran it has ended; frozen it was the only whole copy until the target had one.
         SOURCE if !world.has_written(TARGET, "PREPARED") => Must::HaveEnded,
-        // Its pages were in the memory of that host: it stands still for good, and reads no zeros.
-        SOURCE if step.method() == "post-copy" && !world.has_written(TARGET, "COMPLETE") => Must::HaveEnded,
+        SOURCE if step.is_drain() => Must::HaveLostPages,
         TARGET if world.has_written(TARGET, "STARTING") => Must::HaveEnded,
         _ => Must::Run,
     };

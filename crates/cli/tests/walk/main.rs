@@ -47,7 +47,7 @@ fn chosen(step: Step, fault: Fault) -> bool {
         Fault::LinkCut,
         Fault::SourceReboot,
     ];
-    if step.name == fault::DRAINING.name && always.contains(&fault) {
+    if step.is_drain() && always.contains(&fault) {
         return true;
     }
     let seed = std::env::var("FERRY_SEED").unwrap_or_default();

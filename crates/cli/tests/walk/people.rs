@@ -1,7 +1,7 @@
 //! What a person does to a move from the command line: gives it up in time or too late, looks away, takes it back.
 
 use crate::counter;
-use crate::fault::{Must, STEPS, Step};
+use crate::fault::{HALF, Must, STEPS, Step};
 use crate::rest;
 use crate::world::{NAMES, SOURCE, TARGET, WORKLOAD, World, wait_until};
 use ferry_lab::FERRY;
@@ -23,13 +23,16 @@ type Scenario = fn(&mut World) -> Result<(), String>;
 pub fn trials() -> Vec<Trial> {
     let quiet: Make = World::new;
     let listening: Make = || World::listening(&format!("{ADDRESS}/24"), PORT);
-    let all: [(&str, Make, Scenario); 6] = [
+    let all: [(&str, Make, Scenario); 9] = [
         ("cancelled_at_each_step_nobody_notices", listening, cancelled),
         ("cancelled_too_late_says_so", quiet, cancelled_too_late),
         ("interrupted_client_harms_no_move", quiet, interrupted),
         ("in_doubt_is_fenced", quiet, fenced),
         ("what_was_won_is_not_taken_back", quiet, won),
         ("what_has_no_copy_is_not_taken_back", quiet, without_copy),
+        ("pages_of_a_host_that_is_lost_are_given_up", quiet, given_up),
+        ("a_link_that_is_cut_pauses_both_sides_of_a_drain", quiet, paused),
+        ("what_ends_by_itself_in_a_drain_has_moved", quiet, ended),
     ];
     all.into_iter().map(|(name, make, scenario)| Trial::test(name, move || run(make, scenario))).collect()
 }
@@ -184,4 +187,64 @@ fn without_copy(world: &mut World) -> Result<(), String> {
         [TARGET] => Ok(()),
         other => Err(format!("runs on {other:?}")),
     }
+}
+
+/// The source's host is gone in the middle of the drain: the workload waits, until a person says that nobody comes back.
+fn given_up(world: &mut World) -> Result<(), String> {
+    world.walk_to(HALF)?;
+    world.recover(TARGET, &["--give-up"], 3, "the host that has them answers")?;
+    world.reboot(SOURCE)?;
+    wait_until("the target says that it is paused", LONG, || Ok(world.move_on(TARGET)? == "paused"))?;
+    if world.state_of(TARGET)? != "paused" {
+        return Err(format!("ps says {}", world.state_of(TARGET)?));
+    }
+    world.recover(TARGET, &[], 0, "--give-up")?;
+    world.recover(TARGET, &["--give-up"], 0, "LOST")?;
+    let state = world.state_of(TARGET)?;
+    if state != "lost-pages" {
+        return Err(format!("after it was given up ps says {state}"));
+    }
+    // The host comes back after all: too late, and it learns so.
+    world.go(HALF)?;
+    world.start_node(SOURCE)?;
+    rest::check(world, Must::HaveLostPages)
+}
+
+/// Both sides say that the move is paused, whoever asks; when the link is back it goes on by itself.
+fn paused(world: &mut World) -> Result<(), String> {
+    world.walk_to(HALF)?;
+    world.cut()?;
+    world.go(HALF)?;
+    for host in [SOURCE, TARGET] {
+        let name = format!("{} says that it is paused", NAMES[host]);
+        wait_until(&name, LONG, || Ok(world.move_on(host)? == "paused"))?;
+    }
+    world.heal()?;
+    rest::check(world, Must::Run)?;
+    match (world.running()?.as_slice(), world.move_on(SOURCE)?.as_str()) {
+        ([TARGET], "done") => Ok(()),
+        other => Err(format!("it stands at {other:?}")),
+    }
+}
+
+/// It ends by itself while pages of it are missing: that is the end of the move, too, and no failure.
+fn ended(world: &mut World) -> Result<(), String> {
+    world.walk_to(HALF)?;
+    world.ok(TARGET, &["kill", "--signal", "USR1", WORKLOAD])?;
+    let id = world.move_id()?;
+    wait_until("it has ended", LONG, || Ok(world.state_of(TARGET)? == "exited"))?;
+    world.go(HALF)?;
+    for host in [SOURCE, TARGET] {
+        wait_until("the move is done", LONG, || Ok(world.move_on(host)? == "done"))?;
+        let shown = world.ok(host, &["moves", "show", &id])?;
+        if !shown.contains("it ended by itself at the target: exited (7)") {
+            return Err(format!("{} does not say how it ended: {shown}", NAMES[host]));
+        }
+    }
+    let waited = world.node(TARGET).run(&[FERRY, "wait", WORKLOAD]).map_err(|e| e.to_string())?;
+    if (waited.code, waited.stdout.trim()) != (7, "7") {
+        return Err(format!("wait ended with {}: {}{}", waited.code, waited.stdout, waited.stderr));
+    }
+    world.ok(TARGET, &["rm", WORKLOAD])?;
+    wait_until("nothing is left on either host", LONG, || Ok(world.is_bare(SOURCE) && world.is_bare(TARGET)))
 }

@@ -83,7 +83,7 @@ impl World {
         let how = ["--detach", "--method", step.method()];
         self.ok(SOURCE, &[&["move", WORKLOAD, "--to", NAMES[TARGET]], &how[..]].concat())?;
         self.arrive(step)?;
-        if step.name == crate::fault::DRAINING.name {
+        if step.is_drain() {
             // The target learns from the decider that it has won, and its copy runs until it touches what is missing.
             wait_until("it runs without its pages", LONG, || Ok(self.has_written(TARGET, "RUNNING")))?;
         }
@@ -244,6 +244,19 @@ impl World {
             Entry::Step { step, .. } => step.name().to_owned(),
         };
         journal.entries().iter().map(name).collect()
+    }
+
+    /// How it stands on a host, as `ferry ps` says.
+    pub fn state_of(&self, host: usize) -> Result<String, String> {
+        let listed = self.ask(host, &["ps", "--all"])?;
+        Ok(listed[0]["state"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// How the newest move stands on a host.
+    pub fn move_on(&self, host: usize) -> Result<String, String> {
+        let listed = self.ask(host, &["moves", "ls"])?;
+        let last = listed.as_array().and_then(|moves| moves.last()).ok_or("no move is listed")?;
+        Ok(last["state"].as_str().unwrap_or_default().to_owned())
     }
 
     /// The hosts on which it runs, as their nodes say. A shim that nobody needed since it died is replaced first, as a person would.

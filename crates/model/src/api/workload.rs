@@ -3,7 +3,9 @@
 use crate::ids::{Epoch, HostName, MoveId, WorkloadId};
 use crate::plan::Resource;
 use crate::resource::Binding;
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use utoipa::ToSchema;
 
 /// Asks for a new workload in a capsule of its own.
@@ -94,6 +96,8 @@ pub enum WorkloadState {
     Gone,
     /// Its shim or capsule is lost (a reboot, a crash).
     Lost,
+    /// Frozen for good: pages of it were in the memory of a host that is gone. It never reads zeros in their place.
+    LostPages,
 }
 
 /// One workload, as `ferry ps` shows it.
@@ -131,13 +135,24 @@ pub struct Workload {
 }
 
 /// How a program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Exit {
     /// It exited with this code.
-    Code(i32),
+    #[n(0)]
+    Code(#[n(0)] i32),
     /// This signal ended it.
-    Signal(i32),
+    #[n(1)]
+    Signal(#[n(0)] i32),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exited ({code})"),
+            Self::Signal(signal) => write!(f, "ended by signal {signal}"),
+        }
+    }
 }
 
 impl Exit {

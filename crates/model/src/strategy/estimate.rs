@@ -24,6 +24,10 @@ fn per_second(bytes: u64, us: u64) -> u64 {
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
+/// What counts as less than all memory would give, percent of it. A look is short beside the rounds that are predicted by it, and what a busy
+/// machine does to a writer within it differs by a quarter: measured, a writer to 1 GiB was taken for one to 144 to 249 MiB.
+const BOUND_PERCENT: u64 = 75;
+
 /// The working set of a workload with `bytes` of memory that dirties `rate` bytes in a second and had written to `union` different
 /// bytes after `us` microseconds. All its memory, where nothing shows that it writes to less.
 #[must_use]
@@ -32,7 +36,7 @@ pub fn working_set(rate: u64, us: u64, union: u64, bytes: u64) -> u64 {
     let after = |working_set_bytes| {
         Measured { bytes, working_set_bytes, dirty_bytes_per_s: rate, ..Measured::default() }.dirty_after(us)
     };
-    if after(bytes) <= union {
+    if after(bytes) / 100 * BOUND_PERCENT <= union {
         return bytes;
     }
     // What is dirty after a time grows with the working set: the smallest that gives as much.
@@ -56,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_working_set_is_found_again() {
-        for (rate, set) in [(80 * MIB, 64 * MIB), (80 * MIB, 16 * MIB), (400 * MIB, 900 * MIB)] {
+        for (rate, set) in [(80 * MIB, 64 * MIB), (80 * MIB, 16 * MIB), (400 * MIB, 300 * MIB)] {
             let truth = Measured {
                 bytes: 1024 * MIB,
                 working_set_bytes: set,
@@ -72,6 +76,8 @@ mod tests {
     #[test]
     fn what_shows_no_bound_is_all_of_it_and_what_writes_nothing_has_none() {
         assert_eq!(working_set(10 * MIB, 1_000_000, 10 * MIB, 1024 * MIB), 1024 * MIB);
+        // Slower than it was at first, as on a machine that others want, and no longer.
+        assert_eq!(working_set(270 * MIB, 150_000, 34 * MIB, 1024 * MIB), 1024 * MIB);
         assert_eq!(working_set(0, 1_000_000, 0, 1024 * MIB), 1024 * MIB);
         assert_eq!(working_set(10 * MIB, 1_000_000, 0, 1024 * MIB), 0);
         assert_eq!(rate(&[]), 0);

@@ -30,8 +30,10 @@ fn auto_names_the_method_and_the_reason() {
         (measured(1024, 2000, 1, 1200), can(true, true), Method::PreCopy, Reason::Fits),
         // 60,000 pages/s at 128 MiB/s over all memory: a round leaves most of it dirty.
         (measured(1024, 234, 1024, 128), can(true, true), Method::PostCopy, Reason::DirtiesNearlyAll),
-        // The same within 64 MiB: a round sends all the others.
-        (measured(1024, 234, 64, 128), can(true, true), Method::Hybrid, Reason::DirtiesTooFast),
+        // The same within 16 MiB: a round sends all the others.
+        (measured(1024, 234, 16, 128), can(true, true), Method::Hybrid, Reason::DirtiesTooFast),
+        // Within 64 MiB what would have to be given back in the pause is too much for it.
+        (measured(1024, 234, 64, 128), can(true, true), Method::PostCopy, Reason::SentInVain),
         // It may not depend on two hosts, so the pause is longer.
         (measured(1024, 234, 1024, 128), can(true, false), Method::PreCopy, Reason::ShortestPause),
         (measured(1024, 78, 1024, 1200), can(false, true), Method::PostCopy, Reason::NoTracking),

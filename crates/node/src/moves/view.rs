@@ -3,7 +3,7 @@
 use crate::peers::wire::MoveReport;
 use ferry_model::api::{Move, MoveRole, MoveState};
 use ferry_model::error::{Error, Kind};
-use ferry_model::event::{Event, Phase, What, downtime_us, summary as sums, total_us};
+use ferry_model::event::{Event, Phase, What, downtime_us, exit, summary as sums, total_us};
 use ferry_model::handover::Outcome;
 use ferry_model::ids::{HostName, MoveId};
 use ferry_session::movement::{self, Role, Standing};
@@ -101,6 +101,8 @@ fn standing(standing: &Standing, events: &[Event]) -> (MoveState, Option<Error>)
     match standing {
         Standing::Running => (under_way(events), None),
         Standing::Ended(Outcome::Moved) => (MoveState::Done, said),
+        // It came to its own end, as it would have without a move.
+        Standing::Ended(Outcome::Died) if exit(events).is_some() => (MoveState::Done, said),
         Standing::Ended(outcome) => {
             let what = match outcome {
                 Outcome::HandedBack => "The target could not start it and gave it back",

@@ -102,6 +102,12 @@ impl Node {
         if known.state == Some(WorkloadState::Lost) {
             words.push("Its shim on this host is gone.".to_owned());
         }
+        if known.state == Some(WorkloadState::LostPages) {
+            words.push(format!(
+                "What is left of it is frozen for good: ferry rm --force {} removes it.",
+                known.name
+            ));
+        }
         let located = known.located.as_ref();
         Recovery {
             workload: known.id,
@@ -185,7 +191,7 @@ fn copy(state: Option<WorkloadState>, entries: &[Entry], boot: BootId) -> Option
         | WorkloadState::InDoubt => Some(true),
         WorkloadState::Gone | WorkloadState::Exited | WorkloadState::Suspended => Some(false),
         WorkloadState::Lost if last_boot.is_some_and(|last| last != boot) => Some(false),
-        WorkloadState::Lost | WorkloadState::Starting => None,
+        WorkloadState::Lost | WorkloadState::LostPages | WorkloadState::Starting => None,
     }
 }
 

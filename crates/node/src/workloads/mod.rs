@@ -18,7 +18,7 @@ use ferry_model::error::{Error, Kind, Result};
 use ferry_model::handover::entry::last_record;
 use ferry_model::ids::{BootId, Epoch, HostName, WorkloadId};
 use ferry_session::decider::{Embedded, Journals};
-use ferry_session::shim::protocol::{self, Phase};
+use ferry_session::shim::protocol::Phase;
 use ferry_session::shim::{Client, ExecSpec, Size, Spec};
 use record::NodeRecord;
 use std::collections::BTreeMap;
@@ -213,7 +213,7 @@ impl Workloads {
     pub fn wait(&self, id: WorkloadId) -> Result<Exit> {
         let waited = self.client(id).and_then(|mut client| client.wait());
         let error = match waited {
-            Ok(ended) => return Ok(exit(ended)),
+            Ok(ended) => return Ok(ended.into()),
             Err(error) => error,
         };
         // A shim that goes away may be a move that has just ended: the record follows at once.
@@ -408,7 +408,7 @@ impl Workloads {
             state,
             command: record.command.clone(),
             pid: status.as_ref().and_then(|status| status.pid),
-            exit: status.as_ref().and_then(|status| status.exit).map(exit),
+            exit: status.as_ref().and_then(|status| status.exit).map(Exit::from),
             moving: None,
             image: record.suspended.as_ref().map(|dir| dir.display().to_string()),
             net: record.net.clone(),
@@ -465,13 +465,7 @@ fn state(phase: Phase) -> WorkloadState {
         Phase::Running => WorkloadState::Running,
         Phase::Frozen | Phase::Building | Phase::Prepared => WorkloadState::Moving,
         Phase::Exited => WorkloadState::Exited,
-        Phase::Lost | Phase::Held => WorkloadState::Lost,
-    }
-}
-
-fn exit(exit: protocol::Exit) -> Exit {
-    match exit {
-        protocol::Exit::Code(code) => Exit::Code(code),
-        protocol::Exit::Signal(signal) => Exit::Signal(signal),
+        Phase::Lost => WorkloadState::Lost,
+        Phase::Held => WorkloadState::LostPages,
     }
 }

@@ -7,7 +7,7 @@ use super::serving::{Serving, Ways};
 use super::source::SourceRole;
 use super::{memory, missing, planning};
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::event::Cause;
+use ferry_model::event::{Cause, Phase};
 use ferry_model::handover::{Input, Receipt};
 use ferry_model::ids::Hash;
 use ferry_model::planning::Method;
@@ -130,7 +130,10 @@ impl SourceRole {
         if self.serving.is_none() {
             let ways = Ways::new(&self.ground.node, &self.ground.peer, self.ground.key);
             match Serving::again(ways, &self.directory) {
-                Ok(serving) => self.serving = Some(serving),
+                Ok(serving) => {
+                    self.serving = Some(serving);
+                    self.ground.recorder.phase(Phase::PostCopy);
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(Input::CopyGone),
                 Err(error) => {
                     self.ground.recorder.say(format!("Pages are not served yet: {error}"));
@@ -142,6 +145,9 @@ impl SourceRole {
         let serving = self.serving.as_mut()?;
         if serving.is_gone() {
             return Some(Input::CopyGone);
+        }
+        if self.ground.link.is_gone() {
+            self.ground.recorder.cut();
         }
         // Where not even this side can be heard, more streams will not get through.
         if (serving.is_ready() || !self.ground.link.is_gone())

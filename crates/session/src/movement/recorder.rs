@@ -1,7 +1,8 @@
 //! The event stream of one move: everything that happened, with its time, for whoever follows now or reads later.
 
+use ferry_model::api::Exit;
 use ferry_model::error::Error;
-use ferry_model::event::{Cause, Event, MethodChosen, Phase, RemedyChosen, RoundDone, What};
+use ferry_model::event::{Cause, Event, MethodChosen, PagesFollow, Phase, RemedyChosen, RoundDone, What};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,6 +65,33 @@ impl Recorder {
     /// Notes a sentence.
     pub fn say(&self, text: impl Into<String>) {
         self.note(What::Note { text: text.into() });
+    }
+
+    /// Notes what may be told more than once, and happened once.
+    pub fn note_once(&self, what: What) {
+        let mut state = self.lock();
+        if !state.events.iter().any(|event| event.what == what) {
+            self.push(&mut state, what);
+        }
+    }
+
+    /// Notes that there is no way to the other side, as far as pages follow and that is not known yet.
+    pub fn cut(&self) {
+        let mut state = self.lock();
+        let last = state.events.iter().rev().find_map(|event| match event.what {
+            What::Follow(pages) => Some(pages),
+            _ => None,
+        });
+        let last = last.unwrap_or(PagesFollow { connected: true, ..PagesFollow::default() });
+        if last.connected {
+            self.push(&mut state, What::Follow(PagesFollow { connected: false, ..last }));
+        }
+    }
+
+    /// How the workload ended at the target by itself, if it has.
+    #[must_use]
+    pub fn exit(&self) -> Option<Exit> {
+        ferry_model::event::exit(&self.lock().events)
     }
 
     /// A phase begins; the one before it ends.

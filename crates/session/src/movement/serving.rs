@@ -11,7 +11,7 @@ use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_sys::proc::stat;
 use ferry_transfer::access::{Missing, SpaceAccess, Via};
 use ferry_transfer::linux::LinuxSource;
-use ferry_transfer::space::{PageSource, Range, SpaceId};
+use ferry_transfer::space::{PAGE_SIZE, PageSource, Range, SpaceId};
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::demand::{self, Progress};
 use ferry_transfer::wire::greeting::Purpose;
@@ -21,7 +21,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 /// The file with what is served.
@@ -152,7 +152,14 @@ impl Serving {
     }
 
     fn of(ways: Ways, offered: Offered, missing: Vec<Missing>) -> io::Result<Self> {
-        let source = Frozen { source: LinuxSource::open(offered.spaces)?, broken: AtomicBool::new(false) };
+        let pages = super::missing::pages(&missing);
+        let source = Frozen {
+            source: LinuxSource::open(offered.spaces)?,
+            broken: AtomicBool::new(false),
+            node: ways.node.clone(),
+            half_bytes: pages * PAGE_SIZE / 2,
+            read_bytes: AtomicU64::new(0),
+        };
         Ok(Self {
             ways,
             source: Arc::new(source),
@@ -233,12 +240,20 @@ fn process(access: &SpaceAccess) -> Option<i32> {
 struct Frozen {
     source: LinuxSource,
     broken: AtomicBool,
+    node: Arc<dyn Node>,
+    /// Half of what is missing, and what was read: between the two the fault walk has a node stand still.
+    half_bytes: u64,
+    read_bytes: AtomicU64,
 }
 
 impl Frozen {
-    fn note(&self, read: io::Result<()>) -> io::Result<()> {
+    fn note(&self, bytes: usize, read: io::Result<()>) -> io::Result<()> {
         if read.is_err() {
             self.broken.store(true, Ordering::SeqCst);
+        }
+        let before = self.read_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
+        if before < self.half_bytes && before + bytes as u64 >= self.half_bytes {
+            self.node.stands_at("HALF");
         }
         read
     }
@@ -250,10 +265,10 @@ impl PageSource for Frozen {
     }
 
     fn read(&self, space: SpaceId, address: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.note(self.source.read(space, address, buffer))
+        self.note(buffer.len(), self.source.read(space, address, buffer))
     }
 
     fn read_ranges(&self, space: SpaceId, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
-        self.note(self.source.read_ranges(space, ranges, buffer))
+        self.note(buffer.len(), self.source.read_ranges(space, ranges, buffer))
     }
 }

@@ -17,7 +17,7 @@ use super::{files, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
 use crate::shim::{Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
-use ferry_model::event::{Cause, Phase};
+use ferry_model::event::{Cause, Phase, What};
 use ferry_model::handover::entry::last_record;
 use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outcome, Purpose, Source, Terms};
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
@@ -188,6 +188,7 @@ impl SourceRole {
                     None => Error::new(Kind::RolledBack, message),
                 })
             }
+            Outcome::Died if self.ground.recorder.exit().is_some() => Ok(outcome),
             Outcome::Died => Err(Error::new(Kind::Unable, "The workload ended during the move")),
             Outcome::Lost | Outcome::Suspended => {
                 Err(Error::new(Kind::NotFinal, "No whole copy of the workload is left that can be reached")
@@ -429,6 +430,9 @@ impl Role for SourceRole {
 
     fn other(&mut self, message: control::Message) -> Result<(), String> {
         match message {
+            control::Message::Event { event } if matches!(event.what, What::Exited { .. }) => {
+                self.ground.recorder.note_once(event.what);
+            }
             control::Message::Event { event } => self.ground.recorder.note(event.what),
             control::Message::Failed { error } => {
                 let reason = error.to_string();

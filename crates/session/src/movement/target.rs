@@ -12,7 +12,7 @@ use super::recorder::Recorder;
 use super::{files, missing, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
 use crate::shim::envelope::Envelope;
-use crate::shim::{Client, Spec};
+use crate::shim::{self, Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Event, What};
 use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outcome, Receipt, Target};
@@ -264,6 +264,18 @@ impl TargetRole {
         self.ground.recorder.note(what);
     }
 
+    /// It came to its own end: how, for both sides to know, since it is no failure of the move. Told as often as that it has ended.
+    fn tell_exit(&mut self) {
+        let Ok(status) = self.ask(Client::status) else { return };
+        let Some(exit) = status.exit.filter(|_| status.phase == shim::protocol::Phase::Exited) else {
+            return;
+        };
+        let what = What::Exited { exit: exit.into() };
+        let event = Event { at_us: 0, what: what.clone() };
+        let _ = self.ground.link.send(&control::Message::Event { event });
+        self.ground.recorder.note_once(what);
+    }
+
     fn shim(&mut self) -> Result<&mut Client> {
         if self.shim.is_none() {
             self.shim = Some(planning::shim(&self.ground.node, self.ground.key.id)?);
@@ -316,6 +328,9 @@ impl World for TargetRole {
     }
 
     fn send(&mut self, message: Message) {
+        if matches!(message.body, Body::Died) {
+            self.tell_exit();
+        }
         self.ground.say(&message);
     }
 

@@ -92,7 +92,9 @@ impl Workload {
         self.require(&[Phase::Prepared, Phase::Running, Phase::Exited, Phase::Held], "have a pager")?;
         let all_in = self.record.as_ref().and_then(|record| record.all_in);
         let nothing = nothing_missing();
-        Ok(PagerStatus { complete: all_in.or(nothing.complete), ..nothing })
+        // What has ended before all of it was in never gets the rest.
+        let nothing_was = nothing.complete.filter(|_| self.phase() != Phase::Exited);
+        Ok(PagerStatus { complete: all_in.or(nothing_was), ..nothing })
     }
 
     /// The pages will never come. Who waits for one waits on; a task that does so in the middle of a system call does not freeze, and runs

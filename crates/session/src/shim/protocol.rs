@@ -442,6 +442,15 @@ pub enum Exit {
     Signal(#[n(0)] i32),
 }
 
+impl From<Exit> for ferry_model::api::Exit {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Code(code) => Self::Code(code),
+            Exit::Signal(signal) => Self::Signal(signal),
+        }
+    }
+}
+
 impl Exit {
     /// From what wait(2) reports.
     #[must_use]

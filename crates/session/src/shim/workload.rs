@@ -340,6 +340,13 @@ impl Workload {
         let first_ended = self.record.as_ref().is_some_and(|record| record.exit.is_some());
         let empty = self.cgroup().map_or(true, |cgroup| !cgroup.populated().unwrap_or(true));
         if first_ended && empty && self.phase() == Phase::Running {
+            // Nobody waits for what is still missing of it.
+            if let Some(hold) = self.pager.take() {
+                self.paged = Some(hold.status());
+            }
+            if let Some(record) = &mut self.record {
+                record.missing = None;
+            }
             let _ = self.set_phase(Phase::Exited);
         }
     }

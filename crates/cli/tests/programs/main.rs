@@ -1,6 +1,8 @@
 //! Real programs, each moved twice under load and each checked for its own correctness. They are examples of what users have,
 //! not the list of what must work. With `FERRY_SOAK=1` each is moved ten times there and back.
 
+mod redis_saves;
+#[path = "../support/mod.rs"]
 mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -34,6 +36,9 @@ fn main() -> std::process::ExitCode {
     trials.push(Trial::test("heavy::redis", || {
         played(&["--workload", "redis", "--size", "64"]).map_err(Failed::from)
     }));
+    trials
+        .push(Trial::test("heavy::redis_saves_in_rounds", || redis_saves::in_rounds().map_err(Failed::from)));
+    trials.push(Trial::test("heavy::redis_saves_in_drain", || redis_saves::in_drain().map_err(Failed::from)));
     trials.push(Trial::test("heavy::demo", || played(&["--size", "256"]).map_err(Failed::from)));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
