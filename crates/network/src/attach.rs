@@ -104,16 +104,16 @@ pub fn lock(host_end: &str) -> Result<()> {
     link::set_up(&mut route, link.index, false).doing(|| format!("bring {host_end} down"))
 }
 
-/// Lets packets pass again. Repeatable.
+/// Lets packets pass again, to and from the device in `namespace`. Repeatable. What is sent from then on by either end gets out.
 ///
 /// # Errors
 /// When the device is gone.
-pub fn unlock(host_end: &str) -> Result<()> {
+pub fn unlock(host_end: &str, namespace: BorrowedFd<'_>) -> Result<()> {
     let mut route = open()?;
     let link = self::host_end(&mut route, host_end)?;
     if !link.up {
         link::set_up(&mut route, link.index, true).doing(|| format!("bring {host_end} up"))?;
-        return wait_until_running(&mut route, host_end);
+        return wait_until_running(&mut route, host_end, namespace);
     }
     if link.port == Some(link::DISABLED) {
         let passes = link::set_port(&mut route, link.index, link::FORWARDING);
@@ -122,15 +122,24 @@ pub fn unlock(host_end: &str) -> Result<()> {
     Ok(())
 }
 
-/// A cable's ends are up, and until a worker of the kernel has noticed (on a busy machine: many milliseconds) what is sent by them is dropped. A
-/// connection that begins to send again just then has not measured its way yet and would wait a second before it sends once more. The worker
-/// notes both ends in one go, while nobody else may look. After [`RUNNING_MAX`] it goes on all the same.
-fn wait_until_running(route: &mut Route, host_end: &str) -> Result<()> {
+/// A cable's ends are up, and until a worker of the kernel has noticed what is sent by them is dropped in silence. A connection that begins to
+/// send again just then has not measured its way yet and would wait a second before it sends once more.
+///
+/// Who asks for a device has it noticed at once (since Linux 6.8), but only that end: so each end is asked for. Before that the worker takes
+/// some milliseconds, more on a busy machine. After [`RUNNING_MAX`] it goes on all the same.
+fn wait_until_running(route: &mut Route, host_end: &str, namespace: BorrowedFd<'_>) -> Result<()> {
+    let inside = in_namespace(namespace, Route::open);
+    let mut inside = inside.doing(|| "enter the workload's network namespace".into())?;
     let end = Instant::now() + RUNNING_MAX;
-    while !self::host_end(route, host_end)?.running && Instant::now() < end {
+    loop {
+        let outer = self::host_end(route, host_end)?;
+        let inner = outer.peer.map_or(Ok(None), |index| link::at(&mut inside, index));
+        let inner = inner.doing(|| format!("look for the other end of {host_end}"))?;
+        if (outer.running && inner.is_none_or(|inner| inner.running)) || Instant::now() > end {
+            return Ok(());
+        }
         std::thread::sleep(LOOK_EVERY);
     }
-    Ok(())
 }
 
 /// Whether the workload is cut off.

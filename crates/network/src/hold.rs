@@ -27,6 +27,8 @@ pub type Frame = Vec<u8>;
 pub struct Holder {
     socket: PacketSocket,
     identity: Identity,
+    /// Kept while the port was being locked.
+    early: Vec<Frame>,
 }
 
 impl Holder {
@@ -37,15 +39,21 @@ impl Holder {
     pub fn open(bridge: &str, identity: Identity) -> Result<Self> {
         let socket = PacketSocket::open_to_hold(bridge, BYTES_MAX);
         let socket = socket.doing(|| format!("listen on the bridge {bridge}"))?;
-        Ok(Self { socket, identity })
+        Ok(Self { socket, identity, early: Vec::new() })
     }
 
-    /// From now on frames are kept: to be called as soon as the port is locked.
+    /// From now on frames are kept: to be called just before the port is locked, so that none is lost in between.
     ///
     /// # Errors
     /// The kernel's refusal.
     pub fn begin(&self) -> Result<()> {
         self.socket.receive_for(self.identity.mac).doing(|| "keep the workload's packets".into())
+    }
+
+    /// The port is locked. What came while it was being locked may have been delivered, too: only what may come twice stays.
+    pub fn locked(&mut self) {
+        self.early = self.take();
+        self.early.retain(|frame| may_come_twice(frame.get(PROLOGUE_BYTES..).unwrap_or_default()));
     }
 
     /// From now on nothing is kept any more: to be called as soon as the port is open again.
@@ -58,9 +66,9 @@ impl Holder {
 
     /// What was kept since it was last asked.
     #[must_use]
-    pub fn take(&self) -> Vec<Frame> {
+    pub fn take(&mut self) -> Vec<Frame> {
         let mut buffer = vec![0; FRAME_BYTES_MAX];
-        let mut kept = Vec::new();
+        let mut kept = std::mem::take(&mut self.early);
         for _ in 0..FRAMES_MAX {
             match self.socket.receive(&mut buffer) {
                 Ok(length) => {
@@ -75,6 +83,18 @@ impl Holder {
             }
         }
         kept
+    }
+}
+
+/// Whether a frame that is delivered twice does no harm: TCP drops what it has, and a question is answered again.
+fn may_come_twice(frame: &[u8]) -> bool {
+    const TCP: u8 = 6;
+    const ICMP6: u8 = 58;
+    match frame.get(12..14) {
+        Some([8, 0]) => frame.get(ETHERNET + 9) == Some(&TCP),
+        Some([8, 6]) => true,
+        Some([0x86, 0xdd]) => matches!(frame.get(ETHERNET + 6), Some(&(TCP | ICMP6))),
+        _ => false,
     }
 }
 
@@ -135,6 +155,23 @@ mod tests {
         frame.extend([0; 24]);
         frame.extend(asked);
         frame
+    }
+
+    #[test]
+    fn only_what_may_come_twice_is_kept_while_the_port_is_being_locked() {
+        let frame = |kind: [u8; 2], at: usize, protocol: u8| {
+            let mut frame = vec![0; 60];
+            frame[12..14].copy_from_slice(&kind);
+            frame[ETHERNET + at] = protocol;
+            frame
+        };
+        let (tcp, udp) = (6, 17);
+        assert!(may_come_twice(&frame([8, 0], 9, tcp)) && !may_come_twice(&frame([8, 0], 9, udp)));
+        assert!(
+            may_come_twice(&frame([0x86, 0xdd], 6, tcp)) && !may_come_twice(&frame([0x86, 0xdd], 6, udp))
+        );
+        assert!(may_come_twice(&arp([10, 1, 0, 7])));
+        assert!(!may_come_twice(&[]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ const GETLINK: u16 = 18;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
@@ -39,6 +40,8 @@ pub(crate) struct Link {
     pub(crate) running: bool,
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) mtu: u32,
+    /// The cable's other end: its index in its own namespace.
+    pub(crate) peer: Option<u32>,
     /// A bridge's port: its state.
     pub(crate) port: Option<u8>,
 }
@@ -74,6 +77,7 @@ fn parse(message: &Received) -> Option<Link> {
             IFLA_IFNAME => link.name = text(value),
             IFLA_ADDRESS => link.mac = value.try_into().ok(),
             IFLA_MTU => link.mtu = number(value)?,
+            IFLA_LINK => link.peer = number(value),
             IFLA_LINKINFO => {
                 let kind = attributes(value).find(|(kind, _)| *kind == INFO_KIND);
                 link.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
@@ -95,7 +99,16 @@ pub(crate) fn list(route: &mut Route) -> io::Result<Vec<Link>> {
 
 /// The link of this name.
 pub(crate) fn find(route: &mut Route, name: &str) -> io::Result<Option<Link>> {
-    match route.get(Message::new(GETLINK, 0, &head(0, 0, 0)).with_text(IFLA_IFNAME, name)) {
+    get(route, Message::new(GETLINK, 0, &head(0, 0, 0)).with_text(IFLA_IFNAME, name))
+}
+
+/// The link with this index.
+pub(crate) fn at(route: &mut Route, index: u32) -> io::Result<Option<Link>> {
+    get(route, Message::new(GETLINK, 0, &head(index, 0, 0)))
+}
+
+fn get(route: &mut Route, question: Message) -> io::Result<Option<Link>> {
+    match route.get(question) {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(None),
         result => Ok(result?.iter().find_map(parse)),
     }
@@ -127,6 +140,15 @@ pub(crate) fn bridge(route: &mut Route, name: &str) -> io::Result<()> {
     route.ask(message)
 }
 
+/// The address of the host's end of a cable whose other end has `mac`.
+///
+/// A bridge takes the lowest of its ports' addresses as its own, unless it was given one: this one must never be the lowest, or the host's neighbours
+/// would look for it in vain each time that a workload comes or goes. Nor may it be the workload's own, which the bridge would take for the
+/// host's then.
+fn outer_mac(mac: [u8; 6]) -> [u8; 6] {
+    [0xfe, 0xff, mac[2], mac[3], mac[4], mac[5] ^ 1]
+}
+
 /// Makes a veth pair: `outer` here, a port of the bridge with index `bridge`, down; `inner` in `namespace`, with its MAC.
 pub(crate) fn veth(
     route: &mut Route,
@@ -136,10 +158,7 @@ pub(crate) fn veth(
     namespace: BorrowedFd<'_>,
 ) -> io::Result<()> {
     let (name, mac, mtu) = inner;
-    // A bridge takes the lowest of its ports' addresses as its own, unless it was given one: this one must never be the lowest, or
-    // the host's neighbours would look for it in vain each time that a workload comes or goes.
-    let mut outer_mac = mac;
-    outer_mac[0] = 0xfe;
+    let outer_mac = outer_mac(mac);
     let namespace = namespace.as_raw_fd().cast_unsigned();
     let message = Message::new(NEWLINK, CREATE | EXCLUSIVE, &head(0, 0, 0))
         .with_text(IFLA_IFNAME, outer)

@@ -65,7 +65,7 @@ fn an_identity_is_given_captured_and_given_again() {
     let given = identity(7);
     attach(first.as_fd(), "br0", "fyone", &given).unwrap();
     assert!(locked("fyone").unwrap());
-    unlock("fyone").unwrap();
+    unlock("fyone", first.as_fd()).unwrap();
     let captured = capture(first.as_fd()).unwrap();
     // Metrics of IPv6 routes are set by the kernel where none was given.
     let mut expected = given.clone();
@@ -90,10 +90,10 @@ fn an_identity_is_given_captured_and_given_again() {
 fn a_bridge_keeps_its_address_when_workloads_come_and_go() {
     host();
     bridge_create("br0").unwrap();
-    // The highest address that a port of the host's own may have: whatever else came would be lower.
+    // As high as an address that is drawn gets: whatever else came would be lower.
     for words in [
         "ip link add up0 type veth peer name up1",
-        "ip link set up0 address fa:ff:ff:ff:ff:ff",
+        "ip link set up0 address fe:fe:ff:ff:ff:ff",
         "ip link set up0 master br0",
     ] {
         assert_eq!(run(words), "", "{words}");
@@ -103,10 +103,10 @@ fn a_bridge_keeps_its_address_when_workloads_come_and_go() {
         shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).map(str::to_owned)
     };
     let before = address();
-    assert_eq!(before.as_deref(), Some("fa:ff:ff:ff:ff:ff"));
+    assert_eq!(before.as_deref(), Some("fe:fe:ff:ff:ff:ff"));
     let first = workload();
     attach(first.as_fd(), "br0", "fyone", &identity(7)).unwrap();
-    unlock("fyone").unwrap();
+    unlock("fyone", first.as_fd()).unwrap();
     assert_eq!(address(), before);
     detach("fyone").unwrap();
     assert_eq!(address(), before);
@@ -120,7 +120,7 @@ fn two_workloads_talk_until_one_is_locked() {
     for (namespace, last) in [(&first, 1), (&second, 2)] {
         let name = host_end_name(&format!("w-{last}{last}{last}{last}"));
         attach(namespace.as_fd(), "br0", &name, &identity(last)).unwrap();
-        unlock(&name).unwrap();
+        unlock(&name, namespace.as_fd()).unwrap();
     }
     let ping = |to: &str| {
         // Bound here and there: a datagram socket's echo needs no program but the test.
@@ -133,8 +133,36 @@ fn two_workloads_talk_until_one_is_locked() {
     assert!(eventually("10.7.0.2") && eventually("fd07::2"));
     lock(&host_end_name("w-2222")).unwrap();
     assert!(!ping("10.7.0.2") && !ping("fd07::2"));
-    unlock(&host_end_name("w-2222")).unwrap();
+    unlock(&host_end_name("w-2222"), second.as_fd()).unwrap();
     assert!(eventually("10.7.0.2"));
+}
+
+#[test]
+fn a_workload_is_reached_whatever_its_address() {
+    host();
+    bridge_create("br0").unwrap();
+    let (first, second) = (workload(), workload());
+    attach(first.as_fd(), "br0", "fyone", &identity(1)).unwrap();
+    unlock("fyone", first.as_fd()).unwrap();
+    // The highest of those that are drawn begin as Ferry's own ends of the cables do.
+    for mac in [[0xfe, 0xff, 1, 2, 3, 4], [0xfe, 0xff, 1, 2, 3, 5], [0xfe, 7, 1, 2, 3, 4], [2, 0, 0, 0, 0, 0]]
+    {
+        attach(second.as_fd(), "br0", "fytwo", &Identity { mac, ..identity(2) }).unwrap();
+        unlock("fytwo", second.as_fd()).unwrap();
+        for ip in ["10.7.0.2", "fd07::2"] {
+            let (from, at) = (socket(&first, &ip.replace('2', "1")), socket(&second, ip));
+            at.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            let reached = (0..10).any(|_| {
+                from.send_to(b"hello", at.local_addr().unwrap()).ok();
+                at.recv(&mut [0; 16]).is_ok()
+            });
+            assert!(reached, "{mac:x?} at {ip}");
+        }
+        detach("fytwo").unwrap();
+        // What the first remembers of the second is over.
+        let old = in_namespace(first.as_fd(), || Ok(run("ip neigh flush all"))).unwrap();
+        assert_eq!(old, "");
+    }
 }
 
 #[test]
@@ -146,7 +174,7 @@ fn what_comes_for_a_locked_workload_is_kept_and_delivered() {
     let (first, second) = (workload(), workload());
     for (namespace, name, last) in [(&first, "fyone", 1), (&second, "fytwo", 2)] {
         attach(namespace.as_fd(), "br0", name, &identity(last)).unwrap();
-        unlock(name).unwrap();
+        unlock(name, namespace.as_fd()).unwrap();
     }
     let (from, at) = (socket(&first, "10.7.0.1"), socket(&second, "10.7.0.2"));
     at.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -157,10 +185,16 @@ fn what_comes_for_a_locked_workload_is_kept_and_delivered() {
     .unwrap();
     let (mut far, _) = listener.accept().unwrap();
 
-    let holder = Holder::open("br0", identity(2)).unwrap();
+    let mut holder = Holder::open("br0", identity(2)).unwrap();
+    holder.begin().unwrap();
+    near.write_all(b"twice").unwrap();
+    from.send_to(b"once", at.local_addr().unwrap()).unwrap();
+    let (mut twice, mut once) = ([0; 5], [0; 16]);
+    far.read_exact(&mut twice).unwrap();
+    assert_eq!(at.recv(&mut once).unwrap(), 4);
     lock("fytwo").unwrap();
     assert!(locked("fytwo").unwrap());
-    holder.begin().unwrap();
+    holder.locked();
     from.send_to(b"meanwhile", at.local_addr().unwrap()).unwrap();
     from.send_to(b"not for it", "10.7.0.3:9").unwrap();
     // More than a packet: handed on uncut and without checksums between devices of one machine.
@@ -170,9 +204,9 @@ fn what_comes_for_a_locked_workload_is_kept_and_delivered() {
     assert!(at.recv(&mut [0; 16]).is_err(), "it is locked");
     at.set_nonblocking(false).unwrap();
     let frames = holder.take();
-    assert!(frames.len() >= 2 && holder.take().is_empty(), "{}", frames.len());
+    assert!(frames.len() >= 3 && holder.take().is_empty(), "{}", frames.len());
 
-    unlock("fytwo").unwrap();
+    unlock("fytwo", second.as_fd()).unwrap();
     holder.end().unwrap();
     assert_eq!(deliver("fytwo", &frames).unwrap(), frames.len());
     let mut buffer = [0; 16];
@@ -186,6 +220,29 @@ fn what_comes_for_a_locked_workload_is_kept_and_delivered() {
     // Nothing is kept any more.
     from.send_to(b"again", at.local_addr().unwrap()).unwrap();
     assert!(holder.take().is_empty());
+}
+
+#[test]
+fn what_is_sent_as_soon_as_the_lock_is_off_arrives() {
+    host();
+    bridge_create("br0").unwrap();
+    let (first, second) = (workload(), workload());
+    let ip = "10.7.0.2".parse().unwrap();
+    let known = Neighbour { ip, mac: identity(2).mac, permanent: true };
+    let knowing = Identity { neighbours: vec![known], ..identity(1) };
+    attach(second.as_fd(), "br0", "fytwo", &identity(2)).unwrap();
+    unlock("fytwo", second.as_fd()).unwrap();
+    let at = socket(&second, "10.7.0.2");
+    at.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    for number in 0..40 {
+        attach(first.as_fd(), "br0", "fyone", &knowing).unwrap();
+        let from = socket(&first, "10.7.0.1");
+        unlock("fyone", first.as_fd()).unwrap();
+        // Once: whoever waits for an answer to it would wait for a second.
+        from.send_to(b"now", at.local_addr().unwrap()).unwrap();
+        assert!(at.recv(&mut [0; 16]).is_ok(), "datagram {number}");
+        detach("fyone").unwrap();
+    }
 }
 
 fn socket(namespace: &OwnedFd, ip: &str) -> std::net::UdpSocket {
@@ -210,14 +267,14 @@ fn switches_and_neighbours_learn_by_the_announcement() {
     attach(client.as_fd(), "br0", "fyclient", &identity(1)).unwrap();
     attach(source.as_fd(), "br0", "fysource", &identity(2)).unwrap();
     attach(target.as_fd(), "br0", "fytarget", &identity(2)).unwrap();
-    unlock("fyclient").unwrap();
-    unlock("fysource").unwrap();
+    unlock("fyclient", client.as_fd()).unwrap();
+    unlock("fysource", source.as_fd()).unwrap();
     announce(source.as_fd(), &identity(2)).unwrap();
     assert_eq!(port_of(identity(2).mac).as_deref(), Some("fysource"));
 
     let heard = in_namespace(client.as_fd(), || PacketSocket::open("eth0")).unwrap();
     lock("fysource").unwrap();
-    unlock("fytarget").unwrap();
+    unlock("fytarget", target.as_fd()).unwrap();
     announce(target.as_fd(), &identity(2)).unwrap();
     assert_eq!(port_of(identity(2).mac).as_deref(), Some("fytarget"));
 

@@ -142,9 +142,11 @@ impl Stage {
         let told = output.stdout.lines().find_map(|line| serde_json::from_str::<Move>(line).ok());
         let mut moved = match told {
             Some(moved) if output.code == 0 && moved.state == MoveState::Done => moved,
-            _ if output.code == 3 => return Err(Failure::Refused(output.stderr.trim().to_owned())),
             _ => {
                 let said = format!("{}{}", output.stdout, output.stderr);
+                if output.code == 3 {
+                    return Err(Failure::Refused(said.trim().to_owned()));
+                }
                 let said = format!("`{}` ended with {}: {}", options.join(" "), output.code, said.trim());
                 return Err(Failure::Failed(io::Error::other(said)));
             }

@@ -31,6 +31,9 @@ pub const UNDECLARED: &str = "undeclared-directory";
 /// as an exception.
 pub const REMEMBERED_INODE: &str = "remembered-inode";
 
+/// Sort of a process' memory: it needs no room on a disk, unless an image is made of it.
+pub const MEMORY: &str = "memory";
+
 /// Sort of what an inventory names because writes to it cannot be told: a live move sends it in the pause, and the plan says so as an
 /// exception.
 pub const UNTRACKED: &str = "untracked";

@@ -209,6 +209,24 @@ fn a_host_that_does_not_fit_is_named_with_what_is_missing() {
 }
 
 #[test]
+fn memory_needs_no_room_on_the_targets_disk_but_for_an_image() {
+    let mut other = answer(vec![]);
+    other.facts.disk_available_bytes = 1 << 20;
+    let mut heap = resource(MEMORY, "[heap]", Binding::Identifier, Attachment::Unattached);
+    heap.bytes = 2 << 20;
+    let mut inventory = inventory(vec![heap]);
+    inventory.memory_bytes = 2 << 20;
+    let plan = make(&inventory, &other, &options());
+    assert!(plan.blockers.is_empty(), "{:?}", plan.blockers);
+    let warm = make(&inventory, &other, &Options { method: Method::Warm, ..options() });
+    assert!(warm.blockers.iter().any(|blocker| blocker.what.contains("files")), "{:?}", warm.blockers);
+    let mut file = resource("file", "/data/db", Binding::Identifier, Attachment::Unattached);
+    file.bytes = 2 << 20;
+    inventory.resources.push(file);
+    assert_eq!(make(&inventory, &other, &options()).blockers.len(), 1);
+}
+
+#[test]
 fn unsupported_objects_block_every_move_but_a_cold_one() {
     let mut ring = resource("io_uring", "anon_inode:[io_uring]", Binding::Type, Attachment::Unattached);
     ring.unsupported =

@@ -5,7 +5,7 @@ use crate::capture::memory::obstacle;
 use crate::capture::{Error, Scope, members};
 use crate::live::direct;
 use ferry_model::plan::{Blocker, Holder, Resource};
-use ferry_model::planning::UNTRACKED;
+use ferry_model::planning::{MEMORY, UNTRACKED};
 use ferry_model::resource::{Attachment, Binding};
 use ferry_sys::kcmp::{self, What};
 use ferry_sys::proc;
@@ -94,7 +94,7 @@ impl Seen {
         if !matches!(self.stat.state, b'Z' | b'X') {
             let private: u64 = self.areas.iter().map(|area| area.anonymous).sum();
             let name = format!("private memory of process {} ({})", self.ns_pid, self.comm());
-            all.push(self.resource("memory", name, Binding::Identifier, private));
+            all.push(self.resource(MEMORY, name, Binding::Identifier, private));
             let shared: u64 = self
                 .areas
                 .iter()
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn own_memory_and_libraries_are_found() {
         let all = tasks(&Scope::Tree(std::process::id() as i32), &HashSet::new()).unwrap();
-        let memory = all.iter().find(|resource| resource.sort == "memory").expect("memory");
+        let memory = all.iter().find(|resource| resource.sort == MEMORY).expect("memory");
         assert!(memory.bytes > 0);
         assert!(all.iter().any(|resource| resource.sort == "library"
             && resource.name.contains("libc")

@@ -29,11 +29,10 @@ impl Workload {
             record.phase = Phase::Frozen;
         }
         let told = frozen.and_then(|()| if stays { Ok(()) } else { self.wait_for_last_closed() });
-        if let Err(error) = told.and_then(|()| self.set_network(false)) {
+        if let Err(error) = told.and_then(|()| self.lock_and_hold()) {
             self.thaw()?;
             return Err(error);
         }
-        self.begin_to_hold();
         self.lock_connections();
         Ok(())
     }

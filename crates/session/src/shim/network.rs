@@ -1,7 +1,7 @@
 //! The network identity of a workload, by the network crate's words: a device of its own that is joined to the host's bridge.
 
 use super::spec::{Network, Spec};
-use super::workload::Workload;
+use super::workload::{Workload, no_capsule};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_network::{Address, Identity, Route, host_end_name};
 use ferry_process::capsule::Capsule;
@@ -57,8 +57,9 @@ pub(super) fn lock(spec: &Spec) -> Result<()> {
 }
 
 /// Takes it up.
-pub(super) fn unlock(spec: &Spec) -> Result<()> {
-    Ok(ferry_network::unlock(&end(spec))?)
+pub(super) fn unlock(capsule: &Capsule, spec: &Spec) -> Result<()> {
+    let namespace = capsule.namespace("net")?;
+    Ok(ferry_network::unlock(&end(spec), namespace.as_fd())?)
 }
 
 /// Removes the device.
@@ -79,7 +80,7 @@ impl Workload {
         match &self.record {
             Some(record) if record.spec.network.is_some() => {
                 if up {
-                    unlock(&record.spec)
+                    unlock(self.capsule.as_ref().ok_or_else(no_capsule)?, &record.spec)
                 } else {
                     lock(&record.spec)
                 }

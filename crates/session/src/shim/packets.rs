@@ -23,17 +23,22 @@ impl Workload {
         }
     }
 
-    /// The network is locked: keeps what comes from now on.
-    pub(super) fn begin_to_hold(&mut self) {
+    /// Locks the network, and keeps what comes from now on.
+    pub(super) fn lock_and_hold(&mut self) -> Result<()> {
         if let Some(Err(error)) = self.holder.as_ref().map(Holder::begin) {
             eprintln!("Packets of the pause are not kept: {error}");
             self.holder = None;
         }
+        self.set_network(false)?;
+        if let Some(holder) = &mut self.holder {
+            holder.locked();
+        }
+        Ok(())
     }
 
     /// The network is open again: keeps no more, and gives what was kept to the workload, which need not run yet.
     pub(super) fn deliver_held(&mut self) {
-        let Some(holder) = self.holder.take() else { return };
+        let Some(mut holder) = self.holder.take() else { return };
         let ended = holder.end();
         if let Err(error) = ended.map_err(Error::from).and_then(|()| self.deliver_frames(&holder.take())) {
             eprintln!("Packets of the pause are lost: {error}");
@@ -41,8 +46,8 @@ impl Workload {
     }
 
     /// What was kept since it was last asked: the workload is another host's, and it goes there.
-    pub(super) fn held_frames(&self) -> Vec<Frame> {
-        self.holder.as_ref().map(Holder::take).unwrap_or_default()
+    pub(super) fn held_frames(&mut self) -> Vec<Frame> {
+        self.holder.as_mut().map(Holder::take).unwrap_or_default()
     }
 
     /// Lets frames that were kept elsewhere arrive here.
