@@ -227,7 +227,7 @@ fn what_is_sent_as_soon_as_the_lock_is_off_arrives() {
     host();
     bridge_create("br0").unwrap();
     let (first, second) = (workload(), workload());
-    let ip = "10.7.0.2".parse().unwrap();
+    let ip = "10.7.0.2/32".parse().unwrap();
     let known = Neighbour { ip, mac: identity(2).mac, permanent: true };
     let knowing = Identity { neighbours: vec![known], ..identity(1) };
     attach(second.as_fd(), "br0", "fytwo", &identity(2)).unwrap();
