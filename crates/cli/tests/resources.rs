@@ -23,6 +23,7 @@ fn main() -> std::process::ExitCode {
         trial("a_shared_file_system_is_bound_again_and_not_copied", shared),
         trial("a_host_that_does_not_fit_is_refused_by_name", unfit),
         trial("a_host_without_room_is_refused", no_room),
+        trial("where_nothing_tells_what_is_written_auto_goes_by_post_copy", nothing_tracks),
         trial("where_no_page_can_follow_it_stops_instead_which_is_said_before", nothing_follows),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -174,18 +175,33 @@ until (-e "/tmp/go") {
 print "OK\n";
 "#;
 
+fn says(at: &Host, words: &[&str], code: i32, told: &str) -> Verdict {
+    let said = try_ferry(at, words)?;
+    let text = format!("{}{}", said.stdout, said.stderr);
+    let right = said.code == code && text.contains(told);
+    if right { Ok(()) } else { Err(format!("{words:?} ended with {}, not {told:?}: {text}", said.code)) }
+}
+
+/// A source whose kernel tells nothing of what is written has no rounds; unless it is told otherwise, it does not stop for all memory.
+fn nothing_tracks() -> Verdict {
+    let alpha = host("alpha").env("FERRY_FEATURES_WITHOUT", "userfaultfd-wp-async");
+    let fleet = start(vec![alpha, host("beta")])?;
+    let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
+    run_until_ready(alpha, &[], &["/usr/bin/perl", "-e", WRITES])?;
+    says(alpha, &["move", NAME, "--to", "beta", "--method", "pre-copy"], 3, "userfaultfd-wp-async")?;
+    let line = ["--json", "move", NAME, "--to", "beta"];
+    says(alpha, &[&line[..], &["--method", "auto"]].concat(), 0, "post-copy, at most")?;
+    ends_well(beta)?;
+    clear(fleet)
+}
+
 /// Of a target that cannot wait for pages nothing is asked that needs it: by name it is refused, and what does not converge is stopped.
 fn nothing_follows() -> Verdict {
     let beta = host("beta").env("FERRY_FEATURES_WITHOUT", "userfaultfd-missing");
     let fleet = start(vec![host("alpha"), beta])?;
     let [alpha, beta] = [&fleet.nodes[0], &fleet.nodes[1]];
     run_until_ready(alpha, &[], &["/usr/bin/perl", "-e", WRITES])?;
-    let says = |words: &[&str], code: i32, told: &str| {
-        let said = try_ferry(alpha, words)?;
-        let text = format!("{}{}", said.stdout, said.stderr);
-        let right = said.code == code && text.contains(told);
-        if right { Ok(()) } else { Err(format!("{words:?} ended with {}, not {told:?}: {text}", said.code)) }
-    };
+    let says = |words: &[&str], code: i32, told: &str| says(alpha, words, code, told);
     let lacks = "lacks userfaultfd-missing";
     says(&["move", NAME, "--to", "beta", "--method", "post-copy"], 3, lacks)?;
     let named = format!("the rest travels while it stands still: beta {lacks}");
