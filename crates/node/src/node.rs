@@ -23,9 +23,9 @@ use ferry_model::ids::{BootId, HostName, MoveId};
 use ferry_session::decider::Embedded;
 use ferry_session::facts::FileHashes;
 use ferry_session::movement::Movements;
+use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::greeting::Hello;
 use std::collections::HashMap;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -378,8 +378,8 @@ impl Handler for Node {
         }
     }
 
-    fn moving(&self, from: HostName, hello: Hello, stream: UnixStream) {
-        let taken = self.movements().and_then(|moves| moves.accept(&from, &hello, Box::new(stream)));
+    fn moving(&self, from: HostName, hello: Hello, stream: Box<dyn Stream>) {
+        let taken = self.movements().and_then(|moves| moves.accept(&from, &hello, stream));
         if let Err(error) = taken {
             self.audit.note(from.as_str(), "a connection of a move", Verdict::Refused, &error.message);
         }

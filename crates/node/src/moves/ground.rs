@@ -51,7 +51,11 @@ impl movement::Node for Node {
     }
 
     fn connect(&self, to: &HostName, purpose: Purpose) -> io::Result<Box<dyn Stream>> {
-        Ok(Box::new(self.peers().connect(to, purpose)?))
+        match purpose {
+            // Somebody waits for each page.
+            Purpose::Demand { .. } => Ok(Box::new(self.peers().connect_direct(to, purpose)?)),
+            _ => Ok(Box::new(self.peers().connect(to, purpose)?)),
+        }
     }
 
     fn journal(&self, id: WorkloadId) -> Result<Shared> {

@@ -1,7 +1,7 @@
 //! Joins a TLS connection to a socket pair, so that everything above it can be plain blocking code, and so that an end of
 //! it could be given to another process. Each direction is copied by one task of the runtime.
 
-use super::open::Open;
+use super::open::{Ending, Open};
 use crate::passing::pass_on;
 use ferry_model::ids::HostName;
 use std::io;
@@ -48,7 +48,7 @@ pub fn join_holding(
             (pass_on(tls_read, ours_write, BUFFER_BYTES), pass_on(ours_read, tls_write, BUFFER_BYTES));
         tokio::join!(inwards, outwards);
     });
-    let number = open.enter(name, serial, task.abort_handle());
+    let number = open.enter(name, serial, Ending::Task(task.abort_handle()));
     begin.send(number).map_err(|_| io::Error::other("The runtime is going down"))?;
     Ok(ours)
 }

@@ -3,8 +3,9 @@
 
 use super::accept::{Bounds, Place, accept_all};
 use super::serve::{Handler, serve};
-use super::{Peers, bridge, silence};
+use super::{Direct, Peers, bridge, silence};
 use crate::trust::{certificate, tls};
+use ferry_transfer::wire::Stream;
 use std::io;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
@@ -66,7 +67,11 @@ fn admit(
     let shown = shown.ok_or_else(|| io::Error::other("It showed no certificate"))?;
     // The handshake has verified it; what it says is who they are, whatever they call themselves.
     let said = certificate::read(shown).map_err(io::Error::other)?;
-    let stream = bridge::join(tls, &peers.open, &said.name, &said.serial)?;
+    let direct = tls.get_ref().1.alpn_protocol() == Some(tls::PEER_DIRECT);
+    let stream: Box<dyn Stream> = match direct {
+        true => Box::new(Direct::enter(tls, &peers.open, &said.name, &said.serial)?),
+        false => Box::new(bridge::join(tls, &peers.open, &said.name, &said.serial)?),
+    };
     // Put out between the handshake and the registration: the change was not seen by the watcher.
     if !peers.roster.admits(&said.name, &said.serial) {
         return Err(io::Error::other("It was put out of the fleet"));

@@ -1,11 +1,12 @@
 //! The other nodes of the fleet: connections to and from them, both sides authenticated, by name.
 //!
 //! A connection is TLS 1.3 in the async runtime, joined to one end of a socket pair; everything above it (greeting,
-//! requests, moves) is plain blocking reads and writes on the other end, on threads of its own. Whoever is put out of the
-//! fleet loses every open connection at once.
+//! requests, moves) is plain blocking reads and writes on the other end, on threads of its own. Streams of pages that are missing at a target
+//! make no such detour ([`Direct`]). Whoever is put out of the fleet loses every open connection at once.
 
 pub mod accept;
 mod bridge;
+mod direct;
 mod keep;
 mod listen;
 mod open;
@@ -14,6 +15,7 @@ mod serve;
 mod silence;
 pub mod wire;
 
+pub use direct::Direct;
 pub use keep::{keep_members, push_members};
 pub use listen::listen;
 pub use operators::Admitted;
@@ -26,12 +28,15 @@ use crate::trust::roster::Roster;
 use crate::trust::tls::Tls;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::HostName;
+use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::greeting::{self, Purpose};
 use open::Open;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 use wire::{Reply, Request};
 
 /// How long connecting and the handshake may take.
@@ -75,12 +80,29 @@ impl Peers {
     /// # Errors
     /// `NotFound` if there is no such member or it has no address; else why it could not be reached.
     pub fn connect(&self, host: &HostName, purpose: Purpose) -> io::Result<UnixStream> {
-        let mut stream = self.runtime.block_on(self.dial(host))?;
-        stream.set_read_timeout(Some(CONNECT_TIME_MAX))?;
-        stream.set_write_timeout(Some(CONNECT_TIME_MAX))?;
+        let connected = self.runtime.block_on(async {
+            let (tls, serial) = self.dial(host, &self.tls.client).await?;
+            bridge::join(tls, &self.open, host, &serial)
+        })?;
+        self.greet(connected, purpose)
+    }
+
+    /// As [`Self::connect`], without a detour through the runtime.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_direct(&self, host: &HostName, purpose: Purpose) -> io::Result<Direct> {
+        let connected = self.runtime.block_on(async {
+            let (tls, serial) = self.dial(host, &self.tls.client_direct).await?;
+            Direct::enter(tls, &self.open, host, &serial)
+        })?;
+        self.greet(connected, purpose)
+    }
+
+    fn greet<S: Stream>(&self, mut stream: S, purpose: Purpose) -> io::Result<S> {
+        stream.set_timeout(Some(CONNECT_TIME_MAX))?;
         greeting::connect(&mut stream, &self.name, purpose)?;
-        stream.set_read_timeout(None)?;
-        stream.set_write_timeout(None)?;
+        stream.set_timeout(None)?;
         Ok(stream)
     }
 
@@ -101,7 +123,12 @@ impl Peers {
         }
     }
 
-    async fn dial(&self, host: &HostName) -> io::Result<UnixStream> {
+    /// A connection whose handshake is over, and the number of the certificate that the host has.
+    async fn dial(
+        &self,
+        host: &HostName,
+        config: &Arc<rustls::ClientConfig>,
+    ) -> io::Result<(TlsStream<TcpStream>, Vec<u8>)> {
         let not_found = |what: String| io::Error::new(io::ErrorKind::NotFound, what);
         let members = self.roster.now();
         let member =
@@ -110,16 +137,16 @@ impl Peers {
         let address =
             address.ok_or_else(|| not_found(format!("{host} has not said yet where it is reached")))?;
         let name = certificate::server_name(host).map_err(io::Error::other)?;
-        let connector = tokio_rustls::TlsConnector::from(self.tls.client.clone());
+        let connector = tokio_rustls::TlsConnector::from(config.clone());
         let connected = tokio::time::timeout(CONNECT_TIME_MAX, async {
-            let tcp = tokio::net::TcpStream::connect(&address).await?;
+            let tcp = TcpStream::connect(&address).await?;
             tcp.set_nodelay(true)?;
             silence::watch(&tcp)?;
             connector.connect(name, tcp).await
         });
         let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{host} at {address} does not answer"));
         let tls = connected.await.map_err(|_| late())??;
-        bridge::join(tls.into(), &self.open, host, &member.serial)
+        Ok((tls.into(), member.serial.clone()))
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::trust::roster::Roster;
 use ferry_model::ids::HostName;
 use std::collections::HashMap;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::AbortHandle;
 
@@ -17,7 +18,16 @@ pub struct Open {
 struct Peer {
     name: HostName,
     serial: Vec<u8>,
-    task: AbortHandle,
+    ending: Ending,
+}
+
+/// How a connection is ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// The task that carries it is given up.
+    Task(AbortHandle),
+    /// It is shut down, for all that have it.
+    Socket(TcpStream),
 }
 
 impl Open {
@@ -36,10 +46,10 @@ impl Open {
         open
     }
 
-    /// Registers the connection that `task` carries; returns its number for [`Self::leave`].
-    pub fn enter(self: &Arc<Self>, name: &HostName, serial: &[u8], task: AbortHandle) -> u64 {
+    /// Registers a connection; returns its number for [`Self::leave`].
+    pub fn enter(self: &Arc<Self>, name: &HostName, serial: &[u8], ending: Ending) -> u64 {
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let peer = Peer { name: name.clone(), serial: serial.to_vec(), task };
+        let peer = Peer { name: name.clone(), serial: serial.to_vec(), ending };
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(number, peer);
         number
     }
@@ -53,7 +63,10 @@ impl Open {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, peer| {
             let stays = admits(&peer.name, &peer.serial);
             if !stays {
-                peer.task.abort();
+                match &peer.ending {
+                    Ending::Task(task) => task.abort(),
+                    Ending::Socket(socket) => drop(socket.shutdown(Shutdown::Both)),
+                }
             }
             stays
         });

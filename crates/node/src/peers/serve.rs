@@ -5,6 +5,7 @@ use crate::frame;
 use crate::trust::join::{JoinAnswer, JoinRequest};
 use ferry_model::error::{Error, Result};
 use ferry_model::ids::HostName;
+use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::greeting::{self, Hello, Purpose};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -22,7 +23,7 @@ pub trait Handler: Send + Sync + 'static {
     fn answer(&self, from: &HostName, request: Request) -> Result<Reply>;
 
     /// Takes a connection of a move, after its greeting.
-    fn moving(&self, from: HostName, hello: Hello, stream: UnixStream);
+    fn moving(&self, from: HostName, hello: Hello, stream: Box<dyn Stream>);
 
     /// Decides about a host that wants to join.
     fn join(&self, request: &JoinRequest) -> Result<JoinAnswer>;
@@ -32,7 +33,7 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// Serves one connection of `from` until it ends.
-pub fn serve(mut stream: UnixStream, from: &HostName, handler: &dyn Handler) {
+pub fn serve(mut stream: Box<dyn Stream>, from: &HostName, handler: &dyn Handler) {
     match greet(&mut stream, from) {
         Err(cause) => tracing::debug!(%from, %cause, "a peer's greeting failed"),
         Ok(hello) if hello.purpose == Purpose::Node => {
@@ -41,15 +42,14 @@ pub fn serve(mut stream: UnixStream, from: &HostName, handler: &dyn Handler) {
             }
         }
         Ok(hello) => {
-            let _ = stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None));
+            let _ = stream.set_timeout(None);
             handler.moving(from.clone(), hello, stream);
         }
     }
 }
 
-fn greet(stream: &mut UnixStream, from: &HostName) -> io::Result<Hello> {
-    stream.set_read_timeout(Some(GREETING_TIME_MAX))?;
-    stream.set_write_timeout(Some(GREETING_TIME_MAX))?;
+fn greet(stream: &mut Box<dyn Stream>, from: &HostName) -> io::Result<Hello> {
+    stream.set_timeout(Some(GREETING_TIME_MAX))?;
     let hello = greeting::accept(stream)?;
     if hello.host != *from {
         let why = format!("It calls itself {}, and its certificate says {from}", hello.host);
@@ -60,10 +60,9 @@ fn greet(stream: &mut UnixStream, from: &HostName) -> io::Result<Hello> {
     Ok(hello)
 }
 
-fn answer(stream: &mut UnixStream, from: &HostName, handler: &dyn Handler) -> Result<()> {
+fn answer(stream: &mut Box<dyn Stream>, from: &HostName, handler: &dyn Handler) -> Result<()> {
     let limit = |cause: io::Error| Error::from_source(ferry_model::error::Kind::Unable, &cause);
-    stream.set_read_timeout(Some(REQUEST_TIME_MAX)).map_err(limit)?;
-    stream.set_write_timeout(Some(REQUEST_TIME_MAX)).map_err(limit)?;
+    stream.set_timeout(Some(REQUEST_TIME_MAX)).map_err(limit)?;
     let request: Request = frame::receive(stream)?;
     let reply = handler.answer(from, request).unwrap_or_else(|error| Reply::Failed { error });
     frame::send(stream, &reply)

@@ -22,6 +22,9 @@ use std::sync::Arc;
 /// Application protocol between nodes.
 pub const PEER: &[u8] = b"ferry/1";
 
+/// The same between nodes for what is to be read and written without a detour: see [`crate::peers`].
+pub const PEER_DIRECT: &[u8] = b"ferry-direct/1";
+
 /// Application protocol of a host that joins.
 pub const JOIN: &[u8] = b"ferry-join/1";
 
@@ -33,6 +36,8 @@ pub const HTTP: &[u8] = b"http/1.1";
 pub struct Tls {
     /// Towards peers.
     pub client: Arc<ClientConfig>,
+    /// Towards peers, by [`PEER_DIRECT`] where the peer knows it.
+    pub client_direct: Arc<ClientConfig>,
     /// For peers.
     pub server: Arc<ServerConfig>,
     /// For hosts that join; only of use on the authority's node.
@@ -61,6 +66,8 @@ impl Tls {
             .map_err(|cause| unable(&cause))?;
         client.alpn_protocols = vec![PEER.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
+        let mut direct = client.clone();
+        direct.alpn_protocols = vec![PEER_DIRECT.to_vec(), PEER.to_vec()];
 
         let inner = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
         let inner = inner.build().map_err(|cause| unable(&cause))?;
@@ -70,19 +77,23 @@ impl Tls {
             builder.with_protocol_versions(&[&rustls::version::TLS13]).map_err(|cause| unable(&cause))
         };
         let finish = |builder: rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
-                      alpn: &[u8]| {
+                      alpn: &[&[u8]]| {
             let config = builder.with_single_cert(identity.chain(), identity.key()?);
             let mut config = config.map_err(|cause| unable(&cause))?;
-            config.alpn_protocols = vec![alpn.to_vec()];
+            config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
             // Unread tickets make a closing sender reset the connection, and the tail is lost.
             config.send_tls13_tickets = 0;
             Ok::<_, FerryError>(Arc::new(config))
         };
         Ok(Self {
             client: Arc::new(client),
-            server: finish(server()?.with_client_cert_verifier(verifier(present_node)), PEER)?,
-            joining: finish(server()?.with_no_client_auth(), JOIN)?,
-            api: finish(server()?.with_client_cert_verifier(verifier(present_operator)), HTTP)?,
+            client_direct: Arc::new(direct),
+            server: finish(
+                server()?.with_client_cert_verifier(verifier(present_node)),
+                &[PEER_DIRECT, PEER],
+            )?,
+            joining: finish(server()?.with_no_client_auth(), &[JOIN])?,
+            api: finish(server()?.with_client_cert_verifier(verifier(present_operator)), &[HTTP])?,
         })
     }
 }

@@ -59,7 +59,8 @@ impl Ways {
             return None;
         }
         let whole = std::mem::take(&mut self.streams).into_iter().flatten();
-        whole.map(|stream| stream.into_socket().ok()).collect()
+        // Somebody waits for what comes over the first.
+        whole.enumerate().map(|(at, stream)| stream.into_socket(at == 0).ok()).collect()
     }
 
     fn take(&mut self, way: Way) {

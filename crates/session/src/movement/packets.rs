@@ -1,7 +1,15 @@
-//! Packets that the source has kept for the workload, at the target: they wait until it runs here, and are delivered once.
+//! Packets that the source has kept for the workload: at the target they wait until it runs here, and are delivered once; what still
+//! comes to the source after that is passed on too, for as long as senders learn by and by where the workload is.
 
 use ferry_network::hold::FRAMES_MAX;
 use minicbor::bytes::ByteVec;
+use std::time::{Duration, Instant};
+
+/// When the source passes on what has come, after it has heard that the workload runs, ms.
+const AFTER_MS: [u64; 6] = [10, 30, 100, 300, 1000, 3000];
+
+/// How exactly.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Those of one move.
 #[derive(Debug, Default)]
@@ -28,9 +36,53 @@ impl Packets {
     }
 }
 
+/// What still comes to a source that serves pages.
+#[derive(Debug, Default)]
+pub(super) struct Stragglers {
+    since: Option<Instant>,
+    passed: usize,
+}
+
+impl Stragglers {
+    /// The workload runs at the target from now on.
+    pub(super) fn begin(&mut self) {
+        *self = Self { since: Some(Instant::now()), passed: 0 };
+    }
+
+    /// Whether it is time to pass on what has come.
+    pub(super) fn is_due(&mut self) -> bool {
+        let Some(since) = self.since else { return false };
+        let due = self.next().is_some_and(|after| since.elapsed() >= after);
+        self.passed += usize::from(due);
+        due
+    }
+
+    fn next(&self) -> Option<Duration> {
+        AFTER_MS.get(self.passed).map(|ms| Duration::from_millis(*ms))
+    }
+
+    /// How soon to look again, while more is expected.
+    pub(super) fn pace(&self) -> Option<Duration> {
+        let next = self.next()?.saturating_sub(self.since?.elapsed());
+        Some(next.max(LOOK_EVERY))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stragglers_are_passed_on_a_few_times_and_then_no_more() {
+        let mut stragglers = Stragglers::default();
+        assert!(!stragglers.is_due() && stragglers.pace().is_none());
+        stragglers.begin();
+        let begun = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        stragglers.since = Some(begun);
+        assert_eq!(stragglers.pace(), Some(LOOK_EVERY));
+        let passed = std::iter::repeat_with(|| stragglers.is_due()).take_while(|due| *due).count();
+        assert_eq!((passed, stragglers.pace()), (AFTER_MS.len(), None));
+    }
 
     #[test]
     fn they_wait_until_the_workload_runs_and_are_bounded() {

@@ -9,6 +9,7 @@ use ferry_model::error::{Error, Kind, Result};
 use ferry_model::handover::Key;
 use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_sys::proc::stat;
+use ferry_sys::schedule;
 use ferry_transfer::access::{Missing, SpaceAccess, Via};
 use ferry_transfer::linux::LinuxSource;
 use ferry_transfer::space::{PAGE_SIZE, PageSource, Range, SpaceId};
@@ -16,9 +17,9 @@ use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::demand::{self, Progress};
 use ferry_transfer::wire::greeting::Purpose;
 use minicbor::{Decode, Encode};
+use rustix::net::{Shutdown, shutdown};
 use std::io::{self, Read};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,13 +96,13 @@ pub(super) struct Serving {
 /// One stream that is being served.
 struct Served {
     thread: JoinHandle<()>,
-    socket: UnixStream,
+    socket: OwnedFd,
 }
 
 impl Served {
     fn end(self) {
         // Whoever reads or writes it sees its end by that.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = shutdown(&self.socket, Shutdown::Both);
         let _ = self.thread.join();
     }
 }
@@ -195,25 +196,30 @@ impl Serving {
         if self.ways.open.len() != STREAMS as usize {
             self.ways.open()?;
         }
-        for stream in std::mem::take(&mut self.ways.open) {
-            self.streams.push(self.serve(stream)?);
+        for (index, stream) in std::mem::take(&mut self.ways.open).into_iter().enumerate() {
+            self.streams.push(self.serve(stream, index == 0)?);
         }
         Ok(())
     }
 
-    fn serve(&self, stream: Box<dyn Stream>) -> io::Result<Served> {
+    /// Serves one; the `first` is that of pages that somebody waits for.
+    fn serve(&self, mut stream: Box<dyn Stream>, first: bool) -> io::Result<Served> {
         stream.set_timeout(None)?;
-        let mut socket = UnixStream::from(stream.into_socket()?);
-        let ours = socket.try_clone()?;
+        let socket = stream.beneath()?;
         let (source, missing, progress) = (self.source.clone(), self.missing.clone(), self.progress.clone());
         let serving = std::thread::Builder::new().name("ferry-pages".into()).spawn(move || {
-            if let Err(error) = demand::serve(&mut socket, &*source, &missing, &progress) {
+            if first {
+                schedule::precede();
+            }
+            if let Err(error) = demand::serve(&mut *stream, &*source, &missing, &progress) {
                 tracing::debug!(%error, "a stream of pages ended");
             }
             // The other side must not wait for somebody who has left.
-            let _ = socket.shutdown(Shutdown::Both);
+            if let Ok(socket) = stream.beneath() {
+                let _ = shutdown(&socket, Shutdown::Both);
+            }
         });
-        Ok(Served { thread: serving?, socket: ours })
+        Ok(Served { thread: serving?, socket })
     }
 
     /// Ends every stream.

@@ -4,10 +4,11 @@
 //! been told to throw away what it made.
 
 use super::estimate::Watched;
-use super::ground::{Ground, Role, settle, stopped};
+use super::ground::{self, Ground, Role, settle, stopped};
 use super::link::Link;
 use super::live::{Live, Tracking};
 use super::node::Node;
+use super::packets::Stragglers;
 use super::pause::Pause;
 use super::planning::{self, Agreed};
 use super::recorder::Recorder;
@@ -27,7 +28,7 @@ use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::wire::control::{self, Bulk};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An execution state, and where the memory is.
 pub(super) type Captured = (Vec<u8>, Vec<SpaceAccess>);
@@ -52,6 +53,7 @@ pub(super) struct SourceRole {
     pub(super) ways: Option<Ways>,
     /// Pages were left behind.
     pub(super) serving: Option<Serving>,
+    stragglers: Stragglers,
     /// What tracks memory that has all been sent: ended when the pause is over, because that takes as long as memory is large.
     pub(super) tracking: Option<Tracking>,
     /// What looked at it to choose a method: the rounds go on with it.
@@ -103,6 +105,7 @@ pub(super) fn run(
         may_follow: false,
         ways: None,
         serving: None,
+        stragglers: Stragglers::default(),
         tracking: None,
         watched: Vec::new(),
         stage: None,
@@ -334,7 +337,8 @@ impl SourceRole {
             live => {
                 self.live = live;
                 let (began, staged) = (Instant::now(), self.staged);
-                let captured = self.ask(|shim| shim.capture_tracked(Vec::new(), staged))?;
+                let tracked = self.live.as_ref().map(Live::tracked).unwrap_or_default();
+                let captured = self.ask(|shim| shim.capture_tracked(tracked, staged))?;
                 recorder.spent(Cause::Capture, began);
                 captured
             }
@@ -451,7 +455,21 @@ impl Role for SourceRole {
     fn heard(&mut self, body: &Body) {
         if matches!(body, Body::Running) && self.serving.is_some() {
             self.ground.recorder.phase(Phase::PostCopy);
+            // Until the pages are in its copy stays, and with it what comes here for it.
+            self.pass_packets();
+            self.stragglers.begin();
         }
+    }
+
+    fn poll(&mut self) -> Option<Input> {
+        if self.stragglers.is_due() {
+            self.pass_packets();
+        }
+        None
+    }
+
+    fn pace(&self) -> Duration {
+        self.stragglers.pace().map_or(ground::TICK, |pace| pace.min(ground::TICK))
     }
 }
 
@@ -487,6 +505,7 @@ pub(super) fn recover(
         may_follow: false,
         ways: None,
         serving: None,
+        stragglers: Stragglers::default(),
         tracking: None,
         watched: Vec::new(),
         stage: None,

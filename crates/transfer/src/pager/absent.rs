@@ -34,6 +34,8 @@ impl Piece {
 pub struct Absent {
     /// By the address where they are missing: length, and where they come from.
     pieces: BTreeMap<u64, (u64, SpaceId, u64)>,
+    /// Their length.
+    bytes: u64,
     /// Something of it is missing elsewhere than where it was.
     displaced: bool,
 }
@@ -58,7 +60,7 @@ impl Absent {
     /// Bytes that it waits for.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.pieces.values().map(|(len, ..)| len).sum()
+        self.bytes
     }
 
     /// All of it, by the address where it is missing.
@@ -129,6 +131,7 @@ impl Absent {
     fn insert(&mut self, piece: Piece) {
         if piece.at.len > 0 {
             self.displaced |= piece.from != piece.at.start;
+            self.bytes += piece.at.len;
             self.pieces.insert(piece.at.start, (piece.at.len, piece.space, piece.from));
         }
     }
@@ -141,6 +144,7 @@ impl Absent {
             return;
         };
         self.pieces.remove(&start);
+        self.bytes -= len;
         let (whole_end, part_end) = (start + len, part.at.end());
         self.insert(Piece { at: Range { start, len: part.at.start - start }, space, from });
         let rest = Range { start: part_end, len: whole_end - part_end };

@@ -14,9 +14,11 @@
 //! before another page is placed, in the order in which the kernel tells them.
 
 pub mod absent;
+pub mod pages;
 pub mod resident;
 pub mod serve;
 
 pub use absent::{Absent, Piece};
+pub use pages::Pages;
 pub use resident::{Happening, Placed, Resident};
 pub use serve::{PREFETCH_BYTES, Pager, Wanted};

@@ -1,8 +1,9 @@
 //! The pager: takes in what happens, says what is wanted, puts in place what comes.
 
 use super::absent::{Absent, Piece};
+use super::pages::Pages;
 use super::resident::{Happening, Placed, Resident};
-use crate::engine::RangeSet;
+use crate::engine::{RangeSet, is_zero};
 use crate::space::{PAGE_SIZE, Range, SpaceId};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -27,7 +28,7 @@ pub struct Wanted {
 pub struct Pager<R> {
     residents: Vec<(R, Absent)>,
     /// What is on its way, by the source's addresses.
-    asked: BTreeMap<SpaceId, RangeSet>,
+    asked: BTreeMap<SpaceId, Pages>,
     /// What has come and could not be placed yet: the kernel refuses from the moment in which a mapping changes until the task that
     /// changes it has run again.
     backlog: VecDeque<Arrived>,
@@ -187,7 +188,13 @@ impl<R: Resident> Pager<R> {
         let mut until = end;
         while start < end {
             let part = |address: u64| (address - piece.at.start) as usize;
-            let done = match resident.place(start, &bytes[part(start)..part(until)])? {
+            let some = &bytes[part(start)..part(until)];
+            // What was never written to takes no memory here either.
+            let tried = match is_zero(some) {
+                true => resident.place_zero(start, some.len() as u64)?,
+                false => resident.place(start, some)?,
+            };
+            let done = match tried {
                 Placed::Bytes(done) if done > 0 => done,
                 // Written whole by the kernel, or placed before: what is there is newer.
                 Placed::Present => PAGE_SIZE,
@@ -254,15 +261,14 @@ impl<R: Resident> Pager<R> {
 
     /// What of a piece is not on its way yet, by the source's addresses.
     fn not_asked(&self, piece: &Piece) -> Vec<Range> {
-        let whole = RangeSet::new(vec![Range { start: piece.from, len: piece.at.len }]);
-        match self.asked.get(&piece.space) {
-            Some(asked) => whole.difference(asked).ranges().to_vec(),
-            None => whole.ranges().to_vec(),
-        }
+        let whole = Range { start: piece.from, len: piece.at.len };
+        self.asked.get(&piece.space).map_or_else(|| vec![whole], |asked| asked.lacks(&whole))
     }
 
     fn note_asked(&mut self, space: SpaceId, ranges: &RangeSet) {
         let asked = self.asked.entry(space).or_default();
-        *asked = asked.union(ranges);
+        for range in ranges.ranges() {
+            asked.add(range);
+        }
     }
 }

@@ -30,10 +30,20 @@ pub trait Stream: io::Read + io::Write + Send {
     /// would otherwise keep it open, and the other side would wait for somebody who has left.
     fn split(self: Box<Self>) -> io::Result<(Reader, Writer)>;
 
-    /// The socket itself, to be given to another process or thread.
-    fn into_socket(self: Box<Self>) -> io::Result<OwnedFd> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "This connection is no socket"))
+    /// The socket itself, or one that leads to it, to be given to another process or thread. `first`: what goes over it is waited for, and
+    /// goes before whatever else this host has to do.
+    fn into_socket(self: Box<Self>, _first: bool) -> io::Result<OwnedFd> {
+        Err(no_socket())
     }
+
+    /// A copy of the socket beneath it: shut down, it ends the connection for whoever reads or writes it.
+    fn beneath(&self) -> io::Result<OwnedFd> {
+        Err(no_socket())
+    }
+}
+
+fn no_socket() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "This connection is no socket")
 }
 
 /// The receiving direction of a connection.
@@ -52,8 +62,12 @@ impl Stream for UnixStream {
         Ok((Box::new(self.try_clone()?), Box::new(Closing(*self))))
     }
 
-    fn into_socket(self: Box<Self>) -> io::Result<OwnedFd> {
+    fn into_socket(self: Box<Self>, _first: bool) -> io::Result<OwnedFd> {
         Ok((*self).into())
+    }
+
+    fn beneath(&self) -> io::Result<OwnedFd> {
+        Ok(self.try_clone()?.into())
     }
 }
 
@@ -67,8 +81,12 @@ impl Stream for TcpStream {
         Ok((Box::new(self.try_clone()?), Box::new(Closing(*self))))
     }
 
-    fn into_socket(self: Box<Self>) -> io::Result<OwnedFd> {
+    fn into_socket(self: Box<Self>, _first: bool) -> io::Result<OwnedFd> {
         Ok((*self).into())
+    }
+
+    fn beneath(&self) -> io::Result<OwnedFd> {
+        Ok(self.try_clone()?.into())
     }
 }
 

@@ -5,8 +5,7 @@
 
 use super::standing::Standing;
 use ferry_sys::userfaultfd::{EventLog, What};
-use ferry_transfer::engine::RangeSet;
-use ferry_transfer::pager::{Absent, Piece};
+use ferry_transfer::pager::{Absent, Pages, Piece};
 use ferry_transfer::space::{Range, SpaceId};
 use ferry_transfer::wire::demand::PageSum;
 use minicbor::bytes::ByteArray;
@@ -31,7 +30,7 @@ pub(super) struct Ledger {
 /// Pages that were delivered, and their sum.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Delivered {
-    pub(super) pages: BTreeMap<SpaceId, RangeSet>,
+    pub(super) pages: BTreeMap<SpaceId, Pages>,
     pub(super) sum: PageSum,
 }
 
@@ -100,7 +99,7 @@ impl Ledger {
                 .delivered
                 .pages
                 .iter()
-                .map(|(space, ranges)| (*space, ranges.ranges().to_vec()))
+                .map(|(space, pages)| (*space, pages.ranges().collect()))
                 .collect(),
             sum: known.delivered.sum.to_bytes().into(),
         };
@@ -130,7 +129,7 @@ impl Ledger {
                 pages: snapshot
                     .delivered
                     .into_iter()
-                    .map(|(space, ranges)| (space, RangeSet::new(ranges)))
+                    .map(|(space, ranges)| (space, ranges.into_iter().collect()))
                     .collect(),
                 sum: PageSum::from_bytes(&snapshot.sum),
             },
@@ -145,15 +144,12 @@ impl Ledger {
 impl Delivered {
     /// Adds what has come for the first time: so many bytes.
     pub(super) fn add(&mut self, space: SpaceId, range: &Range, bytes: &[u8]) -> u64 {
-        let came = RangeSet::new(vec![*range]);
-        let pages = self.pages.entry(space).or_default();
-        let new = came.difference(pages);
-        for new in new.ranges() {
+        let new = self.pages.entry(space).or_default().add(range);
+        for new in &new {
             let at = (new.start - range.start) as usize;
             self.sum.add(space, new.start, &bytes[at..at + new.len as usize]);
         }
-        *pages = pages.union(&came);
-        new.bytes()
+        new.iter().map(|new| new.len).sum()
     }
 }
 
@@ -185,7 +181,7 @@ mod tests {
         let absent = Absent::new(SpaceId(1), &[Range { start: 10 * PAGE, len: 10 * PAGE }]);
         let mut delivered = Delivered::default();
         delivered.sum.add(SpaceId(1), PAGE, &[7; PAGE as usize]);
-        delivered.pages.insert(SpaceId(1), RangeSet::new(vec![Range { start: PAGE, len: PAGE }]));
+        delivered.pages.insert(SpaceId(1), [Range { start: PAGE, len: PAGE }].into_iter().collect());
         let known = Known { residents: vec![(5, absent.clone()), (6, Absent::default())], delivered };
         let ledger = Ledger::create(&known).unwrap();
         assert_eq!(ledger.read().unwrap(), known);

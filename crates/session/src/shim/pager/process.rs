@@ -5,6 +5,7 @@ use super::ledger::{Known, Ledger};
 use super::standing::{Standing, Step};
 use super::ways::Way;
 use ferry_sys::fork;
+use ferry_sys::schedule;
 use ferry_sys::userfaultfd::{self, Event, EventLog, MissingPages};
 use ferry_transfer::engine::RangeSet;
 use ferry_transfer::pager::{Happening, PREFETCH_BYTES, Pager, Placed, Resident, Wanted};
@@ -25,7 +26,17 @@ const CHUNK_BYTES: u64 = 64 << 10;
 const WINDOW_BYTES: u64 = 2 << 20;
 
 /// The same while somebody does: the background yields, and does not stop.
-const YIELDING_BYTES: u64 = 64 << 10;
+const YIELDING_BYTES: u64 = 256 << 10;
+
+/// The background begins when the workload runs, which is seen by the first page that it waits for: before, it would keep the host from
+/// letting it run. After so long it begins in any case.
+const STILL_MAX: Duration = Duration::from_millis(300);
+
+/// How long after that first page: the next ones are waited for, too.
+const QUIET: Duration = Duration::from_millis(10);
+
+/// How often to look whether it is time for that.
+const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// How far a fault may be from the one before so that whoever caused both goes forward.
 const FORWARD_BYTES: u64 = 2 * PREFETCH_BYTES;
@@ -163,6 +174,8 @@ struct Process<'a> {
     waiting: BTreeMap<(SpaceId, u64), Instant>,
     /// The page of each space that was waited for last.
     touched: BTreeMap<SpaceId, u64>,
+    /// When the background begins; none before there is a way to the source.
+    begins: Option<Instant>,
     since_snapshot: u64,
     counted: Instant,
     buffer: Vec<u8>,
@@ -177,7 +190,7 @@ impl<'a> Process<'a> {
         let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
         let _ = fork::set_limit(fork::DESCRIPTORS_LIMIT, most.unwrap_or(u64::MAX), most.unwrap_or(u64::MAX));
         // Somebody always waits for it.
-        let _ = rustix::process::setpriority_process(None, -10);
+        schedule::precede();
         let standing = setup.ledger.standing();
         let mut known = setup.ledger.read()?;
         let mut residents = Vec::new();
@@ -196,6 +209,7 @@ impl<'a> Process<'a> {
             ways_given: 0,
             waiting: BTreeMap::new(),
             touched: BTreeMap::new(),
+            begins: None,
             since_snapshot: 0,
             counted: Instant::now(),
             buffer: vec![0; READ_BYTES],
@@ -231,7 +245,12 @@ impl<'a> Process<'a> {
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        let time = if self.pager.is_behind() { BEHIND } else { IDLE };
+        let early = self.begins.is_some_and(|begins| Instant::now() < begins);
+        let time = match self.pager.is_behind() {
+            true => BEHIND,
+            false if early => SOON,
+            false => IDLE,
+        };
         let mut watched = vec![PollFd::from_borrowed_fd(self.setup.bell, PollFlags::IN)];
         let life = if self.alone { self.setup.door } else { self.setup.shim };
         watched.push(PollFd::from_borrowed_fd(life, PollFlags::IN));
@@ -290,6 +309,9 @@ impl<'a> Process<'a> {
         self.standing.set_connected(!self.ways.is_empty());
         self.pager.ask_again();
         let Some(first) = self.ways.first_mut() else { return };
+        // After a restart it ran before.
+        let still = if self.standing.restarts() > 0 { Duration::ZERO } else { STILL_MAX };
+        self.begins.get_or_insert_with(|| Instant::now() + still);
         for (space, start) in self.waiting.keys() {
             let _ = first.asker.ask(*space, &[Range { start: *start, len: PAGE_SIZE }], true);
         }
@@ -324,6 +346,7 @@ impl<'a> Process<'a> {
         for Wanted { space, ranges, .. } in wanted {
             let Some(first) = ranges.first().copied() else { continue };
             self.standing.add_fault();
+            self.begins = self.begins.map(|begins| begins.min(now + QUIET));
             self.waiting.entry((space, first.start)).or_insert(now);
             if self.ways.is_empty() {
                 continue;
@@ -407,6 +430,9 @@ impl<'a> Process<'a> {
     }
 
     fn ask_background(&mut self) -> io::Result<()> {
+        if self.begins.is_none_or(|begins| Instant::now() < begins) {
+            return Ok(());
+        }
         let first = usize::from(self.ways.len() > 1);
         let window = if self.waiting.is_empty() { WINDOW_BYTES } else { YIELDING_BYTES };
         for at in first..self.ways.len() {
@@ -455,7 +481,7 @@ impl<'a> Process<'a> {
     fn say_all_in(&mut self) {
         let Some(way) = self.ways.first_mut() else { return };
         let pages: Vec<(SpaceId, RangeSet)> =
-            self.known.delivered.pages.iter().map(|(space, pages)| (*space, pages.clone())).collect();
+            self.known.delivered.pages.iter().map(|(space, pages)| (*space, pages.to_set())).collect();
         // What cannot be said on this way is said on the next.
         let _ = way.asker.all_in(&pages, self.known.delivered.sum.hash());
         let _ = way.flush();

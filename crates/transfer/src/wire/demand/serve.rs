@@ -147,7 +147,8 @@ impl<S: Read + Write + ?Sized> Server<'_, S> {
         let (content, zero) = without_zeros(ranges, &mut self.buffer);
         self.out.clear();
         if !content.is_empty() {
-            let packed = self.decider.next() && {
+            // Whoever waits for a page waits for its compression too.
+            let packed = !urgent && self.decider.next() && {
                 let begin = Instant::now();
                 frame::pack(&self.buffer, &mut self.packed);
                 self.decider.packed(self.buffer.len(), self.packed.len(), begin.elapsed());
