@@ -42,6 +42,8 @@ fn waiting(space: &Space) -> RangeSet {
             && vma.flags & (vma::SHARED | vma::LOCKED | vma::WIPEONFORK | vma::UNKNOWN) == 0
     });
     let can: RangeSet = can.map(|vma| Range { start: vma.start, len: vma.end - vma.start }).collect();
+    // A guard has no content: nobody could answer with it.
+    let can = can.difference(&space.guards.iter().map(|(start, len)| Range { start: *start, len: *len }).collect());
     // Arguments, environment: others read them by /proc, and cannot wait either.
     let words = [(space.layout[7], space.layout[8]), (space.layout[9], space.layout[10])];
     can.difference(

@@ -22,13 +22,14 @@ use ferry_process::records::memory::{ObjectKind, vma};
 use ferry_process::records::{self, State};
 use ferry_transfer::access::{Missing, SpaceAccess};
 use ferry_transfer::engine::{Engine, Found, RangeSet, RoundError, TrackedSpace};
-use ferry_transfer::linux::{ObjectSpace, SharedObjects, StillSpace, TaskTracker};
+use ferry_transfer::linux::{FollowedTask, Later, ObjectSpace, SharedObjects, StillSpace, TaskTracker};
 use ferry_transfer::space::{Range, SpaceId};
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::rounds::{Compression, Settings, StreamCarrier};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::PoisonError;
 
 /// A round that carried less says nothing about the link.
 const TELLING_BYTES: u64 = 4 << 20;
@@ -37,6 +38,8 @@ const TELLING_BYTES: u64 = 4 << 20;
 enum Space {
     /// Its writes are known.
     Tracked(TaskTracker),
+    /// Most of it is to follow after the resume.
+    Followed(FollowedTask),
     /// Memory that several of these have mapped.
     Object(ObjectSpace),
     /// It waits for the pause.
@@ -55,8 +58,8 @@ pub(super) struct Live {
     /// Bytes on the link before the last round.
     wire_bytes: u64,
     planned_bytes: u64,
-    /// Whether its writes are tracked; if not, it is only told what it looks like, and everything waits for the pause.
-    tracks: bool,
+    /// Most of it follows after the resume: where, as soon as that is known.
+    follows: Option<Later>,
     /// What the target's puppets look like.
     agreed: Option<State>,
     /// Where its memory is, once it stands still.
@@ -81,19 +84,19 @@ pub(super) struct Left {
 impl Live {
     /// Nothing is tracked yet; the plan says how many bytes there are.
     pub fn new(streams: Vec<Box<dyn Stream>>, options: &LiveOptions, planned_bytes: u64) -> Result<Self> {
-        Self::begin(streams, options, planned_bytes, true)
+        Self::begin(streams, options, planned_bytes, None)
     }
 
-    /// As [`Self::new`], of a workload of which nothing travels before the pause.
-    pub fn still(streams: Vec<Box<dyn Stream>>, options: &LiveOptions) -> Result<Self> {
-        Self::begin(streams, options, 0, false)
+    /// As [`Self::new`], of a workload of which only what cannot follow later travels before it runs at the target.
+    pub fn following(streams: Vec<Box<dyn Stream>>, options: &LiveOptions) -> Result<Self> {
+        Self::begin(streams, options, 0, Some(Later::default()))
     }
 
     fn begin(
         streams: Vec<Box<dyn Stream>>,
         options: &LiveOptions,
         planned_bytes: u64,
-        tracks: bool,
+        follows: Option<Later>,
     ) -> Result<Self> {
         let compression = match options.compress {
             Compress::Auto => Compression::Measured,
@@ -110,7 +113,7 @@ impl Live {
             streams: count,
             wire_bytes: 0,
             planned_bytes,
-            tracks,
+            follows,
             agreed: None,
             places: Vec::new(),
             unsure: BTreeSet::new(),
@@ -125,7 +128,7 @@ impl Live {
     pub fn adopt(&mut self, watched: Vec<Watched>) {
         for each in watched {
             // One that has ended since is not in the next draft either; what cannot be tracked travels in the pause.
-            let _ = self.add(Space::Tracked(each.tracker.noting(&self.objects)));
+            let _ = self.add_task(each.tracker);
         }
     }
 
@@ -134,12 +137,10 @@ impl Live {
         let Envelope { state, last_pid, .. } = Envelope::from_bytes(&tracked.draft)?;
         self.unsure.extend(tracked.untracked.iter().map(|each| each.pid));
         self.doubt_shared(last_pid);
-        // What was opened to track it ends with the descriptor.
-        let spaces = if self.tracks { tracked.spaces } else { Vec::new() };
-        for (id, pid, userfaultfd) in spaces {
+        for (id, pid, userfaultfd) in tracked.spaces {
             let Some(userfaultfd) = userfaultfd else { continue };
             match TaskTracker::new(id, pid, userfaultfd) {
-                Ok(tracker) => self.add(Space::Tracked(tracker.noting(&self.objects)))?,
+                Ok(tracker) => self.add_task(tracker)?,
                 // It has ended since, and the next draft is without it. If not, it travels in the pause.
                 Err(_) => continue,
             }
@@ -214,6 +215,9 @@ impl Live {
             Some(state) if later => layout::may_be_missing(state),
             _ => BTreeMap::new(),
         };
+        if let Some(follows) = &self.follows {
+            follows.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&may);
+        }
         let done = self.engine.last_round_without(&mut self.carrier, &|| watch.stopped(), &may);
         let (round, missing) = match done {
             Ok((round, missing)) => (self.note(round), missing::of(missing)),
@@ -295,6 +299,14 @@ impl Live {
         self.last_pid = last_pid;
     }
 
+    fn add_task(&mut self, tracker: TaskTracker) -> Result<()> {
+        let tracker = tracker.noting(&self.objects);
+        self.add(match &self.follows {
+            Some(later) => Space::Followed(FollowedTask::new(tracker, later)),
+            None => Space::Tracked(tracker),
+        })
+    }
+
     fn add(&mut self, space: Space) -> Result<()> {
         self.engine.add(space).map_err(|(id, error)| {
             Error::from_source(Kind::Unable, &error).context(format!("Space {} cannot be tracked", id.0))
@@ -364,6 +376,7 @@ impl TrackedSpace for Space {
     fn id(&self) -> SpaceId {
         match self {
             Self::Tracked(space) => space.id(),
+            Self::Followed(space) => space.id(),
             Self::Object(space) => space.id(),
             Self::Still(space) => space.id(),
         }
@@ -372,6 +385,7 @@ impl TrackedSpace for Space {
     fn arm(&mut self) -> io::Result<()> {
         match self {
             Self::Tracked(space) => space.arm(),
+            Self::Followed(space) => space.arm(),
             Self::Object(space) => space.arm(),
             Self::Still(space) => space.arm(),
         }
@@ -380,6 +394,7 @@ impl TrackedSpace for Space {
     fn scan(&mut self) -> io::Result<Found> {
         match self {
             Self::Tracked(space) => space.scan(),
+            Self::Followed(space) => space.scan(),
             Self::Object(space) => space.scan(),
             Self::Still(space) => space.scan(),
         }
@@ -388,6 +403,7 @@ impl TrackedSpace for Space {
     fn scan_still(&mut self) -> io::Result<Found> {
         match self {
             Self::Tracked(space) => space.scan_still(),
+            Self::Followed(space) => space.scan_still(),
             Self::Still(space) => space.scan_still(),
             Self::Object(space) => space.scan_still(),
         }
@@ -396,6 +412,7 @@ impl TrackedSpace for Space {
     fn read(&self, ranges: &[Range], buffer: &mut [u8]) -> io::Result<()> {
         match self {
             Self::Tracked(space) => space.read(ranges, buffer),
+            Self::Followed(space) => space.read(ranges, buffer),
             Self::Object(space) => space.read(ranges, buffer),
             Self::Still(space) => space.read(ranges, buffer),
         }
@@ -408,6 +425,7 @@ impl TrackedSpace for Space {
     fn disarm(&mut self) -> io::Result<()> {
         match self {
             Self::Tracked(space) => space.disarm(),
+            Self::Followed(space) => space.disarm(),
             Self::Object(space) => space.disarm(),
             Self::Still(space) => space.disarm(),
         }

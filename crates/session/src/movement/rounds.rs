@@ -97,15 +97,18 @@ impl SourceRole {
         }
     }
 
-    /// The target makes its puppets while the workload runs; of its memory nothing travels before it stands still.
+    /// The target makes its puppets while the workload runs; of its memory travels what cannot follow after the resume.
     pub(super) fn only_a_look(
         &mut self,
         request: &Request,
         streams: Vec<Box<dyn Stream>>,
         hashes: &mut Vec<Hash>,
     ) -> Result<Live> {
-        let mut live = Live::still(streams, &request.live)?;
+        let mut live = Live::following(streams, &request.live)?;
+        live.adopt(std::mem::take(&mut self.watched));
         self.look(&mut live, hashes)?;
+        let done = live.round(Watch::new(&mut self.ground.link, &self.ground.recorder, 0))?;
+        self.ground.recorder.round(done);
         Ok(live)
     }
 

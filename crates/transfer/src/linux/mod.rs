@@ -3,6 +3,7 @@
 //! Used by mover threads: source and sink while the tasks stand still, the tracker while they run. Nothing here stops or attaches to
 //! anything.
 
+mod followed;
 mod object;
 mod opened;
 mod resident;
@@ -12,6 +13,7 @@ mod source;
 mod still;
 mod tracker;
 
+pub use followed::{FollowedTask, Later};
 pub use object::ObjectSpace;
 pub use resident::MissingMemory;
 pub use shared::SharedObjects;

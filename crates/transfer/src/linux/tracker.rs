@@ -68,6 +68,8 @@ pub struct TaskTracker {
     shared: SharedMappings,
     /// The next scan reports all content: it is the first, or what the last one found is lost.
     all: bool,
+    /// Anonymous memory is left out.
+    files_only: bool,
 }
 
 impl TaskTracker {
@@ -80,7 +82,7 @@ impl TaskTracker {
         let tracker = WriteTracker::begin(userfaultfd)?;
         let memory = Opened::open(&Via::Task { pid }, false)?;
         let shared = SharedMappings::new(SharedObjects::default());
-        Ok(Self { space, pid, tracker, memory, shared, all: true })
+        Ok(Self { space, pid, tracker, memory, shared, all: true, files_only: false })
     }
 
     /// Also notes what the task writes to shared objects.
@@ -89,11 +91,34 @@ impl TaskTracker {
         Self { shared: SharedMappings::new(objects.clone()), ..self }
     }
 
+    /// Tracks private mappings of files alone, and what is shared: anonymous memory is no part of it.
+    #[must_use]
+    pub fn files_only(self) -> Self {
+        Self { files_only: true, ..self }
+    }
+
+    /// The task.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// What is tracked, and the parts in which it is scanned.
+    fn own(&self, mappings: &[Mapping]) -> (RangeSet, Vec<Part>) {
+        if !self.files_only {
+            let private = mappings.iter().filter(|mapping| !mapping.shared).map(whole).collect();
+            return (private, parts(mappings));
+        }
+        let files = of_files(mappings);
+        // Not over what lies between: there may be much of it.
+        let part = |range: &Range| Part { start: range.start, end: range.end(), anonymous: false };
+        let parts = files.ranges().iter().map(part).collect();
+        (files, parts)
+    }
+
     fn try_scan(&mut self) -> io::Result<Found> {
         let mappings = mappings_of(self.pid)?;
         let pagemap = Pagemap::open(self.pid)?;
-        let private: RangeSet = mappings.iter().filter(|mapping| !mapping.shared).map(whole).collect();
-        let parts = parts(&mappings);
+        let (private, parts) = self.own(&mappings);
 
         let regions = pagemap.scan_parts(&parts, &Query::PRIVATE_CONTENT)?;
         let content = set(&regions).intersection(&private);
@@ -124,8 +149,8 @@ impl TaskTracker {
     fn try_scan_still(&mut self) -> io::Result<Found> {
         let mappings = mappings_of(self.pid)?;
         let pagemap = Pagemap::open(self.pid)?;
-        let (files, parts) = (of_files(&mappings), parts(&mappings));
-        let private: RangeSet = mappings.iter().filter(|mapping| !mapping.shared).map(whole).collect();
+        let files = of_files(&mappings);
+        let (private, parts) = self.own(&mappings);
         let (mut dirty, mut content, mut absent) = (Vec::new(), Vec::new(), Vec::new());
         for part in &parts {
             if !part.anonymous {
@@ -241,7 +266,7 @@ impl TrackedSpace for TaskTracker {
 }
 
 /// All mappings of a task itself.
-fn mappings_of(pid: i32) -> io::Result<Vec<Mapping>> {
+pub(super) fn mappings_of(pid: i32) -> io::Result<Vec<Mapping>> {
     let text = match proc::read(pid, "maps") {
         Err(error) if gone(&error) => return Err(TrackError::Gone { pid }.into()),
         text => text?,
@@ -276,7 +301,7 @@ fn parts(mappings: &[Mapping]) -> Vec<Part> {
     pagemap::parts(mappings.iter().map(|mapping| (mapping.start, mapping.end, anonymous(mapping))))
 }
 
-fn whole(mapping: &Mapping) -> Range {
+pub(super) fn whole(mapping: &Mapping) -> Range {
     Range { start: mapping.start, len: mapping.end - mapping.start }
 }
 
@@ -284,7 +309,7 @@ fn set(regions: &[Region]) -> RangeSet {
     regions.iter().map(range).collect()
 }
 
-fn range(region: &Region) -> Range {
+pub(super) fn range(region: &Region) -> Range {
     Range { start: region.start, len: region.end - region.start }
 }
 
