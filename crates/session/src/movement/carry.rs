@@ -127,6 +127,7 @@ impl SourceRole {
 
     /// Serves the pages that were left behind; asked again and again until the target has them all.
     pub(super) fn serve(&mut self) -> Option<Input> {
+        self.pause = None;
         if self.serving.is_none() {
             let ways = Ways::new(&self.ground.node, &self.ground.peer, self.ground.key);
             match Serving::again(ways, &self.directory) {

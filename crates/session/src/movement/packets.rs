@@ -1,7 +1,10 @@
 //! Packets that the source has kept for the workload: at the target they wait until it runs here, and are delivered once; what still
 //! comes to the source after that is passed on too, for as long as senders learn by and by where the workload is.
 
+use super::source::SourceRole;
+use crate::shim::Client;
 use ferry_network::hold::FRAMES_MAX;
+use ferry_transfer::wire::control;
 use minicbor::bytes::ByteVec;
 use std::time::{Duration, Instant};
 
@@ -65,6 +68,33 @@ impl Stragglers {
     pub(super) fn pace(&self) -> Option<Duration> {
         let next = self.next()?.saturating_sub(self.since?.elapsed());
         Some(next.max(LOOK_EVERY))
+    }
+}
+
+impl SourceRole {
+    /// What came for the workload since its network was locked goes after it. Lost, it is sent again by whoever sent it.
+    pub(super) fn pass_packets(&mut self) {
+        if self.clone {
+            return;
+        }
+        if let Ok(frames) = self.ask(Client::held)
+            && !frames.is_empty()
+        {
+            let _ = self.ground.link.send(&control::Message::Frames { frames });
+        }
+    }
+
+    /// The workload runs at the target by now, and its copy stays here until all pages are there: with it what comes here for it.
+    pub(super) fn pass_stragglers(&mut self) {
+        self.pass_packets();
+        self.stragglers.begin();
+    }
+
+    /// Passes on what has come since, if it is time for that.
+    pub(super) fn pass_due(&mut self) {
+        if self.stragglers.is_due() {
+            self.pass_packets();
+        }
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) struct SourceRole {
     pub(super) shim: Option<Client>,
     pub(super) directory: PathBuf,
     workload: WorkloadId,
-    clone: bool,
+    pub(super) clone: bool,
     cold: bool,
     captured: Option<Captured>,
     /// It lives in a capsule; and what is in its memory file systems is sent from here.
@@ -53,7 +53,7 @@ pub(super) struct SourceRole {
     pub(super) ways: Option<Ways>,
     /// Pages were left behind.
     pub(super) serving: Option<Serving>,
-    stragglers: Stragglers,
+    pub(super) stragglers: Stragglers,
     /// What tracks memory that has all been sent: ended when the pause is over, because that takes as long as memory is large.
     pub(super) tracking: Option<Tracking>,
     /// What looked at it to choose a method: the rounds go on with it.
@@ -305,18 +305,6 @@ impl SourceRole {
         answer
     }
 
-    /// What came for the workload since its network was locked goes after it. Lost, it is sent again by whoever sent it.
-    fn pass_packets(&mut self) {
-        if self.clone {
-            return;
-        }
-        if let Ok(frames) = self.ask(Client::held)
-            && !frames.is_empty()
-        {
-            let _ = self.ground.link.send(&control::Message::Frames { frames });
-        }
-    }
-
     fn freeze(&mut self) -> Result<()> {
         let recorder = self.ground.recorder.clone();
         let began = Instant::now();
@@ -395,10 +383,7 @@ impl World for SourceRole {
                     }
                 }
             }
-            Act::Serve => {
-                self.pause = None;
-                self.serve()
-            }
+            Act::Serve => self.serve(),
             Act::Restore | Act::Check | Act::Hold => None,
         }
     }
@@ -455,16 +440,12 @@ impl Role for SourceRole {
     fn heard(&mut self, body: &Body) {
         if matches!(body, Body::Running) && self.serving.is_some() {
             self.ground.recorder.phase(Phase::PostCopy);
-            // Until the pages are in its copy stays, and with it what comes here for it.
-            self.pass_packets();
-            self.stragglers.begin();
+            self.pass_stragglers();
         }
     }
 
     fn poll(&mut self) -> Option<Input> {
-        if self.stragglers.is_due() {
-            self.pass_packets();
-        }
+        self.pass_due();
         None
     }
 

@@ -1,6 +1,7 @@
 //! The tracker over a real process: what it writes is found, all of it and nothing else, whatever it does to its mappings.
 
 mod child;
+mod followed;
 mod live;
 mod shared;
 
