@@ -43,7 +43,8 @@ fn waiting(space: &Space) -> RangeSet {
     });
     let can: RangeSet = can.map(|vma| Range { start: vma.start, len: vma.end - vma.start }).collect();
     // A guard has no content: nobody could answer with it.
-    let can = can.difference(&space.guards.iter().map(|(start, len)| Range { start: *start, len: *len }).collect());
+    let can =
+        can.difference(&space.guards.iter().map(|(start, len)| Range { start: *start, len: *len }).collect());
     // Arguments, environment: others read them by /proc, and cannot wait either.
     let words = [(space.layout[7], space.layout[8]), (space.layout[9], space.layout[10])];
     can.difference(

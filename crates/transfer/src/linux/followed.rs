@@ -24,11 +24,8 @@ const RUNS_MAX: usize = 256;
 pub type Later = Arc<Mutex<BTreeMap<SpaceId, RangeSet>>>;
 
 /// Content of anonymous memory: to tell it from a file's there is nothing to look at but page tables.
-const ANONYMOUS: Query = Query {
-    refused: Query::PRIVATE_CONTENT.refused & !IS_FILE,
-    told: 0,
-    ..Query::PRIVATE_CONTENT
-};
+const ANONYMOUS: Query =
+    Query { refused: Query::PRIVATE_CONTENT.refused & !IS_FILE, told: 0, ..Query::PRIVATE_CONTENT };
 
 /// One address space.
 pub struct FollowedTask {

@@ -12,6 +12,9 @@ use std::io;
 /// fifteen pages more in its answer.
 pub const PREFETCH_BYTES: u64 = 64 << 10;
 
+/// Pieces that are not longer are fetched first: a program's own data and stacks, beside what it keeps much of.
+const SMALL_BYTES: u64 = 2 << 20;
+
 /// Pages that are wanted from the source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Wanted {
@@ -29,6 +32,8 @@ pub struct Pager<R> {
     residents: Vec<(R, Absent)>,
     /// What is on its way, by the source's addresses.
     asked: BTreeMap<SpaceId, Pages>,
+    /// Small pieces were all asked for once.
+    small_asked: bool,
     /// What has come and could not be placed yet: the kernel refuses from the moment in which a mapping changes until the task that
     /// changes it has run again.
     backlog: VecDeque<Arrived>,
@@ -48,7 +53,13 @@ impl<R: Resident> Pager<R> {
     /// Begins with these. Each is already held: who touches an absent page waits.
     #[must_use]
     pub fn new(residents: Vec<(R, Absent)>) -> Self {
-        Self { residents, asked: BTreeMap::new(), backlog: VecDeque::new(), zero: Vec::new() }
+        Self {
+            residents,
+            asked: BTreeMap::new(),
+            small_asked: false,
+            backlog: VecDeque::new(),
+            zero: Vec::new(),
+        }
     }
 
     /// Whether nothing is waited for any more.
@@ -90,10 +101,24 @@ impl<R: Resident> Pager<R> {
         Ok(wanted)
     }
 
-    /// What to ask for while nobody waits: at most about `bytes_max`, in the order of addresses. Nothing when all is on its way.
+    /// What to ask for while nobody waits: at most about `bytes_max`, small pieces first, in the order of addresses. Nothing when all is on
+    /// its way.
     pub fn background(&mut self, bytes_max: u64) -> Option<Wanted> {
+        if !self.small_asked {
+            let small = self.next_of(bytes_max, SMALL_BYTES);
+            self.small_asked = small.is_none();
+            if small.is_some() {
+                return small;
+            }
+        }
+        self.next_of(bytes_max, u64::MAX)
+    }
+
+    /// As [`Self::background`], of pieces that are not longer than `piece_max`.
+    fn next_of(&mut self, bytes_max: u64, piece_max: u64) -> Option<Wanted> {
         let (mut space, mut ranges, mut bytes) = (None, Vec::new(), 0);
-        for piece in self.residents.iter().flat_map(|(_, absent)| absent.pieces()) {
+        let pieces = self.residents.iter().flat_map(|(_, absent)| absent.pieces());
+        for piece in pieces.filter(|piece| piece.at.len <= piece_max) {
             if space.is_some_and(|space| space != piece.space) || bytes >= bytes_max {
                 break;
             }

@@ -32,6 +32,9 @@ const YIELDING_BYTES: u64 = 256 << 10;
 /// letting it run. After so long it begins in any case.
 const STILL_MAX: Duration = Duration::from_millis(300);
 
+/// What is asked for before, so that the first pages need not be waited for.
+const EARLY_BYTES: u64 = 4 << 20;
+
 /// How long after that first page: the next ones are waited for, too.
 const QUIET: Duration = Duration::from_millis(10);
 
@@ -176,6 +179,8 @@ struct Process<'a> {
     touched: BTreeMap<SpaceId, u64>,
     /// When the background begins; none before there is a way to the source.
     begins: Option<Instant>,
+    /// Bytes that were asked for before.
+    early_bytes: u64,
     since_snapshot: u64,
     counted: Instant,
     buffer: Vec<u8>,
@@ -210,6 +215,7 @@ impl<'a> Process<'a> {
             waiting: BTreeMap::new(),
             touched: BTreeMap::new(),
             begins: None,
+            early_bytes: 0,
             since_snapshot: 0,
             counted: Instant::now(),
             buffer: vec![0; READ_BYTES],
@@ -430,14 +436,16 @@ impl<'a> Process<'a> {
     }
 
     fn ask_background(&mut self) -> io::Result<()> {
-        if self.begins.is_none_or(|begins| Instant::now() < begins) {
-            return Ok(());
-        }
+        let early = self.begins.is_none_or(|begins| Instant::now() < begins);
         let first = usize::from(self.ways.len() > 1);
         let window = if self.waiting.is_empty() { WINDOW_BYTES } else { YIELDING_BYTES };
         for at in first..self.ways.len() {
             while !self.pager.is_behind() && self.ways[at].asker.awaited_bytes() < window {
+                if early && self.early_bytes >= EARLY_BYTES {
+                    return Ok(());
+                }
                 let Some(wanted) = self.pager.background(CHUNK_BYTES) else { return Ok(()) };
+                self.early_bytes += wanted.ranges.iter().map(|range| range.len).sum::<u64>();
                 self.ways[at].asker.ask(wanted.space, &wanted.ranges, false)?;
             }
         }
@@ -479,7 +487,8 @@ impl<'a> Process<'a> {
     }
 
     fn say_all_in(&mut self) {
-        let Some(way) = self.ways.first_mut() else { return };
+        // Not on the way that goes before everything: the source reads and hashes all of it now.
+        let Some(way) = self.ways.last_mut() else { return };
         let pages: Vec<(SpaceId, RangeSet)> =
             self.known.delivered.pages.iter().map(|(space, pages)| (*space, pages.to_set())).collect();
         // What cannot be said on this way is said on the next.
