@@ -112,18 +112,17 @@ impl SourceRole {
         Ok(live)
     }
 
-    /// Reads the state, and sends meanwhile files that have changed and what of memory was written since the last round: neither waits for
+    /// Waits for the state, which is being read, and sends meanwhile files that have changed and what of memory was written since the last round: neither waits for
     /// the other, and with no change of its mappings since then nothing of memory is left to be sent.
     pub(super) fn capture_beside_memory(&mut self, live: &mut Live) -> Result<Captured> {
         let expected = live.expected_bytes();
         let mut shim = self.shim.take().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
-        let (tracked, staged) = (live.tracked(), self.staged);
         let recorder = self.ground.recorder.clone();
         let mut stage = self.stage.take().ok_or_else(|| Error::new(Kind::Bug, "No files"))?;
         let (captured, files, round) = std::thread::scope(|scope| {
             let capturing = scope.spawn(|| {
                 let began = Instant::now();
-                let captured = shim.capture_tracked(tracked, staged);
+                let captured = shim.captured();
                 recorder.spent(Cause::Capture, began);
                 captured
             });

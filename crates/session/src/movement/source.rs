@@ -307,7 +307,16 @@ impl SourceRole {
 
     fn freeze(&mut self) -> Result<()> {
         let recorder = self.ground.recorder.clone();
-        let began = Instant::now();
+        let (began, staged) = (Instant::now(), self.staged);
+        // What it would send may follow later.
+        if let Some(mut live) = if self.ways.is_none() { self.live.take() } else { None } {
+            let tracked = live.tracked();
+            self.ask(|shim| shim.freeze_and_capture(tracked, staged))?;
+            recorder.spent(Cause::Freeze, began);
+            self.captured = Some(self.capture_beside_memory(&mut live)?);
+            self.live = Some(live);
+            return Ok(());
+        }
         self.ask(if self.clone { Client::freeze_for_a_while } else { Client::freeze })?;
         recorder.spent(Cause::Freeze, began);
         if self.cold {
@@ -315,22 +324,10 @@ impl SourceRole {
             self.captured = Some((Vec::new(), Vec::new()));
             return Ok(());
         }
-        self.captured = Some(match self.live.take() {
-            // What it would send may follow later.
-            Some(mut live) if self.ways.is_none() => {
-                let captured = self.capture_beside_memory(&mut live)?;
-                self.live = Some(live);
-                captured
-            }
-            live => {
-                self.live = live;
-                let (began, staged) = (Instant::now(), self.staged);
-                let tracked = self.live.as_ref().map(Live::tracked).unwrap_or_default();
-                let captured = self.ask(|shim| shim.capture_tracked(tracked, staged))?;
-                recorder.spent(Cause::Capture, began);
-                captured
-            }
-        });
+        let began = Instant::now();
+        let tracked = self.live.as_ref().map(Live::tracked).unwrap_or_default();
+        self.captured = Some(self.ask(|shim| shim.capture_tracked(tracked, staged))?);
+        recorder.spent(Cause::Capture, began);
         Ok(())
     }
 }

@@ -50,14 +50,18 @@ impl Beside<'_> {
 
     /// Whether puppets can become the workload meanwhile: nothing that they map is in a memory file system.
     pub fn is_apart(&self) -> bool {
-        let points = &self.record.tmpfs;
-        let in_memory = |path: &[u8]| {
-            let path = String::from_utf8_lossy(path);
-            points.iter().any(|point| Path::new(&*path).starts_with(point))
-        };
-        let mut mapped = self.state.spaces.iter().flat_map(|space| &space.vmas);
-        !mapped.any(|vma| matches!(&vma.backing, Backing::File { path, .. } if in_memory(path)))
+        !maps_from(self.state, &self.record.tmpfs)
     }
+}
+
+/// Whether a file at or beneath one of these mount points is mapped.
+fn maps_from(state: &State, points: &[String]) -> bool {
+    let beneath = |path: &[u8]| {
+        let path = String::from_utf8_lossy(path);
+        points.iter().any(|point| Path::new(&*path).starts_with(point))
+    };
+    let mut mapped = state.spaces.iter().flat_map(|space| &space.vmas);
+    mapped.any(|vma| matches!(&vma.backing, Backing::File { path, .. } if beneath(path)))
 }
 
 /// Whether a description is of something that only the puppets make: memory that they share, what `/proc` shows of them, and terminals,
@@ -71,4 +75,38 @@ fn asks_tasks(state: &State) -> bool {
     };
     let made_by_tasks = !state.objects.is_empty() || !state.files.terminals.is_empty();
     made_by_tasks || state.files.descriptions.iter().any(|each| asks(&each.kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferry_process::records::file::Description;
+    use ferry_process::records::memory::{MemoryObject, Space, Vma};
+
+    fn with(kind: Kind) -> State {
+        let mut state = State::default();
+        state.files.descriptions.push(Description { kind, ..Description::default() });
+        state
+    }
+
+    #[test]
+    fn what_only_the_tasks_make_waits_for_them() {
+        let file = |path: &[u8]| with(Kind::File { path: path.to_vec(), size: None });
+        assert!(!asks_tasks(&State::default()) && !asks_tasks(&file(b"/process/data")));
+        assert!(asks_tasks(&file(b"/proc/7/maps")));
+        let with_memory = State { objects: vec![MemoryObject::default()], ..State::default() };
+        assert!(asks_tasks(&with_memory));
+    }
+
+    #[test]
+    fn a_mapped_file_in_memory_waits_for_its_content() {
+        let mapped = |path: &[u8]| {
+            let backing = Backing::File { path: path.to_vec(), offset: 0, inode: 1 };
+            let vmas = vec![Vma { backing, ..Vma::default() }];
+            State { spaces: vec![Space { vmas, ..Space::default() }], ..State::default() }
+        };
+        let points = ["/dev/shm".to_owned(), "/tmp".to_owned()];
+        assert!(maps_from(&mapped(b"/dev/shm/a"), &points));
+        assert!(!maps_from(&mapped(b"/tmpfile"), &points) && !maps_from(&State::default(), &points));
+    }
 }

@@ -191,6 +191,31 @@ impl Client {
         self.done(&Request::Freeze { stays: Some(true) })
     }
 
+    /// [`Request::Freeze`] and, without a wait for its answer, [`Request::Capture`] by who tracks these spaces. Returns when it is frozen;
+    /// then [`Self::captured`] is to be asked before anything else.
+    pub fn freeze_and_capture(&mut self, spaces: Vec<SpaceId>, staged: bool) -> Result<()> {
+        let freeze = Request::Freeze { stays: None };
+        let capture = Request::Capture { tracked: Some(spaces), staged: Some(staged) };
+        let frozen = self.exchange(|stream| {
+            protocol::send(stream, &freeze)?;
+            protocol::send(stream, &capture)
+        });
+        match frozen {
+            Ok(Answer::Done) => Ok(()),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => {
+                // What runs is not captured: that is the other answer.
+                let _ = self.captured();
+                Err(error)
+            }
+        }
+    }
+
+    /// The answer to the capture that was asked for by [`Self::freeze_and_capture`].
+    pub fn captured(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+        self.exchange(|_| Ok(())).and_then(state_of)
+    }
+
     /// [`Request::Capture`]: state, and where the memory is.
     pub fn capture(&mut self) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
         self.capture_tracked(Vec::new(), false)
@@ -202,10 +227,7 @@ impl Client {
         spaces: Vec<SpaceId>,
         staged: bool,
     ) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
-        match self.call(&Request::Capture { tracked: Some(spaces), staged: Some(staged) })? {
-            Answer::Captured { state, spaces } => Ok((state.into(), spaces)),
-            other => Err(unexpected(&other)),
-        }
+        self.call(&Request::Capture { tracked: Some(spaces), staged: Some(staged) }).and_then(state_of)
     }
 
     /// [`Request::Track`]: to be asked before each round, by one connection that stays open. The tracking of a space ends when its
@@ -361,6 +383,13 @@ fn listener_has_died(stream: &UnixStream) -> bool {
     match ferry_sys::proc::stat::read(pid) {
         Ok(stat) => matches!(stat.state, b'Z' | b'X'),
         Err(_) => true,
+    }
+}
+
+fn state_of(answer: Answer) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+    match answer {
+        Answer::Captured { state, spaces } => Ok((state.into(), spaces)),
+        other => Err(unexpected(&other)),
     }
 }
 
