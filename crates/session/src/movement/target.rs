@@ -101,21 +101,10 @@ pub(super) fn run(
     let ground =
         Ground { node: node.clone(), recorder: recorder.clone(), link, journal, key, peer: peer.clone() };
     let mut role = TargetRole {
-        ground,
-        shim: None,
-        directory,
         method: begin.method,
         post_copy: terms.post_copy,
         spec: Some(begin.spec.clone()),
-        hashes: Vec::new(),
-        incoming: None,
-        failure: None,
-        packets: Packets::default(),
-        captured: Vec::new(),
-        missing: None,
-        ways,
-        drain: None,
-        pause: None,
+        ..TargetRole::new(ground, directory, ways)
     };
     let reserve = Target::reserve(key, role.ground.parties(), terms);
     let mut driver = Driver::start(reserve, &mut role).map_err(|e| stopped(&e))?;
@@ -134,6 +123,27 @@ pub(super) fn run(
 }
 
 impl TargetRole {
+    /// Nothing of the workload is here yet.
+    fn new(ground: Ground, directory: PathBuf, ways: Ways) -> Self {
+        Self {
+            ground,
+            shim: None,
+            directory,
+            method: Method::StopAndCopy,
+            post_copy: false,
+            spec: None,
+            hashes: Vec::new(),
+            incoming: None,
+            failure: None,
+            packets: Packets::default(),
+            captured: Vec::new(),
+            missing: None,
+            ways,
+            drain: None,
+            pause: None,
+        }
+    }
+
     /// Files, state and memory, until the memory is on its way. What follows is the handover's.
     fn take(&mut self, begin: &Begin) -> Result<()> {
         // Started while the workload still runs at the source: a new process takes longer than all that it will do.
@@ -484,23 +494,7 @@ pub(super) fn recover(
     let Some((target, effects)) = recovered else { return Ok(None) };
     let peer = target.peer().clone();
     let ground = Ground { node: node.clone(), recorder: recorder.clone(), link, journal, key, peer };
-    let mut role = TargetRole {
-        ground,
-        shim: None,
-        directory,
-        method: Method::StopAndCopy,
-        post_copy: false,
-        spec: None,
-        hashes: Vec::new(),
-        incoming: None,
-        failure: None,
-        packets: Packets::default(),
-        captured: Vec::new(),
-        missing: None,
-        ways,
-        drain: None,
-        pause: None,
-    };
+    let mut role = TargetRole::new(ground, directory, ways);
     let mut driver = Driver::start((target, effects), &mut role).map_err(|e| stopped(&e))?;
     settle(&mut driver, &mut role, |_| false).map_err(|e| stopped(&e))
 }
