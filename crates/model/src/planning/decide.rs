@@ -1,6 +1,6 @@
 //! One resource, one decision: the first action of its cell that can be carried out between these two hosts.
 
-use super::{Method, Options, UNATTACHED_BYTES_MAX, table};
+use super::{Method, Options, UNATTACHED_BYTES_MAX, is_memory, table};
 use crate::facts::{Answer, Found};
 use crate::plan::{Blocker, Resource};
 use crate::resource::{Action, Attachment, Binding};
@@ -131,15 +131,14 @@ fn ends(resource: &Resource) -> bool {
 }
 
 fn moves(resource: &Resource) -> Result<(), String> {
+    let is_large = resource.bytes > UNATTACHED_BYTES_MAX && !is_memory(&resource.sort);
     match resource.attachment {
         Attachment::Fixed => Err("it is fixed to its host".into()),
-        _ if resource.bytes > UNATTACHED_BYTES_MAX && resource.attachment == Attachment::Unattached => {
-            Err(format!(
-                "its {} MiB are over the {} MiB that move without being named",
-                resource.bytes >> 20,
-                UNATTACHED_BYTES_MAX >> 20
-            ))
-        }
+        Attachment::Unattached if is_large => Err(format!(
+            "its {} MiB are over the {} MiB that move without being named",
+            resource.bytes >> 20,
+            UNATTACHED_BYTES_MAX >> 20
+        )),
         _ => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! Whether an execution state can go on at a host: processor, kernel, room.
 
-use super::{MEMORY, Method, Options, UNTRACKED};
+use super::{Method, Options, is_memory};
 use crate::facts::HostFacts;
 use crate::plan::{Blocker, Inventory};
 
@@ -122,7 +122,7 @@ pub(super) fn room(inventory: &Inventory, target: &HostFacts, options: &Options)
         });
     }
     let image_bytes = if options.method == Method::Warm { inventory.memory_bytes } else { 0 };
-    let files = inventory.resources.iter().filter(|resource| ![MEMORY, UNTRACKED].contains(&&*resource.sort));
+    let files = inventory.resources.iter().filter(|resource| !is_memory(&resource.sort));
     let files_bytes: u64 = files.map(|resource| resource.bytes).sum();
     if files_bytes.saturating_add(image_bytes) > target.disk_available_bytes {
         blockers.push(Blocker {

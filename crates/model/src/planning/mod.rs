@@ -34,6 +34,15 @@ pub const REMEMBERED_INODE: &str = "remembered-inode";
 /// Sort of a process' memory: it needs no room on a disk, unless an image is made of it.
 pub const MEMORY: &str = "memory";
 
+/// Sort of the memory that a process shares since a fork and has for itself after a move.
+pub const MEMORY_GROWTH: &str = "memory-growth";
+
+/// Whether this sort of resource is memory of a process, which needs no room on a disk and has no name that a user could give.
+#[must_use]
+pub fn is_memory(sort: &str) -> bool {
+    [MEMORY, MEMORY_GROWTH, UNTRACKED].contains(&sort)
+}
+
 /// Sort of what an inventory names because writes to it cannot be told: a live move sends it in the pause, and the plan says so as an
 /// exception.
 pub const UNTRACKED: &str = "untracked";

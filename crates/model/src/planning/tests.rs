@@ -209,6 +209,22 @@ fn a_host_that_does_not_fit_is_named_with_what_is_missing() {
 }
 
 #[test]
+fn large_memory_moves_without_being_named_and_a_large_file_does_not() {
+    let large = |sort: &str, name: &str| {
+        let bytes = UNATTACHED_BYTES_MAX + 1;
+        Resource { bytes, ..resource(sort, name, Binding::Identifier, Attachment::Unattached) }
+    };
+    let mut other = answer(vec![]);
+    other.facts.disk_available_bytes = u64::MAX;
+    for sort in [MEMORY, MEMORY_GROWTH] {
+        let plan = make(&inventory(vec![large(sort, "private memory of seven")]), &other, &options());
+        assert!(plan.blockers.is_empty(), "{:?}", plan.blockers);
+    }
+    let plan = make(&inventory(vec![large("file", "/data/db")]), &other, &options());
+    assert!(plan.blockers.iter().any(|blocker| blocker.what.contains("without being named")));
+}
+
+#[test]
 fn memory_needs_no_room_on_the_targets_disk_but_for_an_image() {
     let mut other = answer(vec![]);
     other.facts.disk_available_bytes = 1 << 20;

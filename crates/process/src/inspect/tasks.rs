@@ -5,7 +5,7 @@ use crate::capture::memory::obstacle;
 use crate::capture::{Error, Scope, members};
 use crate::live::direct;
 use ferry_model::plan::{Blocker, Holder, Resource};
-use ferry_model::planning::{MEMORY, UNTRACKED};
+use ferry_model::planning::{MEMORY, MEMORY_GROWTH, UNTRACKED};
 use ferry_model::resource::{Attachment, Binding};
 use ferry_sys::kcmp::{self, What};
 use ferry_sys::proc;
@@ -106,7 +106,7 @@ impl Seen {
                 // Each process gets a copy of its own at the target: the growth, if all of them were shared by two.
                 let name =
                     format!("pages that process {} shares since a fork and gets copies of", self.ns_pid);
-                all.push(self.resource("memory-growth", name, Binding::Value, shared / 2));
+                all.push(self.resource(MEMORY_GROWTH, name, Binding::Value, shared / 2));
             }
             all.extend(self.mapped());
             all.extend(self.untracked(others, private));
