@@ -210,6 +210,12 @@ impl Stage {
         Ok(())
     }
 
+    /// Both, of one that is captured.
+    pub fn send_last(&mut self, to: &mut dyn Write) -> io::Result<()> {
+        self.send_changes(to)?;
+        self.send_rest(to)
+    }
+
     /// When it is captured: the rest.
     pub fn send_rest(&self, to: &mut dyn Write) -> io::Result<()> {
         to.write_all(&[REST])?;

@@ -259,12 +259,9 @@ impl SourceRole {
         self.ground.recorder.phase(Phase::State);
         let mut stage = self.stage.take().ok_or_else(|| Error::new(Kind::Bug, "No files"))?;
         let (began, beside) = (Instant::now(), self.sent_beside.take());
-        let files = self.bulk(Bulk::Files, |to| {
-            if beside.is_none() {
-                stage.send_changes(to)?;
-            }
-            stage.send_rest(to)
-        })?;
+        let is_first = beside.is_none();
+        let files =
+            self.bulk(Bulk::Files, |to| if is_first { stage.send_last(to) } else { stage.send_rest(to) })?;
         self.ground.recorder.spent(Cause::Files, began);
         // On its way while the target still puts the files in their places.
         hashes.extend(beside);

@@ -219,7 +219,7 @@ impl SuspendRole {
         let ends = !self.leave_running;
         let epoch = if ends { self.alone.key.epoch.next() } else { self.alone.key.epoch };
         making.capture((&state, spaces), init, about, (epoch, ends))?;
-        making.last(|to| stage.send_changes(to))?;
+        making.last(|to| stage.send_last(to))?;
         if self.leave_running {
             return Ok(Input::Cancel("Its image is taken, and it was to go on".into()));
         }
