@@ -1,7 +1,7 @@
 //! Joins a TLS connection to a socket pair, so that everything above it can be plain blocking code, and so that an end of
 //! it could be given to another process. Each direction is copied by one task of the runtime.
 
-use super::open::{Ending, Open};
+use super::open::{Ending, Entered, Open};
 use crate::passing::pass_on;
 use ferry_model::ids::HostName;
 use std::io;
@@ -35,12 +35,11 @@ pub fn join_holding(
     let (ours, theirs) = UnixStream::pair()?;
     theirs.set_nonblocking(true)?;
     let theirs = tokio::net::UnixStream::from_std(theirs)?;
-    let (begin, begun) = tokio::sync::oneshot::channel::<u64>();
-    let registry = open.clone();
+    let (begin, begun) = tokio::sync::oneshot::channel::<Entered>();
     let task = tokio::spawn(async move {
         let _held = held;
-        let Ok(number) = begun.await else { return };
-        let _leaves = Leaves { registry, number };
+        // It is dropped also when the task is aborted.
+        let Ok(_entered) = begun.await else { return };
         let (tls_read, tls_write) = tokio::io::split(tls);
         let (ours_read, ours_write) = theirs.into_split();
         // How it ended is seen by both ends: they read an end of file.
@@ -48,19 +47,7 @@ pub fn join_holding(
             (pass_on(tls_read, ours_write, BUFFER_BYTES), pass_on(ours_read, tls_write, BUFFER_BYTES));
         tokio::join!(inwards, outwards);
     });
-    let number = open.enter(name, serial, Ending::Task(task.abort_handle()));
-    begin.send(number).map_err(|_| io::Error::other("The runtime is going down"))?;
+    let entered = open.enter(name, serial, Ending::Task(task.abort_handle()));
+    begin.send(entered).map_err(|_| io::Error::other("The runtime is going down"))?;
     Ok(ours)
-}
-
-/// Takes the connection out of the registry, also when its task is aborted.
-struct Leaves {
-    registry: Arc<Open>,
-    number: u64,
-}
-
-impl Drop for Leaves {
-    fn drop(&mut self) {
-        self.registry.leave(self.number);
-    }
 }

@@ -4,7 +4,7 @@
 //! messages to pass on. Here the socket is read in large pieces and written at once. To be given to another process it needs two threads
 //! all the same, one for each direction ([`Stream::into_socket`]); they do nothing else.
 
-use super::open::{Ending, Open};
+use super::open::{Ending, Entered, Open};
 use ferry_model::ids::HostName;
 use ferry_sys::schedule;
 use ferry_transfer::wire::{Reader, Stream, Writer};
@@ -51,8 +51,7 @@ impl Direct {
         };
         let tcp = tcp.into_std()?;
         tcp.set_nonblocking(false)?;
-        let number = open.enter(name, serial, Ending::Socket(tcp.try_clone()?));
-        let entered = Entered { open: open.clone(), number };
+        let entered = open.enter(name, serial, Ending::Socket(tcp.try_clone()?));
         Ok(Self { tls, tcp, came: Came::default(), entered })
     }
 }
@@ -276,17 +275,5 @@ impl Outwards {
                 return Ok(());
             }
         }
-    }
-}
-
-/// Takes the connection out of the registry.
-struct Entered {
-    open: Arc<Open>,
-    number: u64,
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.open.leave(self.number);
     }
 }

@@ -21,6 +21,19 @@ struct Peer {
     ending: Ending,
 }
 
+/// A connection that is registered, until this is dropped.
+#[derive(Debug)]
+pub struct Entered {
+    open: Arc<Open>,
+    number: u64,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.open.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
 /// How a connection is ended.
 #[derive(Debug)]
 pub enum Ending {
@@ -46,17 +59,12 @@ impl Open {
         open
     }
 
-    /// Registers a connection; returns its number for [`Self::leave`].
-    pub fn enter(self: &Arc<Self>, name: &HostName, serial: &[u8], ending: Ending) -> u64 {
+    /// Registers a connection.
+    pub fn enter(self: &Arc<Self>, name: &HostName, serial: &[u8], ending: Ending) -> Entered {
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let peer = Peer { name: name.clone(), serial: serial.to_vec(), ending };
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(number, peer);
-        number
-    }
-
-    /// A connection ended.
-    pub fn leave(&self, number: u64) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        Entered { open: self.clone(), number }
     }
 
     fn close_unless(&self, admits: impl Fn(&HostName, &[u8]) -> bool) {
