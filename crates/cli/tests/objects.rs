@@ -14,7 +14,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::{
-    NAME, STEP_MAX, Verdict, build, carry_by, clear, ferry, fleet, go, run_until_ready, try_ferry,
+    NAME, STEP_MAX, Verdict, build, carry_by, clear, ferry, fleet, go, run_until_ready, try_ferry, verify,
     wait_for_line, words,
 };
 
@@ -142,13 +142,7 @@ fn there_and_back_by(method: &str, fleet: ferry_lab::Fleet) -> Verdict {
     run_until_ready(alpha, NET, &[PLACE])?;
     carry_by(method, alpha, beta)?;
     carry_by(method, beta, alpha)?;
-    go(alpha)?;
-    wait_for_line(alpha, &["OK"])?;
-    let code = ferry(alpha, &["wait", NAME])?;
-    if code.trim() != "0" {
-        return Err(format!("the program ended with {code}"));
-    }
-    clear(fleet)
+    verify(fleet)
 }
 
 /// Without a node and without a capsule: the original ends with the checkpoint; what goes on is the restored one.

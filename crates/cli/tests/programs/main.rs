@@ -8,7 +8,7 @@ mod support;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::Path;
 use std::time::Duration;
-use support::{NAME, Verdict, carry_by, clear, ferry, fleet, go, run_until_ready, wait_for_line};
+use support::{Verdict, carry_by, fleet, run_until_ready, verify};
 
 /// How they travel. By the last, rounds that can never be enough: what writes at all goes on by post-copy.
 const WAYS: [(&str, &str); 5] = [
@@ -56,13 +56,7 @@ fn moved_twice(file: &str, command: &[&str], method: &str) -> Verdict {
         // It works on for a while before it is moved again.
         std::thread::sleep(Duration::from_millis(300));
     }
-    go(alpha)?;
-    wait_for_line(alpha, &["OK"])?;
-    let code = ferry(alpha, &["wait", NAME])?;
-    if code.trim() != "0" {
-        return Err(format!("the program ended with {code}"));
-    }
-    clear(fleet)
+    verify(fleet)
 }
 
 /// The demo is the scenario: verifying clients write and read over open connections while the server moves there and back.

@@ -200,6 +200,18 @@ pub fn shim_logs(host: &Host) -> String {
     if logs.is_empty() { logs } else { format!("\n{}: {logs}", host.name()) }
 }
 
+/// Lets the program on the first host of the fleet verify itself, and ends the fleet when it found nothing wrong.
+pub fn verify(fleet: Fleet) -> Verdict {
+    let host = &fleet.nodes[0];
+    go(host)?;
+    wait_for_line(host, &["OK"])?;
+    let code = ferry(host, &["wait", NAME])?;
+    if code.trim() != "0" {
+        return Err(format!("the program ended with {code}"));
+    }
+    clear(fleet)
+}
+
 /// Ends the fleet and checks that nothing is left of it.
 pub fn clear(fleet: Fleet) -> Verdict {
     let left = fleet.lab.clear();
