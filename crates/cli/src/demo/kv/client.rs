@@ -78,15 +78,15 @@ fn connect<'a>(args: &Args, number: u64, report: &'a Mutex<Report>) -> io::Resul
     Ok(connection)
 }
 
-/// The first connection asks every millisecond, one at a time: the outage is read off it. Of the others every fourth keeps
-/// several requests under way, so that there is data in both directions at the moment of the freeze.
+/// The first connection asks every millisecond, one at a time: the outage is read off it. Of the others every fourth sends
+/// several at once before it takes a reply, so that there is data in both directions at the moment of the freeze.
 fn plan(number: u64, args: &Args) -> Plan {
-    let (spacing, depth) = match number {
+    let (spacing, burst) = match number {
         0 => (Duration::from_millis(1), 1),
-        n if n % 4 == 0 => (Duration::from_millis(8), 8),
+        n if n % 4 == 0 => (Duration::from_millis(64), 8),
         _ => (Duration::from_millis(16), 1),
     };
-    Plan { number, of: args.connections, keys: args.keys, spacing, depth }
+    Plan { number, of: args.connections, keys: args.keys, spacing, burst }
 }
 
 /// Reads commands. Gives the sums up to the last mark.

@@ -23,10 +23,10 @@ pub struct Plan {
     pub of: u64,
     /// Number of all keys.
     pub keys: u64,
-    /// Time between two requests.
+    /// Time between two bursts of requests.
     pub spacing: Duration,
-    /// Most requests under way.
-    pub depth: usize,
+    /// Requests in a burst: all are under way before the first reply is taken.
+    pub burst: usize,
 }
 
 /// A request under way.
@@ -101,15 +101,15 @@ impl<'a> Connection<'a> {
         while !stop() {
             due += self.plan.spacing;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            self.ask(due)?;
-            while self.pending.len() >= self.plan.depth {
+            for _ in 0..self.plan.burst {
+                self.ask(due)?;
+            }
+            // Taken as soon as they come: a reply that lies in the socket would count as late.
+            while !self.pending.is_empty() {
                 self.hear(true)?;
             }
             // After an outage: requests that were due meanwhile are not made up for.
             due = due.max(Instant::now().checked_sub(self.plan.spacing).unwrap_or(due));
-        }
-        while !self.pending.is_empty() {
-            self.hear(true)?;
         }
         for place in 0..self.versions.len() {
             self.ask_for(place, Operation::Get, Instant::now())?;
