@@ -1,4 +1,4 @@
-//! A TLS connection that whoever uses it encrypts and decrypts itself, on a thread of its own: for pages that somebody waits for.
+//! A TLS connection that whoever uses it encrypts and decrypts itself, on a thread of its own: for pages.
 //!
 //! Joined to the runtime ([`super::bridge`]) every message goes through two more threads, each of which has to be woken and has others'
 //! messages to pass on. Here the socket is read in large pieces and written at once. To be given to another process it needs two threads
