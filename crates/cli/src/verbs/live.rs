@@ -17,7 +17,7 @@ pub struct Args {
     /// Most that all page streams carry together, as 1Gbit or 128MiB/s
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     bandwidth: Option<u64>,
-    /// What to do when it writes faster than rounds carry it [default: switch]
+    /// What to do when it writes faster than rounds carry it [default: shorter]
     #[arg(long, value_enum, value_name = "WHAT")]
     on_no_convergence: Option<WishArg>,
     /// Number of page streams [default: 2]
@@ -30,6 +30,8 @@ pub struct Args {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum WishArg {
+    /// 'switch' or 'stop', whichever pauses for less
+    Shorter,
     /// Go over to post-copy: it runs at the target, the rest follows, and until all is in both hosts are needed. With it 'auto' may also
     /// begin so
     Switch,
@@ -60,6 +62,7 @@ impl From<Args> for LiveOptions {
             rounds_max: args.rounds_max.unwrap_or(default.rounds_max),
             bandwidth_bytes_per_s_max: args.bandwidth,
             on_no_convergence: args.on_no_convergence.map_or(default.on_no_convergence, |wish| match wish {
+                WishArg::Shorter => Wish::Shorter,
                 WishArg::Switch => Wish::Switch,
                 WishArg::Throttle => Wish::Throttle,
                 WishArg::Stop => Wish::Stop,

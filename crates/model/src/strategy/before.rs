@@ -64,8 +64,11 @@ fn bandwidth(events: &[Event]) -> Option<u64> {
     round.or_else(in_pause).filter(|rate| *rate > 0)
 }
 
-/// What its pause took beside memory.
+/// What its pause took beside memory; of one that leaves pages behind that would be another one than rounds end with.
 fn fixed_us(events: &[Event]) -> Option<u64> {
+    if events.iter().any(|event| matches!(event.what, What::Follow(_))) {
+        return None;
+    }
     let sums = summary(events);
     let memory_us = sums.spent.iter().find(|spent| spent.cause == Cause::Memory).map_or(0, |spent| spent.us);
     Some(sums.downtime_us?.saturating_sub(memory_us)).filter(|us| *us > 0)
@@ -74,7 +77,7 @@ fn fixed_us(events: &[Event]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Phase, RoundDone};
+    use crate::event::{PagesFollow, Phase, RoundDone};
     use crate::strategy::measured::Round;
 
     const MIB: u64 = 1 << 20;
@@ -103,5 +106,10 @@ mod tests {
         assert_eq!((before.bandwidth_bytes_per_s, before.fixed_us), (Some(128 * MIB), Some(30_100)));
         assert_eq!(before.with(&seen, Some(MIB)).bandwidth_bytes_per_s, MIB);
         assert_eq!(before.with(&seen, Some(1 << 40)).bandwidth_bytes_per_s, 128 * MIB);
+        let mut switched = events(64 * MIB, 500_000);
+        switched.iter_mut().for_each(|event| event.at_us *= 2);
+        switched.push(Event { at_us: 90_000, what: What::Follow(PagesFollow::default()) });
+        before.add(&switched);
+        assert_eq!(before.fixed_us, Some(30_100), "that is another sort of pause");
     }
 }

@@ -16,7 +16,7 @@ pub fn predict(measured: &Measured) -> Prediction {
     let round_us = tracked.time_us(tracked.bytes);
     let missing = tracked.dirty_after(round_us);
     let rest = post_copy::after(measured, missing, Method::Hybrid);
-    let given_back_us = missing.div_ceil(PAGE_BYTES).saturating_mul(GIVE_BACK_US);
+    let given_back_us = given_back_us(missing);
     Prediction {
         rounds: 1,
         downtime_us: rest.downtime_us.saturating_add(given_back_us),
@@ -24,4 +24,14 @@ pub fn predict(measured: &Measured) -> Prediction {
         sent_bytes: tracked.bytes.saturating_add(rest.sent_bytes),
         ..rest
     }
+}
+
+/// What it takes, beyond what every pause does, to go over to post-copy with `missing` bytes that were sent and dirtied again.
+#[must_use]
+pub(super) fn switch_us(missing: u64) -> u64 {
+    post_copy::RESUME_US.saturating_add(given_back_us(missing))
+}
+
+fn given_back_us(missing: u64) -> u64 {
+    missing.div_ceil(PAGE_BYTES).saturating_mul(GIVE_BACK_US)
 }

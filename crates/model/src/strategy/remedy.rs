@@ -1,6 +1,7 @@
 //! What to do with a pre-copy that does not converge: what the user asked for, where it is possible, and why not where it is not.
 
 use super::convergence::Stuck;
+use super::hybrid;
 use super::measured::Measured;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,11 @@ use std::fmt;
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Wish {
-    /// Go over to post-copy.
+    /// Whichever of `switch` and `stop` is predicted to pause for less.
     #[default]
+    #[n(4)]
+    Shorter,
+    /// Go over to post-copy.
     #[n(0)]
     Switch,
     /// Slow the workload down until it converges.
@@ -73,6 +77,8 @@ pub enum Instead {
     NoPostCopy,
     /// It is throttled as far as it may be.
     ThrottledEnough,
+    /// It would stand still for longer.
+    StopIsShorter,
 }
 
 impl fmt::Display for Choice {
@@ -81,6 +87,7 @@ impl fmt::Display for Choice {
         match self.instead {
             Some(Instead::NoPostCopy) => f.write_str("post-copy is not possible here, so ")?,
             Some(Instead::ThrottledEnough) => f.write_str("it cannot be slowed down further, so ")?,
+            Some(Instead::StopIsShorter) => f.write_str("going over to post-copy would take longer, so ")?,
             None => {}
         }
         match self.remedy {
@@ -103,12 +110,24 @@ pub struct Possible {
     pub share_percent: u32,
 }
 
-/// Chooses. A wish that cannot be followed ends in a longer pause, never in a lost move: only who asked for it gives up.
+impl Wish {
+    /// Whether pages may follow after the resume.
+    #[must_use]
+    pub fn may_switch(self) -> bool {
+        matches!(self, Self::Shorter | Self::Switch)
+    }
+}
+
+/// Chooses; `dirty_bytes` are expected to be left. A wish that cannot be followed ends in a longer pause, never in a lost move: only who asked for it gives up.
 #[must_use]
-pub fn choose(wish: Wish, stuck: Stuck, measured: &Measured, possible: Possible) -> Choice {
+pub fn choose(wish: Wish, stuck: Stuck, measured: &Measured, dirty_bytes: u64, possible: Possible) -> Choice {
     let (remedy, instead) = match wish {
-        Wish::Switch if possible.post_copy => (Remedy::Switch, None),
-        Wish::Switch => (Remedy::Stop, Some(Instead::NoPostCopy)),
+        // What is common to both cancels out.
+        Wish::Shorter if measured.time_us(dirty_bytes) <= hybrid::switch_us(dirty_bytes) => {
+            (Remedy::Stop, possible.post_copy.then_some(Instead::StopIsShorter))
+        }
+        Wish::Switch | Wish::Shorter if possible.post_copy => (Remedy::Switch, None),
+        Wish::Switch | Wish::Shorter => (Remedy::Stop, Some(Instead::NoPostCopy)),
         Wish::Throttle => match share(measured, possible.share_percent) {
             Some(share_percent) => (Remedy::Throttle { share_percent }, None),
             None => (Remedy::Stop, Some(Instead::ThrottledEnough)),

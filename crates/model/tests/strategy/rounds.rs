@@ -75,7 +75,7 @@ fn it_is_stuck_for_a_reason() {
 fn the_wish_is_followed_where_it_is_possible() {
     let stuck = Stuck::Rounds(30);
     let ask = |wish, post_copy, share_percent| {
-        let choice = choose(wish, stuck, &MEASURED, Possible { post_copy, share_percent });
+        let choice = choose(wish, stuck, &MEASURED, MIB, Possible { post_copy, share_percent });
         (choice.remedy, choice.instead)
     };
     assert_eq!(ask(Wish::Switch, true, 100), (Remedy::Switch, None));
@@ -84,11 +84,25 @@ fn the_wish_is_followed_where_it_is_possible() {
     assert_eq!(ask(Wish::Throttle, false, SHARE_MIN_PERCENT), (Remedy::Stop, Some(Instead::ThrottledEnough)));
     assert_eq!(ask(Wish::Stop, true, 100), (Remedy::Stop, None));
     assert_eq!(ask(Wish::GiveUp, true, 100), (Remedy::GiveUp, None));
-    let choice = choose(Wish::Switch, stuck, &MEASURED, Possible { post_copy: false, share_percent: 100 });
+    let choice =
+        choose(Wish::Switch, stuck, &MEASURED, MIB, Possible { post_copy: false, share_percent: 100 });
     assert_eq!(
         choice.to_string(),
         "30 rounds were not enough; post-copy is not possible here, so the rest travels while it stands still"
     );
+}
+
+#[test]
+fn unless_told_otherwise_it_goes_over_to_post_copy_only_where_a_stop_would_take_longer() {
+    let ask = |dirty_bytes, post_copy| {
+        let possible = Possible { post_copy, share_percent: 100 };
+        let choice = choose(Wish::default(), Stuck::Rounds(30), &MEASURED, dirty_bytes, possible);
+        (choice.remedy, choice.instead)
+    };
+    assert_eq!(ask(13 * MIB, true), (Remedy::Stop, Some(Instead::StopIsShorter)));
+    assert_eq!(ask(200 * MIB, true), (Remedy::Switch, None));
+    assert_eq!(ask(13 * MIB, false), (Remedy::Stop, None), "nothing else was to be compared");
+    assert_eq!(ask(200 * MIB, false), (Remedy::Stop, Some(Instead::NoPostCopy)));
 }
 
 proptest! {
@@ -109,7 +123,7 @@ proptest! {
         let mut share = 100;
         for _ in 0..20 {
             let possible = Possible { post_copy: false, share_percent: share };
-            match choose(Wish::Throttle, Stuck::Rounds(1), &measured, possible).remedy {
+            match choose(Wish::Throttle, Stuck::Rounds(1), &measured, MIB, possible).remedy {
                 Remedy::Throttle { share_percent } => {
                     prop_assert!(share_percent < share && share_percent >= SHARE_MIN_PERCENT);
                     share = share_percent;

@@ -7,7 +7,6 @@ use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
 use ferry_model::resource::Binding;
 use ferry_model::strategy::options::LiveOptions;
-use ferry_model::strategy::remedy::Wish;
 
 /// One move, or one clone, of one workload.
 #[derive(Clone, Debug)]
@@ -55,7 +54,7 @@ impl Request {
     pub(super) fn may_follow(&self) -> bool {
         let asked = match self.method {
             Method::PostCopy | Method::Hybrid => true,
-            Method::PreCopy | Method::Auto => self.live.on_no_convergence == Wish::Switch,
+            Method::PreCopy | Method::Auto => self.live.on_no_convergence.may_switch(),
             Method::Cold | Method::Warm | Method::StopAndCopy => false,
         };
         // The original of a clone goes on, and keeps no page as it was.

@@ -77,7 +77,8 @@ impl SourceRole {
             }
             let Next::Stuck { why, .. } = next else { return Ok(live) };
             let possible = Possible { post_copy: self.may_follow, share_percent };
-            let choice = remedy::choose(request.live.on_no_convergence, why, &measured, possible);
+            let wish = request.live.on_no_convergence;
+            let choice = remedy::choose(wish, why, &measured, live.expected_bytes(), possible);
             self.ground.recorder.remedy(&choice);
             match choice.remedy {
                 Remedy::Throttle { share_percent: share } => {
