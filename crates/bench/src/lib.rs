@@ -8,4 +8,5 @@ pub mod limit;
 pub mod live;
 pub mod machine;
 pub mod report;
+pub mod stalls;
 pub mod subject;

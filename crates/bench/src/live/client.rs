@@ -2,6 +2,7 @@
 //! input: `mark` prints what it saw since the last mark, `verify` has the writer look at all of its memory, and
 //! `written` prints how many pages it has written.
 
+use crate::stalls::{Span, now_us};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
@@ -14,6 +15,12 @@ const SPACING: Duration = Duration::from_millis(1);
 /// How long the writer may take to come up: it fills its memory first.
 const UP_MAX: Duration = Duration::from_secs(120);
 
+/// Shorter times between two replies are not told one by one, microseconds.
+const WAIT_US: u64 = 5_000;
+
+/// No more are told.
+const WAITS_MAX: usize = 1000;
+
 /// What it saw since the last mark.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
@@ -21,6 +28,9 @@ pub struct Seen {
     pub replies: u64,
     /// Longest time between two of them, microseconds.
     pub gap_us: u64,
+    /// Those of [`WAIT_US`] and more, at most [`WAITS_MAX`].
+    #[serde(default)]
+    pub waits: Vec<Span>,
     /// Errors that the writer had found by then, in all.
     pub errors: u64,
     /// Why the connection ended, if it did.
@@ -74,18 +84,22 @@ fn connect(address: &str) -> io::Result<TcpStream> {
 
 fn watch(stream: &TcpStream, seen: &Mutex<Seen>) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
-    let mut last = Instant::now();
+    let (mut last, mut last_us) = (Instant::now(), now_us());
     loop {
         let sent = Instant::now();
         let errors = ask(stream, &mut reader, "p")?;
         let now = Instant::now();
         let gap = u64::try_from((now - last).as_micros()).unwrap_or(u64::MAX);
         last = now;
+        let wait = Span::since(std::mem::replace(&mut last_us, now_us()));
         {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.replies += 1;
             seen.gap_us = seen.gap_us.max(gap);
             seen.errors = errors;
+            if gap >= WAIT_US && seen.waits.len() < WAITS_MAX {
+                seen.waits.push(wait);
+            }
         }
         std::thread::sleep(SPACING.saturating_sub(sent.elapsed()));
     }

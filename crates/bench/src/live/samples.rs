@@ -1,14 +1,20 @@
 //! What is read off the moves of one sort, one sample for each move, and the rows that it gives.
 
+use super::stage::Outage;
 use crate::report::Row;
 use ferry_model::api::Move;
 use ferry_model::event::{Cause, What};
+
+/// What a client outage is on a machine that runs all the time.
+pub const OWN: &str = "client outage, without what the machine itself stood still";
 
 /// Milliseconds but where said. A figure that the method does not have has no samples, and no row.
 #[derive(Default)]
 pub struct Samples {
     /// The longest that a client waited.
     pub outage: Vec<f64>,
+    /// As that, without what the machine itself stood still.
+    pub own_outage: Vec<f64>,
     downtime: Vec<f64>,
     beyond_memory: Vec<f64>,
     predicted: Vec<f64>,
@@ -29,10 +35,11 @@ pub struct Samples {
 impl Samples {
     /// Of these moves.
     #[must_use]
-    pub fn of(moves: &[Move]) -> Self {
+    pub fn of(moves: &[(Move, Outage)]) -> Self {
         let mut samples = Self::default();
-        for moved in moves {
+        for (moved, outage) in moves {
             samples.add(moved);
+            samples.own_outage.push(outage.own_us as f64 / 1e3);
         }
         samples
     }
@@ -81,6 +88,7 @@ impl Samples {
         };
         let all = [
             ("client outage", "ms", self.outage, outage_max),
+            (OWN, "ms", self.own_outage, outage_max),
             ("stood still", "ms", self.downtime, None),
             ("stood still beyond its memory", "ms", self.beyond_memory, beyond_max),
             ("total", "ms", self.total, None),

@@ -4,7 +4,8 @@
 //! one is named: a soak that was interrupted goes on with the next move.
 
 use super::counters::{self, Counters};
-use super::stage::{Failure, Stage, Subject};
+use super::samples::OWN;
+use super::stage::{Failure, Outage, Stage, Subject};
 use crate::report::{Row, median};
 use ferry_model::api::Move;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub struct Tally {
 pub struct Sums {
     /// How long clients waited at most, milliseconds.
     pub outage_ms: Vec<f64>,
+    /// As that, without what the machine itself stood still.
+    #[serde(default)]
+    pub own_outage_ms: Vec<f64>,
     /// How long it stood still, milliseconds.
     pub downtime_ms: Vec<f64>,
     /// The whole move, milliseconds.
@@ -51,10 +55,11 @@ pub struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, moved: &Move) {
+    fn add(&mut self, moved: &Move, outage: Outage) {
         let ms = |us: Option<u64>| us.unwrap_or(0) as f64 / 1e3;
         let sums = &moved.summary;
         self.outage_ms.push(ms(sums.outage_us));
+        self.own_outage_ms.push(ms(Some(outage.own_us)));
         self.downtime_ms.push(ms(sums.downtime_us));
         self.total_ms.push(ms(sums.total_us));
         self.rounds.push(f64::from(sums.rounds));
@@ -105,6 +110,9 @@ impl Tally {
             rows.push(one("client outage, median", median(&sums.outage_ms)));
             rows.push(one("client outage, 99th percentile", percentile(&sums.outage_ms, 99)).at_most(100.0));
             rows.push(one("client outage, longest", percentile(&sums.outage_ms, 100)));
+            rows.push(one(&format!("{OWN}, median"), median(&sums.own_outage_ms)));
+            let own = percentile(&sums.own_outage_ms, 99);
+            rows.push(one(&format!("{OWN}, 99th percentile"), own).at_most(100.0));
             rows.push(one("stood still, median", median(&sums.downtime_ms)));
             rows.push(one("stood still, 99th percentile", percentile(&sums.downtime_ms, 99)));
             rows.push(one("total, median", median(&sums.total_ms)));
@@ -162,11 +170,14 @@ pub fn run(
             format!("move {number} from {from}, {options}{}", if draw.bgsave { ", BGSAVE" } else { "" });
         match stage.carry(&draw.options) {
             Ok(moved) => {
-                tally.methods.entry(draw.method).or_default().add(&moved);
+                tally.methods.entry(draw.method).or_default().add(&moved, stage.outage());
                 let sums = &moved.summary;
                 let ms = |us: Option<u64>| us.unwrap_or(0) as f64 / 1e3;
                 let (outage, downtime) = (ms(sums.outage_us), ms(sums.downtime_us));
-                let mut line = format!("{told}: waited {outage:.1} ms, stood still {downtime:.1} ms");
+                let own = ms(Some(stage.outage().own_us));
+                let mut line = format!(
+                    "{told}: waited {outage:.1} ms ({own:.1} without the machine's own), stood still {downtime:.1} ms"
+                );
                 if outage > downtime + LONGER_MS {
                     let [clients, inside] = stage.counters();
                     let clients = counters::since(&before[0], &clients);

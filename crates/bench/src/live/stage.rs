@@ -2,6 +2,7 @@
 
 use super::counters::{self, Counters};
 use super::watcher::{REDIS_PORT, Watcher};
+use crate::stalls::Stalls;
 use ferry_lab::{FERRY, Fleet, Host, HostSpec, Process, built_beside};
 use ferry_model::api::{Move, MoveState};
 use ferry_model::event::{Event, What};
@@ -58,6 +59,8 @@ pub struct Stage {
     at: usize,
     /// How long it works undisturbed before and after each move.
     pub calm: Duration,
+    stalls: Stalls,
+    outage: Outage,
 }
 
 /// Why there is no figure.
@@ -82,6 +85,15 @@ impl std::fmt::Display for Failure {
             Self::Failed(error) => error.fmt(f),
         }
     }
+}
+
+/// How long clients waited at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outage {
+    /// As they saw it, microseconds.
+    pub us: u64,
+    /// The longest when of each wait what the machine itself stood still is left out, microseconds; 0 where none was worth telling.
+    pub own_us: u64,
 }
 
 impl Stage {
@@ -117,7 +129,9 @@ impl Stage {
         let run = [FERRY, "run", "--name", NAME, "--net", &net, "--"].map(str::to_owned);
         fleet.nodes[0].ok(&[&run[..], &command(subject)].concat())?;
         let watcher = Watcher::start(&gamma, subject)?;
-        Ok(Self { fleet, watcher, third: gamma, at: 0, calm: Duration::from_millis(500) })
+        let outage = Outage::default();
+        let stalls = Stalls::watch();
+        Ok(Self { fleet, watcher, third: gamma, at: 0, calm: Duration::from_millis(500), stalls, outage })
     }
 
     /// Limits what each of the two hosts can receive, bytes in a second.
@@ -152,8 +166,9 @@ impl Stage {
             }
         };
         self.at = 1 - self.at;
-        let us = self.outage_us()?;
-        let at_us = moved.summary.total_us.unwrap_or(0);
+        let outage = self.wait_for_replies()?;
+        let (us, at_us) = (outage.us, moved.summary.total_us.unwrap_or(0));
+        self.outage = outage;
         moved.events.push(Event { at_us, what: What::Outage { us } });
         moved.summary = ferry_model::event::summary(&moved.events);
         Ok(moved)
@@ -181,19 +196,29 @@ impl Stage {
         Ok((after - before) as f64 / began.elapsed().as_secs_f64())
     }
 
+    /// How long clients waited in the last move.
+    #[must_use]
+    pub fn outage(&self) -> Outage {
+        self.outage
+    }
+
     /// The longest time that the client waited since its last mark. Replies must flow again before that is known: the client's
     /// last request may be retried long after the workload runs.
     ///
     /// # Errors
     /// They do not flow, or whoever watches saw a fault.
-    pub fn outage_us(&mut self) -> Result<u64, Failure> {
-        let (end, mut gap_us, mut first) = (Instant::now() + REPLIES_MAX, 0, true);
+    fn wait_for_replies(&mut self) -> Result<Outage, Failure> {
+        let (end, mut outage, mut first) = (Instant::now() + REPLIES_MAX, Outage::default(), true);
         loop {
             let seen = self.watcher.mark()?;
-            gap_us = gap_us.max(seen.gap_us);
+            outage.us = outage.us.max(seen.gap_us);
+            for wait in &seen.waits {
+                let own_us = wait.us().saturating_sub(self.stalls.within_us(wait));
+                outage.own_us = outage.own_us.max(own_us);
+            }
             // The gap is counted by the reply that ends it. Those in the first answer were before the pause.
             if seen.replies >= REPLIES_CALM && !first {
-                return Ok(gap_us);
+                return Ok(outage);
             }
             first = false;
             std::thread::sleep(self.calm);
@@ -220,7 +245,7 @@ impl Stage {
             match running[..] {
                 [number] => {
                     self.at = number;
-                    return self.outage_us().map(drop);
+                    return self.wait_for_replies().map(drop);
                 }
                 _ if Instant::now() > end => {
                     let said = format!("after a failed move the workload runs on {} hosts", running.len());

@@ -1,7 +1,7 @@
 //! The rows that can be asked for, one group for each line of what live migration is to reach, and how many moves and how much memory each takes.
 
-use super::samples::Samples;
-use super::stage::{Failure, Stage, Subject};
+use super::samples::{OWN, Samples};
+use super::stage::{Failure, Outage, Stage, Subject};
 use super::{first_round, slowdown};
 use crate::report::{Row, median};
 use ferry_model::api::Move;
@@ -115,28 +115,28 @@ impl Bench {
     }
 
     fn sizes(&self, method: &str, found: &mut Found) -> io::Result<()> {
-        let mut outages = Vec::new();
+        let (mut outages, mut own) = (Vec::new(), Vec::new());
         for mib in &self.sizes {
             let what = format!("{method}, {mib} MiB, {} pages/s", self.rate);
             let subject = Subject::Writer { bytes: mib << 20, rate: self.rate };
             let Some(moves) = self.moves(&what, method, &subject, 2 * mib, found)? else { continue };
             let samples = Samples::of(&moves);
             outages.push(median(&samples.outage));
+            own.push(median(&samples.own_outage));
             found.rows.extend(match method {
                 "pre-copy" => samples.rows(&what, Some(15.0), Some(5.0)),
                 "post-copy" => samples.rows(&what, Some(25.0), None),
                 _ => samples.rows(&what, None, None),
             });
         }
-        let most = outages.iter().copied().fold(0.0, f64::max);
-        let least = outages.iter().copied().fold(f64::INFINITY, f64::min);
-        if outages.len() > 1 && least > 0.0 {
-            let row = Row::new(
-                format!("{method}: largest client outage of any size to the smallest"),
-                "times",
-                vec![most / least],
-            );
-            found.rows.push(if method == "stop-and-copy" { row } else { row.at_most(1.3) });
+        for (name, outages) in [("client outage", outages), (OWN, own)] {
+            let most = outages.iter().copied().fold(0.0, f64::max);
+            let least = outages.iter().copied().fold(f64::INFINITY, f64::min);
+            if outages.len() > 1 && least > 0.0 {
+                let name = format!("{method}: largest {name}, of any size to the smallest");
+                let row = Row::new(name, "times", vec![most / least]);
+                found.rows.push(if method == "stop-and-copy" { row } else { row.at_most(1.3) });
+            }
         }
         Ok(())
     }
@@ -202,7 +202,7 @@ impl Bench {
         subject: &Subject,
         needs_mib: u64,
         found: &mut Found,
-    ) -> io::Result<Option<Vec<Move>>> {
+    ) -> io::Result<Option<Vec<(Move, Outage)>>> {
         self.moves_with(what, method, subject, needs_mib, found, || Ok(()))
     }
 
@@ -215,7 +215,7 @@ impl Bench {
         needs_mib: u64,
         found: &mut Found,
         mut before: impl FnMut() -> io::Result<()>,
-    ) -> io::Result<Option<Vec<Move>>> {
+    ) -> io::Result<Option<Vec<(Move, Outage)>>> {
         if !self.has_room(what, needs_mib, found) {
             return Ok(None);
         }
@@ -242,15 +242,17 @@ impl Bench {
             let ms =
                 |us: Option<u64>| us.map_or_else(|| "?".to_owned(), |us| format!("{:.1}", us as f64 / 1e3));
             let (outage, still, total) = (ms(sums.outage_us), ms(sums.downtime_us), ms(sums.total_us));
+            let own = ms(Some(stage.outage().own_us));
             say(&format!(
-                "{what}: move {number}: waited {outage} ms, stood still {still} ms, total {total} ms"
+                "{what}: move {number}: waited {outage} ms ({own} without the machine's own), stood still {still} ms, total {total} ms"
             ));
             if let Some(dir) = &self.moves {
+                std::fs::create_dir_all(dir)?;
                 let name: String =
                     what.chars().map(|each| if each.is_ascii_alphanumeric() { each } else { '-' }).collect();
                 std::fs::write(dir.join(format!("{name}-{number}.json")), serde_json::to_vec(&moved)?)?;
             }
-            moves.push(moved);
+            moves.push((moved, stage.outage()));
         }
         stage.end().map_err(failed)?;
         Ok(Some(moves))

@@ -4,6 +4,7 @@
 use super::client::Seen;
 use super::stage::{ADDRESS, Failure, PROGRAM, Subject};
 use super::writer::PORT;
+use crate::stalls::Span;
 use ferry_lab::{Dialogue, FERRY, Host};
 use serde::Deserialize;
 use std::io;
@@ -27,12 +28,14 @@ pub enum Watcher {
 }
 
 /// What was seen since the last mark.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Glance {
     /// Replies, each of them right.
     pub replies: u64,
     /// The longest wait for one, microseconds.
     pub gap_us: u64,
+    /// When clients waited for more than some milliseconds.
+    pub waits: Vec<Span>,
 }
 
 /// What the demo's clients say, as far as it counts here.
@@ -44,6 +47,8 @@ struct Told {
     replies_doubled: u64,
     connections_broken: u64,
     outage_ms: f64,
+    #[serde(default)]
+    waits: Vec<Span>,
     #[serde(default)]
     faults: Vec<String>,
 }
@@ -89,7 +94,7 @@ impl Watcher {
                     return Err(failed(format!("the client's connection broke: {broken}")));
                 }
                 right(seen.errors)?;
-                Ok(Glance { replies: seen.replies, gap_us: seen.gap_us })
+                Ok(Glance { replies: seen.replies, gap_us: seen.gap_us, waits: seen.waits })
             }
             Self::Redis(line) => glance(&line.tell("mark")?),
         }
@@ -132,7 +137,7 @@ fn glance(line: &str) -> Result<Glance, Failure> {
             told.faults.join("; ")
         )));
     }
-    Ok(Glance { replies: told.replies, gap_us: (told.outage_ms * 1e3) as u64 })
+    Ok(Glance { replies: told.replies, gap_us: (told.outage_ms * 1e3) as u64, waits: told.waits })
 }
 
 fn right(errors: u64) -> Result<(), Failure> {

@@ -203,8 +203,7 @@ impl<'a> Connection<'a> {
             ));
         }
         if timed {
-            let delay_ms = pending.due.elapsed().as_secs_f64() * 1e3;
-            report.outage_ms = report.outage_ms.max(delay_ms);
+            report.waited(pending.due.elapsed().as_secs_f64() * 1e3);
         }
         Ok(())
     }
