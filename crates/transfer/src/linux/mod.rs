@@ -4,6 +4,7 @@
 //! anything.
 
 mod followed;
+mod look;
 mod object;
 mod opened;
 mod resident;

@@ -14,14 +14,13 @@
 //! what this task writes to one is noted for it ([`super::shared`]), and one for which nobody asks is named. A range that has a userfaultfd of the workload's own is named and copied in the pause. What the tracking does
 //! not see: memory that a device writes to by itself, long after the kernel was asked to (direct I/O under way at a scan).
 
+use super::look::{Look, protect};
 use super::opened::Opened;
 use super::shared::{SharedMappings, SharedObjects};
 use crate::access::Via;
 use crate::engine::{Found, RangeSet, TrackedSpace, Untracked};
 use crate::space::{Range, SpaceId};
-use ferry_sys::pagemap::{
-    self, IS_GUARD, IS_PRESENT, IS_SWAPPED, IS_TRACKED, IS_WRITTEN, IS_ZERO, Pagemap, Part, Query, Region,
-};
+use ferry_sys::pagemap::{self, IS_TRACKED, Pagemap, Part, Query, Region};
 use ferry_sys::proc::{self, maps::Mapping};
 use ferry_sys::userfaultfd::WriteTracker;
 use std::io;
@@ -120,23 +119,23 @@ impl TaskTracker {
         let pagemap = Pagemap::open(self.pid)?;
         let (private, parts) = self.own(&mappings);
 
-        let regions = pagemap.scan_parts(&parts, &Query::PRIVATE_CONTENT)?;
-        let content = set(&regions).intersection(&private);
+        let look = Look::at(&pagemap, &parts)?;
+        let content = look.content.intersection(&private);
         // A private page of a file that was given back leaves a marker, which looks like a page that was swapped out and not written
         // since. Reading it brings the file's page back, which the next scan does not find: it is gone then.
         let files = of_files(&mappings);
-        let absent = regions.iter().filter(|region| region.categories & IS_PRESENT == 0);
-        let unsure = absent.map(range).collect::<RangeSet>().intersection(&files);
-        let loose: Vec<Region> =
-            regions.into_iter().filter(|region| region.categories & IS_TRACKED == 0).collect();
-        let (fresh, mut untracked) = self.track(&mappings, &set(&loose))?;
+        let unsure = look.out.intersection(&files);
+        let (fresh, mut untracked) = self.track(&mappings, &look.loose.intersection(&private))?;
 
-        let mut dirty = set(&pagemap.scan_parts(&parts, &Query::WRITTEN_AND_PROTECT)?).union(&unsure);
+        let runs = if self.all { private.clone() } else { look.written.union(&fresh) };
+        let mut dirty = protect(&pagemap, &parts, &runs)?.union(&unsure);
         if self.all || !fresh.is_empty() {
             // Not only what is not protected: pages that mremap has brought along may still be, from where they were before.
             let now = set(&pagemap.scan_parts(&parts, &Query::PRIVATE_CONTENT)?).intersection(&private);
             dirty = dirty.union(&if self.all { now } else { now.intersection(&fresh) });
         }
+        // What was not there when it was looked at, and is now.
+        let content = content.union(&dirty.intersection(&private));
         dirty = dirty.difference(&untracked.iter().map(|each| each.range).collect());
         self.shared.scan(&mappings, &|| mappings_of(self.pid), &self.tracker, &pagemap)?;
         untracked.extend(self.others(&mappings));
@@ -144,41 +143,17 @@ impl TaskTracker {
         Ok(Found { dirty, content, backed: files, untracked })
     }
 
-    /// A scan of memory that nobody writes to any more. Of anonymous memory each page table is looked at once: what the kernel does not tell
-    /// of has content and was not written.
+    /// A scan of memory that nobody writes to any more: nothing is protected for a next one.
     fn try_scan_still(&mut self) -> io::Result<Found> {
         let mappings = mappings_of(self.pid)?;
         let pagemap = Pagemap::open(self.pid)?;
         let files = of_files(&mappings);
         let (private, parts) = self.own(&mappings);
-        let (mut dirty, mut content, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-        for part in &parts {
-            if !part.anonymous {
-                for region in pagemap.scan(part.start, part.end, &Query::CONTENT_AND_WRITES)? {
-                    let range = range(&region);
-                    content.push(range);
-                    // One that is not in memory may be the marker of a page that was given back, see above.
-                    let of_file = region.categories & IS_PRESENT == 0;
-                    if of_file || region.categories & IS_WRITTEN != 0 || region.categories & IS_TRACKED == 0 {
-                        dirty.push(range);
-                    }
-                }
-                continue;
-            }
-            // What is not tracked (any more, or yet) is not protected by us either: all of it may have been written.
-            dirty.extend(pagemap.scan(part.start, part.end, &Query::UNTRACKED_ANONYMOUS)?.iter().map(range));
-            content.push(Range { start: part.start, len: part.end - part.start });
-            for region in pagemap.changed(part.start, part.end)? {
-                let some = region.categories & (IS_PRESENT | IS_SWAPPED) != 0;
-                if !some || region.categories & (IS_ZERO | IS_GUARD) != 0 {
-                    absent.push(range(&region));
-                } else if region.categories & IS_WRITTEN != 0 {
-                    dirty.push(range(&region));
-                }
-            }
-        }
-        let content = RangeSet::new(content).difference(&RangeSet::new(absent)).intersection(&private);
-        let dirty = RangeSet::new(dirty).intersection(&content);
+        let look = Look::at(&pagemap, &parts)?;
+        let content = look.content.intersection(&private);
+        // What is not tracked (any more, or yet) is not protected by us either: all of it may have been written.
+        let dirty =
+            look.written.union(&look.loose).union(&look.out.intersection(&files)).intersection(&content);
         self.shared.scan(&mappings, &|| mappings_of(self.pid), &self.tracker, &pagemap)?;
         Ok(Found { dirty, content, backed: files, untracked: self.others(&mappings).collect() })
     }
