@@ -35,6 +35,23 @@ pub fn kept(old: &State, new: &State) -> BTreeMap<SpaceId, RangeSet> {
     kept
 }
 
+/// Whether no memory comes or goes when the puppets of `old` become those of `new`: pages of it may be on their way meanwhile.
+#[must_use]
+pub fn stays(old: &State, new: &State) -> bool {
+    let Some(followed) = followed(old, new) else { return false };
+    let pairs = paired_spaces(old, new, &followed);
+    let all = pairs.len() == new.spaces.len() && pairs.len() == old.spaces.len();
+    let same = |one: &MemoryObject, other: &MemoryObject| same_object(one, other) && one.size == other.size;
+    followed.is_empty()
+        && all
+        && pairs.iter().all(|(before, after)| {
+            let stays = |change: &Change| matches!(change, Change::Protect { .. } | Change::Advise { .. });
+            changes(before, after).iter().all(stays)
+        })
+        && old.objects.len() == new.objects.len()
+        && new.objects.iter().all(|object| old.objects.iter().any(|before| same(before, object)))
+}
+
 /// Whether two records are of the same memory object.
 #[must_use]
 pub fn same_object(one: &MemoryObject, other: &MemoryObject) -> bool {

@@ -5,7 +5,7 @@
 //! wire.
 
 use super::estimate::Watched;
-use super::watch::Watch;
+use super::watch::{Beside, Watch};
 use super::{missing, planning};
 use crate::shim::client::Tracked;
 use crate::shim::envelope::Envelope;
@@ -29,7 +29,7 @@ use ferry_transfer::wire::rounds::{Compression, Settings, StreamCarrier};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 /// A round that carried less says nothing about the link.
 const TELLING_BYTES: u64 = 4 << 20;
@@ -61,7 +61,7 @@ pub(super) struct Live {
     /// Most of it follows after the resume: where, as soon as that is known.
     follows: Option<Later>,
     /// What the target's puppets look like.
-    agreed: Option<State>,
+    agreed: Option<Arc<State>>,
     /// Where its memory is, once it stands still.
     places: Vec<SpaceAccess>,
     /// Processes of which something may be written unseen: they are sent whole in the pause.
@@ -161,12 +161,16 @@ impl Live {
         }
     }
 
-    /// One round of what was written since the last one, when the workload stands still. It may be captured meanwhile.
-    pub fn still_round(&mut self, watch: Watch<'_>) -> Result<RoundDone> {
-        match self.engine.still_round(&mut self.carrier, &|| watch.stopped()) {
-            Ok(round) => Ok(self.note(round)),
-            Err(error) => Err(failed(error, watch)),
-        }
+    /// One round of what was written since the last one, when the workload stands still. It may be captured meanwhile, and the target's
+    /// puppets may become what was captured, if [`Self::agreed`] allows for it.
+    pub fn still_round(&mut self, watched: &Beside) -> Result<RoundDone, RoundError> {
+        let round = self.engine.still_round(&mut self.carrier, &|| watched.stopped())?;
+        Ok(self.note(round))
+    }
+
+    /// What the target's puppets look like.
+    pub fn agreed(&self) -> Option<Arc<State>> {
+        self.agreed.clone()
     }
 
     /// Whether the last round has nothing to send, so that it need not wait for the target to be ready for it.
@@ -346,7 +350,7 @@ impl Live {
                 self.engine.remove(id);
             }
         }
-        self.agreed = Some(state);
+        self.agreed = Some(Arc::new(state));
     }
 }
 
@@ -362,7 +366,7 @@ fn is_same(one: &State, other: &State) -> bool {
 }
 
 /// Why a round ended: what the other side or the user said counts more than what came of it here.
-fn failed(error: RoundError, watch: Watch<'_>) -> Error {
+pub(super) fn failed(error: RoundError, watch: Watch<'_>) -> Error {
     match error {
         RoundError::Carry(error) => {
             watch.reason(planning::link_error(&error).context("Memory did not get across"))

@@ -109,6 +109,7 @@ pub fn own_mac(id: WorkloadId) -> [u8; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferry_model::strategy::remedy::Wish;
 
     fn request(method: Method) -> Request {
         Request {

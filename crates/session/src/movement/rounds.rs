@@ -5,11 +5,12 @@
 
 use super::choose::memory_bytes;
 use super::files::Stage;
-use super::live::Live;
+use super::live::{self, Live};
 use super::request::Request;
 use super::source::{Captured, SourceRole};
-use super::watch::Watch;
+use super::watch::{Beside, Watch};
 use crate::shim::Client;
+use crate::shim::envelope::Envelope;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Phase, RoundDone};
 use ferry_model::ids::Hash;
@@ -18,12 +19,22 @@ use ferry_model::planning::Method;
 use ferry_model::strategy::convergence::{self, Next};
 use ferry_model::strategy::measured::Round;
 use ferry_model::strategy::remedy::{self, Possible, Remedy};
+use ferry_process::layout;
+use ferry_process::records::State;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::control::{Bulk, Message};
 use std::time::{Duration, Instant};
 
 /// Files that changed while rounds ran longer than this are staged once more before the pause.
 const STAGED_FOR: Duration = Duration::from_secs(1);
+
+/// What was sent beside memory while the workload stood still.
+pub(super) struct SentBeside {
+    /// Of changed files, and of the rest if it was sent.
+    pub hashes: Vec<Hash>,
+    /// All that is to be sent: the state, too.
+    pub whole: bool,
+}
 
 impl SourceRole {
     /// Rounds while it runs, until what is left is small or does not get smaller. `method` is what was chosen.
@@ -113,37 +124,58 @@ impl SourceRole {
         Ok(live)
     }
 
-    /// Waits for the state, which is being read, and sends meanwhile files that have changed and what of memory was written since the last round: neither waits for
-    /// the other, and with no change of its mappings since then nothing of memory is left to be sent.
+    /// Sends what of memory was written since the last round, and beside that changed files and the state, which is being read: none waits for
+    /// the other. With no change of its mappings since then nothing of memory is left to be sent.
     pub(super) fn capture_beside_memory(&mut self, live: &mut Live) -> Result<Captured> {
-        let expected = live.expected_bytes();
-        let mut shim = self.shim.take().ok_or_else(|| Error::new(Kind::Bug, "No shim"))?;
-        let recorder = self.ground.recorder.clone();
-        let mut stage = self.stage.take().ok_or_else(|| Error::new(Kind::Bug, "No files"))?;
-        let (captured, files, round) = std::thread::scope(|scope| {
-            let capturing = scope.spawn(|| {
+        let (expected, agreed) = (live.expected_bytes(), live.agreed());
+        let (recorder, link) = (self.ground.recorder.clone(), self.ground.link.sender());
+        let beside = Beside::default();
+        let (captured, round) = std::thread::scope(|scope| {
+            let round = scope.spawn(|| {
                 let began = Instant::now();
-                let captured = shim.captured();
-                recorder.spent(Cause::Capture, began);
-                captured
+                let round = live.still_round(&beside);
+                recorder.spent(Cause::Memory, began);
+                beside.end(&link);
+                round
             });
-            // First: the target puts them in their places while memory is sent.
-            let began = Instant::now();
-            let files = self.bulk(Bulk::Files, |to| stage.send_changes(to));
-            recorder.spent(Cause::Files, began);
-            let began = Instant::now();
-            let round = files
-                .is_ok()
-                .then(|| live.still_round(Watch::new(&mut self.ground.link, &recorder, expected)));
-            recorder.spent(Cause::Memory, began);
-            (capturing.join(), files, round)
+            let captured = self.send_captured(agreed.as_deref());
+            if captured.is_err() {
+                beside.stop();
+            }
+            let watch = Watch::new(&mut self.ground.link, &recorder, expected);
+            watch.until_ended(&beside);
+            self.ready = watch.is_ready();
+            let round = round.join().map_err(|_| Error::new(Kind::Bug, "The round ended by a panic"));
+            (captured, round.and_then(|round| round.map_err(|error| live::failed(error, watch))))
         });
-        let captured = captured.map_err(|_| Error::new(Kind::Bug, "The capture ended by a panic"))??;
-        (self.stage, self.sent_beside) = (Some(stage), Some(files?));
-        let round = round.ok_or_else(|| Error::new(Kind::Bug, "No round in the pause"))??;
-        self.shim = Some(shim);
+        let (captured, round) = (captured?, round?);
         // It is one of the pause, too.
         self.ground.recorder.round(RoundDone { round: Round { last: true, ..round.round }, ..round });
+        Ok(captured)
+    }
+
+    /// Sends changed files, and the state as soon as it is read, if the puppets' memory stays as they have it by now: else pages that are
+    /// on their way would have to be in their places first.
+    fn send_captured(&mut self, agreed: Option<&State>) -> Result<Captured> {
+        let recorder = self.ground.recorder.clone();
+        let mut stage = self.stage.take().ok_or_else(|| Error::new(Kind::Bug, "No files"))?;
+        // First: the target puts them in their places while the state is read.
+        let began = Instant::now();
+        let changes = self.bulk(Bulk::Files, |to| stage.send_changes(to))?;
+        recorder.spent(Cause::Files, began);
+        let began = Instant::now();
+        let captured = self.ask(Client::captured)?;
+        recorder.spent(Cause::Capture, began);
+        let read = Envelope::from_bytes(&captured.0)?;
+        let whole = agreed.is_some_and(|agreed| layout::stays(agreed, &read.state));
+        let mut hashes = vec![changes];
+        if whole {
+            let began = Instant::now();
+            hashes.push(self.bulk(Bulk::Files, |to| stage.send_rest(to))?);
+            recorder.spent(Cause::Files, began);
+            hashes.push(self.bulk(Bulk::State, |to| std::io::Write::write_all(to, &captured.0))?);
+        }
+        (self.stage, self.sent_beside) = (Some(stage), Some(SentBeside { hashes, whole }));
         Ok(captured)
     }
 
@@ -159,7 +191,7 @@ impl SourceRole {
     pub(super) fn last_round(&mut self, live: Live, hashes: &mut Vec<Hash>) -> Result<Hash> {
         let began = Instant::now();
         let done = self.ways.is_none() && live.is_done();
-        if !done {
+        if !done && !std::mem::take(&mut self.ready) {
             self.wait_for("the target's readiness", |message| matches!(message, Message::Ready))?;
         }
         let expected = live.expected_bytes();

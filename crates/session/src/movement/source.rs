@@ -13,6 +13,7 @@ use super::pause::Pause;
 use super::planning::{self, Agreed};
 use super::recorder::Recorder;
 use super::request::Request;
+use super::rounds::SentBeside;
 use super::serving::{Serving, Ways};
 use super::{files, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
@@ -58,9 +59,11 @@ pub(super) struct SourceRole {
     pub(super) tracking: Option<Tracking>,
     /// What looked at it to choose a method: the rounds go on with it.
     pub(super) watched: Vec<Watched>,
-    /// Its files, from the freeze on until all are sent; and what of them was sent while the state was read.
+    /// Its files, from the freeze on until all are sent; and what was sent beside memory.
     pub(super) stage: Option<files::Stage>,
-    pub(super) sent_beside: Option<Hash>,
+    pub(super) sent_beside: Option<SentBeside>,
+    /// The target has said that its puppets are as captured.
+    pub(super) ready: bool,
     /// It stands still.
     pub(super) pause: Option<Pause>,
     /// What made it give up first; later reasons follow from it.
@@ -110,6 +113,7 @@ pub(super) fn run(
         watched: Vec::new(),
         stage: None,
         sent_beside: None,
+        ready: false,
         pause: None,
         failure: None,
         committing: None,
@@ -259,19 +263,21 @@ impl SourceRole {
         self.ground.recorder.phase(Phase::State);
         let mut stage = self.stage.take().ok_or_else(|| Error::new(Kind::Bug, "No files"))?;
         let (began, beside) = (Instant::now(), self.sent_beside.take());
-        let is_first = beside.is_none();
-        let files =
-            self.bulk(Bulk::Files, |to| if is_first { stage.send_last(to) } else { stage.send_rest(to) })?;
-        self.ground.recorder.spent(Cause::Files, began);
-        // On its way while the target still puts the files in their places.
-        hashes.extend(beside);
-        hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&state))?]);
+        let (is_first, whole) = (beside.is_none(), beside.as_ref().is_some_and(|beside| beside.whole));
+        hashes.extend(beside.into_iter().flat_map(|beside| beside.hashes));
+        if !whole {
+            let files = self
+                .bulk(Bulk::Files, |to| if is_first { stage.send_last(to) } else { stage.send_rest(to) })?;
+            self.ground.recorder.spent(Cause::Files, began);
+            // On its way while the target still puts the files in their places.
+            hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&state))?]);
+            if request.method == Method::Cold {
+                self.wait_until_taken(files)?;
+            }
+        }
         let ready = |message: &control::Message| matches!(message, control::Message::Ready);
         let memory = match self.live.take() {
-            _ if request.method == Method::Cold => {
-                self.wait_until_taken(files)?;
-                Hash([0; 32])
-            }
+            _ if request.method == Method::Cold => Hash([0; 32]),
             Some(mut live) => {
                 live.stand_still(&state, spaces)?;
                 self.last_round(live, &mut hashes)?
@@ -485,6 +491,7 @@ pub(super) fn recover(
         watched: Vec::new(),
         stage: None,
         sent_beside: None,
+        ready: false,
         pause: None,
         failure,
         committing: None,

@@ -12,6 +12,8 @@ use ferry_model::event::{Event, What};
 use ferry_transfer::engine::BATCH_BYTES;
 use ferry_transfer::wire::control::Message;
 use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 /// How often the other side hears that this one lives.
@@ -33,6 +35,36 @@ pub(super) struct Watch<'a> {
     batches: Cell<u64>,
     /// Bytes that the round is expected to send.
     bytes_total: u64,
+    /// The other side has said that it is ready for what comes after.
+    ready: Cell<bool>,
+}
+
+/// A round on a thread of its own, as whoever watches it sees it.
+#[derive(Default)]
+pub(super) struct Beside {
+    stop: AtomicBool,
+    ended: AtomicBool,
+    batches: AtomicU64,
+}
+
+impl Beside {
+    /// Nobody wants it any more.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Asked by the round before each batch.
+    pub fn stopped(&self) -> bool {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Says that it is over, whatever came of it, to whoever waits for what `link` hears.
+    pub fn end(&self, link: &SyncSender<Heard>) {
+        self.ended.store(true, Ordering::Release);
+        // Where no more fits there is something else to be heard.
+        let _ = link.try_send(Heard::Nothing);
+    }
 }
 
 impl<'a> Watch<'a> {
@@ -46,25 +78,48 @@ impl<'a> Watch<'a> {
             told: Cell::new(now),
             batches: Cell::new(0),
             bytes_total,
+            ready: Cell::default(),
         }
     }
 
     /// Whether somebody gave up. Asked before each batch; never waits.
     pub fn stopped(&self) -> bool {
+        self.batches.set(self.batches.get() + 1);
+        self.tell();
+        while self.stop.borrow().is_none() && self.hear(Duration::ZERO) {}
+        self.stop.borrow().is_some()
+    }
+
+    /// Hears until a round on another thread has ended, and ends it early if somebody gives up.
+    pub fn until_ended(&self, round: &Beside) {
+        while !round.ended.load(Ordering::Acquire) {
+            self.batches.set(round.batches.load(Ordering::Relaxed));
+            self.tell();
+            if self.stop.borrow().is_some() {
+                round.stop();
+            }
+            self.hear(PROGRESS_EVERY);
+        }
+    }
+
+    /// Whether the other side has said meanwhile that it is ready for what comes after.
+    pub fn is_ready(&self) -> bool {
+        self.ready.get()
+    }
+
+    /// Progress for whoever follows, and a sign of life for the other side.
+    fn tell(&self) {
         if self.told.get().elapsed() > PROGRESS_EVERY {
             self.told.set(Instant::now());
             let bytes = self.batches.get() * BATCH_BYTES;
             self.recorder.progress(bytes, self.bytes_total.max(bytes));
         }
-        self.batches.set(self.batches.get() + 1);
-        while self.stop.borrow().is_none() && self.hear(Duration::ZERO) {}
         if self.said.get().elapsed() > SIGN_EVERY {
             self.said.set(Instant::now());
             let what = What::Note { text: "Pages are on their way".into() };
             // A link that is gone is heard of next time.
             let _ = self.link.borrow_mut().send(&Message::Event { event: Event { at_us: 0, what } });
         }
-        self.stop.borrow().is_some()
     }
 
     /// Why the round ended: what was heard, waiting a moment for it, else `error`.
@@ -83,6 +138,10 @@ impl<'a> Watch<'a> {
             Heard::Nothing => return false,
             Heard::Message(Message::Event { event }) => {
                 self.recorder.note(event.what);
+                None
+            }
+            Heard::Message(Message::Ready) => {
+                self.ready.set(true);
                 None
             }
             Heard::Message(Message::Failed { error }) => Some(error),
