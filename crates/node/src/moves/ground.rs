@@ -52,11 +52,9 @@ impl movement::Node for Node {
 
     fn connect(&self, to: &HostName, purpose: Purpose) -> io::Result<Box<dyn Stream>> {
         match purpose {
-            // Somebody waits for each page, or there are many of them.
-            Purpose::Demand { .. } | Purpose::Pages { .. } => {
-                Ok(Box::new(self.peers().connect_direct(to, purpose)?))
-            }
-            _ => Ok(Box::new(self.peers().connect(to, purpose)?)),
+            Purpose::Node => Ok(Box::new(self.peers().connect(to, purpose)?)),
+            // Somebody stands still until it is said, or waits for each page, or there are many of them.
+            _ => Ok(Box::new(self.peers().connect_direct(to, purpose)?)),
         }
     }
 

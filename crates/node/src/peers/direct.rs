@@ -1,4 +1,4 @@
-//! A TLS connection that whoever uses it encrypts and decrypts itself, on a thread of its own: for pages.
+//! A TLS connection that whoever uses it encrypts and decrypts itself, on threads of its own: for pages and for what a move says.
 //!
 //! Joined to the runtime ([`super::bridge`]) every message goes through two more threads, each of which has to be woken and has others'
 //! messages to pass on. Here the socket is read in large pieces and written at once. To be given to another process it needs two threads
@@ -96,8 +96,12 @@ impl Stream for Direct {
     }
 
     fn split(self: Box<Self>) -> io::Result<(Reader, Writer)> {
-        let joined = UnixStream::from(self.into_socket(false)?);
-        Box::new(joined).split()
+        let Self { tls, tcp, came, entered } = *self;
+        let (tls, entered) = (Arc::new(Mutex::new(tls)), Arc::new(entered));
+        let receiving =
+            Receiving { tls: tls.clone(), tcp: tcp.try_clone()?, came, _entered: entered.clone() };
+        let sending = Sending { tls, tcp, packed: Vec::new(), _entered: entered };
+        Ok((Box::new(receiving), Box::new(sending)))
     }
 
     fn into_socket(self: Box<Self>, first: bool) -> io::Result<OwnedFd> {
@@ -158,6 +162,83 @@ impl Came {
         self.from += tls.read_tls(&mut &self.bytes[self.from..self.until])?;
         let processed = tls.process_new_packets();
         processed.map(drop).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+/// The receiving direction, on a thread of its own.
+struct Receiving {
+    tls: Arc<Mutex<Connection>>,
+    tcp: TcpStream,
+    came: Came,
+    _entered: Arc<Entered>,
+}
+
+impl Read for Receiving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            {
+                let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+                match tls.reader().read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return read,
+                }
+                if !self.came.is_empty() {
+                    self.came.feed(&mut tls)?;
+                    continue;
+                }
+            }
+            // Not under the lock: whoever sends must not wait for the peer to speak.
+            self.came.fill(&mut self.tcp)?;
+            if self.came.is_empty() {
+                // The peer has left without a word: the session says so.
+                self.came.feed(&mut self.tls.lock().unwrap_or_else(PoisonError::into_inner))?;
+            }
+        }
+    }
+}
+
+/// The sending direction. With it the connection ends, for whoever reads as well.
+struct Sending {
+    tls: Arc<Mutex<Connection>>,
+    tcp: TcpStream,
+    packed: Vec<u8>,
+    _entered: Arc<Entered>,
+}
+
+impl Sending {
+    /// Encrypts what `say` says, and sends it: not under the lock, since the peer may wait for us to read before it reads.
+    fn send<T>(&mut self, say: impl FnOnce(&mut Connection) -> io::Result<T>) -> io::Result<T> {
+        self.packed.clear();
+        let said = {
+            let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+            let said = say(&mut tls)?;
+            while tls.wants_write() {
+                tls.write_tls(&mut self.packed)?;
+            }
+            said
+        };
+        self.tcp.write_all(&self.packed)?;
+        Ok(said)
+    }
+}
+
+impl Write for Sending {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(|tls| tls.writer().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let _ = self.send(|tls| {
+            tls.send_close_notify();
+            Ok(())
+        });
+        let _ = self.tcp.shutdown(Shutdown::Both);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The other nodes of the fleet: connections to and from them, both sides authenticated, by name.
 //!
 //! A connection is TLS 1.3 in the async runtime, joined to one end of a socket pair; everything above it (greeting,
-//! requests, moves) is plain blocking reads and writes on the other end, on threads of its own. Streams of pages
+//! requests, moves) is plain blocking reads and writes on the other end, on threads of its own. The connections of a move
 //! make no such detour ([`Direct`]). Whoever is put out of the fleet loses every open connection at once.
 
 pub mod accept;
