@@ -82,14 +82,16 @@ impl Incoming {
         Ok(())
     }
 
-    /// Waits until all memory is in: its hash.
+    /// Waits until all memory is in: its hash. Rounds are in when their source says what it has sent; their streams end later, with this.
     pub fn finish(&mut self) -> Result<Hash> {
+        if let Flow::Rounds(receiver) = &self.flow {
+            return receiver.check().map(|()| receiver.settled().1).map_err(|e| arrived_not(&e));
+        }
         match std::mem::replace(&mut self.flow, Flow::Closed) {
-            Flow::Rounds(receiver) => receiver.finish().map(|(_, hash)| hash).map_err(|e| arrived_not(&e)),
             Flow::Once(filling) => {
                 filling.join().map_err(|_| Error::new(Kind::Bug, "Filling memory failed"))?
             }
-            Flow::Closed => Err(Error::new(Kind::RolledBack, "No memory came")),
+            Flow::Rounds(_) | Flow::Closed => Err(Error::new(Kind::RolledBack, "No memory came")),
         }
     }
 }

@@ -46,9 +46,10 @@ enum Space {
     Still(StillSpace),
 }
 
-/// What tracks the workload's memory, when all of it has been sent. Dropping it ends the tracking, for which the kernel goes over all
-/// memory: not to be done in the pause.
-pub(super) struct Tracking(#[expect(dead_code, reason = "kept to be dropped")] Engine<Space>);
+/// What tracks the workload's memory, when all of it has been sent, and what has sent it. Dropping it ends the tracking, for which the
+/// kernel goes over all memory, and the streams: neither is to be done in the pause.
+#[expect(dead_code, reason = "kept to be dropped")]
+pub(super) struct Tracking(Engine<Space>, StreamCarrier);
 
 /// Pre-copy of one workload.
 pub(super) struct Live {
@@ -229,13 +230,8 @@ impl Live {
         };
         let left = Left { missing, places: std::mem::take(&mut self.places) };
         let hash = self.carrier.hash();
-        // Everything is in its place. That the streams end is for the target to see, and for nobody to wait for in the pause.
-        let carrier = self.carrier;
-        let ending = std::thread::Builder::new().name("ferry-pages-end".into());
-        match ending.spawn(move || carrier.finish()) {
-            Ok(_) => Ok((round, hash, left, Tracking(self.engine))),
-            Err(error) => Err(Error::from_source(Kind::Unable, &error)),
-        }
+        // Everything is in its place, and the receipt says so. Threads that end and give their memory back are not for the pause.
+        Ok((round, hash, left, Tracking(self.engine, self.carrier)))
     }
 
     /// What is known of the workload and the link, for the decision what comes next.
