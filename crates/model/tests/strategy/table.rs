@@ -62,6 +62,6 @@ fn what_cannot_be_tracked_travels_in_the_pause() {
         let all = auto::all(&measured, &Limits::default());
         all.map(|(_, prediction)| prediction.downtime_us)
     };
-    assert_eq!(downtime(free), [1_004_000, 4000, 4000, 4000]);
-    assert_eq!(downtime(bound), [1_004_000, 504_000, 504_000, 504_000]);
+    assert_eq!(downtime(free), [1_004_000, 4000, 24_000, 24_000]);
+    assert_eq!(downtime(bound), [1_004_000, 504_000, 524_000, 524_000]);
 }

@@ -93,3 +93,52 @@ fn paired_spaces<'a>(old: &'a State, new: &'a State, followed: &Succession) -> V
     };
     new.spaces.iter().filter_map(pair).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::Task;
+    use crate::records::Vma;
+    use crate::records::memory::{ObjectKind, vma};
+
+    /// One process with a mapping of so many pages.
+    fn state(pages: u64) -> State {
+        let vmas =
+            vec![Vma { start: 16 * PAGE_SIZE, end: (16 + pages) * PAGE_SIZE, prot: 3, ..Vma::default() }];
+        let space = Space { id: 3, vmas, ..Space::default() };
+        let task = Task { pid: 7, space: Some(3), ..Task::default() };
+        let object = MemoryObject { id: 4, size: 8 * PAGE_SIZE, ..MemoryObject::default() };
+        State { spaces: vec![space], tasks: vec![task], objects: vec![object], ..State::default() }
+    }
+
+    #[test]
+    fn pages_may_be_on_their_way_only_where_no_memory_comes_or_goes() {
+        let before = state(10);
+        assert!(stays(&before, &before));
+        let mut other = state(10);
+        other.spaces[0].vmas[0].prot = 1;
+        other.spaces[0].vmas[0].flags |= vma::SEQUENTIAL;
+        assert!(stays(&before, &other), "another protection, another advice");
+        assert!(!stays(&before, &state(11)) && !stays(&before, &state(9)), "more or less of it");
+        let mut other = state(10);
+        other.spaces[0].vmas[0].flags |= vma::SHARED;
+        assert!(!stays(&before, &other));
+        let mut other = state(10);
+        other.objects[0].size += 1;
+        assert!(!stays(&before, &other));
+        let mut other = state(10);
+        other.objects[0].kind = ObjectKind::Memfd;
+        assert!(!stays(&before, &other));
+        let mut other = state(10);
+        other.objects.clear();
+        assert!(!stays(&before, &other) && !stays(&other, &before));
+        let mut other = state(10);
+        let child = Task { pid: 8, parent: 7, space: Some(5), ..Task::default() };
+        other.tasks.push(child);
+        other.spaces.push(Space { id: 5, ..Space::default() });
+        assert!(!stays(&before, &other) && !stays(&other, &before), "a process was born or has ended");
+        let mut other = state(10);
+        (other.spaces[0].id, other.tasks[0].space) = (6, Some(6));
+        assert!(!stays(&before, &other), "it executes another program");
+    }
+}

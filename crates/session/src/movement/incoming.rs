@@ -82,6 +82,12 @@ impl Incoming {
         Ok(())
     }
 
+    /// All memory is in, and nobody waits for the streams to end.
+    pub fn leave(self) {
+        // If no thread can be started, it is this one that waits for a moment.
+        let _ = std::thread::Builder::new().name("ferry-pages-end".into()).spawn(move || drop(self));
+    }
+
     /// Waits until all memory is in: its hash. Rounds are in when their source says what it has sent; their streams end later, with this.
     pub fn finish(&mut self) -> Result<Hash> {
         if let Flow::Rounds(receiver) = &self.flow {

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long what came last over a connection that is gone is waited for.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub enum Heard {
     Cancel(String),
     /// A person says something else to the handover, which decides what to make of it.
     Order(Input),
-    /// Nothing happened for the time that was given.
+    /// Nothing happened for the time that was given, or a thread of this move has something for who listens to look at.
     Nothing,
 }
 
@@ -124,9 +124,17 @@ impl Link {
     pub fn expect(&mut self, time_max: Duration) -> io::Result<Message> {
         // That it is gone is heard once. Whoever asks again, to read the rest of something, must not wait for nobody.
         let time_max = if self.is_gone() { time_max.min(LAST_WORDS) } else { time_max };
-        match self.hear(time_max) {
-            // Only a handover in doubt has a use for it, and that one does not wait for a message.
-            Heard::Order(_) => self.expect(time_max),
+        let end = Instant::now() + time_max;
+        let heard = loop {
+            match self.hear(end.saturating_duration_since(Instant::now())) {
+                // Only a handover in doubt has a use for it, and that one does not wait for a message.
+                Heard::Order(_) => {}
+                // Somebody was to be woken who is awake by now.
+                Heard::Nothing if Instant::now() < end => {}
+                heard => break heard,
+            }
+        };
+        match heard {
             Heard::Message(Message::Failed { error }) => Err(io::Error::other(error)),
             Heard::Message(message) => Ok(message),
             Heard::Gone(e) => {
@@ -139,7 +147,7 @@ impl Link {
             Heard::Nothing if self.is_gone() => {
                 Err(io::Error::new(io::ErrorKind::NotConnected, "The connection to the other node is lost"))
             }
-            Heard::Nothing => Err(io::Error::new(
+            Heard::Nothing | Heard::Order(_) => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("The other node said nothing for {} s", time_max.as_secs()),
             )),

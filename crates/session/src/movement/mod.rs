@@ -31,6 +31,7 @@ mod rounds;
 mod serving;
 mod source;
 mod suspend;
+mod taking;
 mod target;
 mod warm;
 mod watch;

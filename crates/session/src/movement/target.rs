@@ -3,7 +3,7 @@
 use super::drain::{self, Drain, Ways};
 use super::ground::{self, Ground, Role, reserve, settle, stopped};
 use super::incoming::Incoming;
-use super::introduction::{Begin, PageDoor, introduction};
+use super::introduction::{PageDoor, introduction};
 use super::link::Link;
 use super::node::Node;
 use super::packets::Packets;
@@ -11,61 +11,45 @@ use super::pause::Pause;
 use super::recorder::Recorder;
 use super::{files, missing, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
-use crate::shim::envelope::Envelope;
 use crate::shim::{self, Client, Spec};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Event, What};
 use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outcome, Receipt, Target};
 use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
 use ferry_model::planning::Method;
-use ferry_process::layout::may_be_missing;
 use ferry_transfer::access::Missing;
 use ferry_transfer::wire::Stream;
-use ferry_transfer::wire::bulk::BulkReader;
 use ferry_transfer::wire::control::{self, Bulk};
-use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long the source may take between two steps before the target gives up, while it may.
-const STEP_MAX: Duration = Duration::from_secs(120);
-
-/// How often is looked whether pages still come while the source says nothing.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-
 /// How long the streams of missing pages may take that the source had opened before it stopped the workload.
 const WAYS_MAX: Duration = Duration::from_secs(5);
 
-/// Most bytes of files that one transfer may bring.
-const FILES_BYTES_MAX: u64 = 1 << 40;
-
-/// Most bytes of execution state.
-const STATE_BYTES_MAX: u64 = crate::shim::protocol::MESSAGE_BYTES_MAX as u64 - 4096;
-
 /// The role.
 pub(super) struct TargetRole {
-    ground: Ground,
-    shim: Option<Client>,
-    directory: PathBuf,
-    method: Method,
+    pub(super) ground: Ground,
+    pub(super) shim: Option<Client>,
+    pub(super) directory: PathBuf,
+    pub(super) method: Method,
     /// Pages may follow after the resume.
-    post_copy: bool,
-    spec: Option<Spec>,
-    hashes: Vec<Hash>,
-    incoming: Option<Incoming>,
-    failure: Option<Error>,
-    packets: Packets,
+    pub(super) post_copy: bool,
+    pub(super) spec: Option<Spec>,
+    pub(super) hashes: Vec<Hash>,
+    pub(super) incoming: Option<Incoming>,
+    pub(super) failure: Option<Error>,
+    pub(super) packets: Packets,
     /// The captured state, where pages may follow, until it is asked of which that is so; and which do.
-    captured: Vec<u8>,
-    missing: Option<Vec<Missing>>,
+    pub(super) captured: Vec<u8>,
+    pub(super) missing: Option<Vec<Missing>>,
     /// Streams of missing pages.
-    ways: Ways,
+    pub(super) ways: Ways,
     /// It runs, and pages are missing.
-    drain: Option<Drain>,
+    pub(super) drain: Option<Drain>,
     /// It stands still at its source, or is about to.
-    pause: Option<Pause>,
+    pub(super) pause: Option<Pause>,
 }
 
 /// Takes part in a move that `peer` began, from its first question on. Returns when it is over; `None` when it was only a question.
@@ -144,124 +128,12 @@ impl TargetRole {
         }
     }
 
-    /// Files, state and memory, until the memory is on its way. What follows is the handover's.
-    fn take(&mut self, begin: &Begin) -> Result<()> {
-        // Started while the workload still runs at the source: a new process takes longer than all that it will do.
-        let shim = Client::spawn(&self.ground.node.program(), &self.directory, false);
-        let no_shim = |e| Error::from_source(Kind::Unable, &e).context("No shim could be started");
-        self.shim = Some(shim.map_err(no_shim)?);
-        if begin.clocks.is_some() && self.method != Method::Cold {
-            self.ask(|shim| shim.ground(begin.spec.clone(), begin.clocks))?;
-        }
-        loop {
-            match self.next_step()? {
-                control::Message::Bulk { kind: Bulk::Files } => self.take_files()?,
-                control::Message::Bulk { kind: Bulk::Draft } => self.take_draft(begin)?,
-                control::Message::Bulk { kind: Bulk::State } => return self.take_state(begin),
-                control::Message::Handover { message } => {
-                    let message: Option<Message> = minicbor::decode(&message).ok();
-                    if let Some(Message { body: Body::Abort { reason }, key }) = message
-                        && key == self.ground.key
-                    {
-                        return Err(Error::new(Kind::RolledBack, reason));
-                    }
-                }
-                control::Message::Bye => {
-                    return Err(Error::new(Kind::RolledBack, "The source ended the move"));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// What the source says next. Pages may be on their way meanwhile: if they do not arrive, the source has to hear why.
-    fn next_step(&mut self) -> Result<control::Message> {
-        let end = Instant::now() + STEP_MAX;
-        loop {
-            self.incoming()?.check()?;
-            let left = end.saturating_duration_since(Instant::now());
-            match self.ground.link.expect(LOOK_EVERY.min(left)) {
-                Err(e) if e.kind() == io::ErrorKind::TimedOut && left > LOOK_EVERY => {}
-                message => return message.map_err(|e| planning::link_error(&e)),
-            }
-        }
-    }
-
-    fn take_files(&mut self) -> Result<()> {
-        // Of a live move it is nearly always the first thing that comes in the pause. If a round follows, that ends it.
-        if self.incoming()?.in_rounds() {
-            self.pause.get_or_insert_with(Pause::begin);
-        }
-        let link = &mut self.ground.link;
-        let mut reader = BulkReader::new(|| link.expect(STEP_MAX), FILES_BYTES_MAX);
-        let taken = files::take(&self.directory, &mut reader);
-        // The rest is read in any case, so that the source hears the reason and not a broken connection.
-        let finished = reader.finish();
-        taken.map_err(|e| {
-            Error::from_source(Kind::Unable, &e).context("Files could not be put in their places")
-        })?;
-        let (_, hash) = finished.map_err(|e| planning::link_error(&e))?;
-        self.hashes.push(hash);
-        self.ground.link.send(&control::Message::Taken { hash }).map_err(|e| planning::link_error(&e))
-    }
-
-    /// Makes the puppets so that the next round fits.
-    fn take_draft(&mut self, begin: &Begin) -> Result<()> {
-        self.pause = None;
-        let draft = self.take_bytes()?;
-        let spaces = self.ask(|shim| shim.draft(begin.spec.clone(), draft, begin.clone))?;
-        self.incoming()?.fill_rounds(spaces)?;
-        self.ground.node.stands_at("DRAFT");
-        self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))
-    }
-
-    fn take_state(&mut self, begin: &Begin) -> Result<()> {
-        self.pause.get_or_insert_with(Pause::begin);
-        let state = self.take_bytes()?;
-        let began = Instant::now();
-        if self.post_copy {
-            self.captured.clone_from(&state);
-        }
-        let spaces = self.ask(|shim| shim.prepare(begin.spec.clone(), state, begin.clone))?;
-        self.tell(Cause::Restore, began);
-        if self.method == Method::Cold {
-            return Ok(());
-        }
-        let recorder = self.ground.recorder.clone();
-        let incoming = self.incoming()?;
-        if incoming.in_rounds() {
-            incoming.fill_rounds(spaces)?;
-        } else {
-            incoming.fill_once(spaces, recorder)?;
-        }
-        self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))
-    }
-
-    /// Something of the execution state's size.
-    fn take_bytes(&mut self) -> Result<Vec<u8>> {
-        let link = &mut self.ground.link;
-        let mut bytes = Vec::new();
-        let mut reader = BulkReader::new(|| link.expect(STEP_MAX), STATE_BYTES_MAX);
-        reader.read_to_end(&mut bytes).map_err(|e| planning::link_error(&e))?;
-        let (_, hash) = reader.finish().map_err(|e| planning::link_error(&e))?;
-        self.hashes.push(hash);
-        Ok(bytes)
-    }
-
-    /// The source says which pages follow after the resume.
-    fn take_missing(&mut self) -> Result<()> {
-        let bytes = self.take_bytes()?;
-        let may = may_be_missing(&Envelope::from_bytes(&self.captured)?.state);
-        self.missing = Some(missing::from_bytes(&bytes, &may)?);
-        Ok(())
-    }
-
-    fn incoming(&mut self) -> Result<&mut Incoming> {
+    pub(super) fn incoming(&mut self) -> Result<&mut Incoming> {
         self.incoming.as_mut().ok_or_else(|| Error::new(Kind::RolledBack, "No memory came"))
     }
 
     /// Notes a part of the pause, here and at the source.
-    fn tell(&mut self, cause: Cause, since: Instant) {
+    pub(super) fn tell(&mut self, cause: Cause, since: Instant) {
         let us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.note(What::Spent { cause, us });
     }
@@ -293,7 +165,7 @@ impl TargetRole {
         self.shim.as_mut().ok_or_else(|| Error::new(Kind::Bug, "No shim"))
     }
 
-    fn ask<T>(&mut self, question: impl FnOnce(&mut Client) -> Result<T>) -> Result<T> {
+    pub(super) fn ask<T>(&mut self, question: impl FnOnce(&mut Client) -> Result<T>) -> Result<T> {
         let answer = self.shim().and_then(question);
         if answer.is_err() {
             self.shim = None;
@@ -372,6 +244,8 @@ impl World for TargetRole {
                         self.ground.node.arrived(self.ground.key.id);
                         self.packets.runs();
                         self.deliver();
+                        // Nobody waits for its streams to end.
+                        self.incoming.take().into_iter().for_each(Incoming::leave);
                         Some(Input::Thawed)
                     }
                     Err(error) => {
