@@ -90,11 +90,13 @@ pub fn choose(measured: &Measured, limits: &Limits, can: Abilities) -> Choice {
         }
         let hybrid = hybrid::predict(measured);
         if can.tracking && pre.is_none_or(|pre| post.downtime_us < pre.downtime_us) {
-            // One round is worth it when it leaves less than half of the faults, and does not make the pause longer than by what was asked for.
+            // One round is worth it when it leaves less than half of the faults, and the pause stays what was asked for; where none keeps
+            // that, if it gets longer by no more than that.
             let given_back_us = hybrid.downtime_us.saturating_sub(post.downtime_us);
+            let short = keeps(&hybrid) || (!keeps(&post) && given_back_us <= limits.downtime_us_max);
             return if hybrid.degraded_us.saturating_mul(2) >= post.degraded_us {
                 choice(post, Reason::DirtiesNearlyAll)
-            } else if given_back_us <= limits.downtime_us_max {
+            } else if short {
                 choice(hybrid, Reason::DirtiesTooFast)
             } else {
                 choice(post, Reason::SentInVain)

@@ -106,7 +106,10 @@ proptest! {
             Method::Hybrid => tracking && post,
         });
         let best = possible.map(|(_, prediction)| prediction.downtime_us).min().unwrap_or(u64::MAX);
-        prop_assert!(choice.prediction.downtime_us <= best.max(limits.downtime_us_max), "{choice}");
+        let most = limits.downtime_us_max;
+        // A round before a post-copy may cost as much again as was asked for, where that is not kept in any case.
+        let bound = if best <= most { most } else { best.saturating_add(most) };
+        prop_assert!(choice.prediction.downtime_us <= bound, "{choice}");
     }
 
     #[test]
