@@ -206,7 +206,8 @@ fn nothing_follows() -> Verdict {
     says(&["move", NAME, "--to", "beta", "--method", "post-copy"], 3, lacks)?;
     let named = format!("the rest travels while it stands still: beta {lacks}");
     says(&["plan", NAME, "--to", "beta", "--method", "pre-copy"], 0, &named)?;
-    let never = ["--method", "pre-copy", "--downtime-max", "1us", "--rounds-max", "2"];
+    let never = "--method pre-copy --downtime-max 1us --rounds-max 2 --on-no-convergence switch";
+    let never: Vec<&str> = never.split(' ').collect();
     let instead = "post-copy is not possible here, so the rest travels while it stands still";
     says(&[&["--json", "move", NAME, "--to", "beta"], &never[..]].concat(), 0, instead)?;
     ends_well(beta)?;

@@ -366,6 +366,7 @@ fn cut() {
 fn held() {
     let mut moving = Move::begin("memory", Duration::ZERO);
     moving.to.resume().unwrap();
+    wait_until("the pager to know what is missing", || moving.to.pager().unwrap().missing_bytes > 0);
     let before = moving.pager();
     assert!(before.missing_bytes > 0 && !before.connected && before.complete.is_none(), "{before:?}");
     moving.to.hold().unwrap();

@@ -74,7 +74,7 @@ pub fn checkpoint(request: &Request) -> Result<Report> {
     let done = stopped(request, &mut writer, begin).map_err(|error| rolled_back(error, request.pid))?;
     let Done { seized, state, memory, moment, mut report } = done;
     // What is still stopped runs on if this fails: `seized` is dropped.
-    records::write(&mut writer, &state, &moment)?;
+    records::write(&mut writer, &state, &moment).map_err(|error| rolled_back(error, request.pid))?;
     let header = Header { workload, host: facts::needed(&state), ends: !request.leave_running };
     let manifest = writer.finish(header, &key).map_err(|error| rolled_back(error.into(), request.pid))?;
     if let Some((held, seized)) = seized {

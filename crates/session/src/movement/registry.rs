@@ -21,10 +21,13 @@ use ferry_transfer::wire::greeting::{Hello, Purpose};
 use std::collections::BTreeMap;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Most ended moves that are kept in memory for listing.
 const ENDED_MAX: usize = 200;
+
+/// How long a move may take from its decision to its end, for somebody who wants the next one.
+const ENDING_MAX: Duration = Duration::from_secs(1);
 
 /// Which end of a move this host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,15 +332,25 @@ impl Movements {
         Ok(Some(key.mv))
     }
 
-    /// One thing at a time happens to a workload.
+    /// One thing at a time happens to a workload. A move that is decided and about to end is waited for: who ordered it has heard of its
+    /// end from the other side, which may be a moment earlier.
     pub(super) fn refuse_busy(&self, workload: WorkloadId) -> Result<()> {
-        let busy = |kept: &Kept| kept.entry.workload == workload && kept.entry.standing == Standing::Running;
-        match self.lock().values().find(|kept| busy(kept)) {
-            Some(kept) => {
-                let text = format!("{workload} is already in move {}", kept.entry.id);
-                Err(Error::new(Kind::Refused, text).hint("ferry moves ls"))
+        let end = Instant::now() + ENDING_MAX;
+        loop {
+            let busy =
+                |kept: &&Kept| kept.entry.workload == workload && kept.entry.standing == Standing::Running;
+            let found =
+                self.lock().values().find(busy).map(|kept| (kept.entry.id, kept.entry.recorder.clone()));
+            match found {
+                None => return Ok(()),
+                Some((_, recorder)) if recorder.is_decided() && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Some((id, _)) => {
+                    let text = format!("{workload} is already in move {id}");
+                    return Err(Error::new(Kind::Refused, text).hint("ferry moves ls"));
+                }
             }
-            None => Ok(()),
         }
     }
 

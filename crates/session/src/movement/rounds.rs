@@ -124,6 +124,33 @@ impl SourceRole {
         Ok(live)
     }
 
+    /// Stops it, and reads what it is: by the end of this it stands still, and stays so.
+    pub(super) fn freeze(&mut self) -> Result<()> {
+        let recorder = self.ground.recorder.clone();
+        let (began, staged) = (Instant::now(), self.staged);
+        // What it would send may follow later.
+        if let Some(mut live) = if self.ways.is_none() { self.live.take() } else { None } {
+            let tracked = live.tracked();
+            self.ask(|shim| shim.freeze_and_capture(tracked, staged))?;
+            recorder.spent(Cause::Freeze, began);
+            self.captured = Some(self.capture_beside_memory(&mut live)?);
+            self.live = Some(live);
+            return Ok(());
+        }
+        self.ask(if self.clone { Client::freeze_for_a_while } else { Client::freeze })?;
+        recorder.spent(Cause::Freeze, began);
+        if self.cold {
+            // It starts anew: nothing of what it is just now goes along but its files.
+            self.captured = Some((Vec::new(), Vec::new()));
+            return Ok(());
+        }
+        let began = Instant::now();
+        let tracked = self.live.as_ref().map(Live::tracked).unwrap_or_default();
+        self.captured = Some(self.ask(|shim| shim.capture_tracked(tracked, staged))?);
+        recorder.spent(Cause::Capture, began);
+        Ok(())
+    }
+
     /// Sends what of memory was written since the last round, and beside that changed files and the state, which is being read: none waits for
     /// the other. With no change of its mappings since then nothing of memory is left to be sent.
     pub(super) fn capture_beside_memory(&mut self, live: &mut Live) -> Result<Captured> {

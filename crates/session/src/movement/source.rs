@@ -41,8 +41,8 @@ pub(super) struct SourceRole {
     pub(super) directory: PathBuf,
     workload: WorkloadId,
     pub(super) clone: bool,
-    cold: bool,
-    captured: Option<Captured>,
+    pub(super) cold: bool,
+    pub(super) captured: Option<Captured>,
     /// It lives in a capsule; and what is in its memory file systems is sent from here.
     pub(super) capsule: bool,
     pub(super) staged: bool,
@@ -306,32 +306,6 @@ impl SourceRole {
             self.shim = None;
         }
         answer
-    }
-
-    fn freeze(&mut self) -> Result<()> {
-        let recorder = self.ground.recorder.clone();
-        let (began, staged) = (Instant::now(), self.staged);
-        // What it would send may follow later.
-        if let Some(mut live) = if self.ways.is_none() { self.live.take() } else { None } {
-            let tracked = live.tracked();
-            self.ask(|shim| shim.freeze_and_capture(tracked, staged))?;
-            recorder.spent(Cause::Freeze, began);
-            self.captured = Some(self.capture_beside_memory(&mut live)?);
-            self.live = Some(live);
-            return Ok(());
-        }
-        self.ask(if self.clone { Client::freeze_for_a_while } else { Client::freeze })?;
-        recorder.spent(Cause::Freeze, began);
-        if self.cold {
-            // It starts anew: nothing of what it is just now goes along but its files.
-            self.captured = Some((Vec::new(), Vec::new()));
-            return Ok(());
-        }
-        let began = Instant::now();
-        let tracked = self.live.as_ref().map(Live::tracked).unwrap_or_default();
-        self.captured = Some(self.ask(|shim| shim.capture_tracked(tracked, staged))?);
-        recorder.spent(Cause::Capture, began);
-        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::report::{Pause, Story, cause_name};
 use ferry_model::event::Phase;
 
 /// Where the axes begin and end, from the left.
-const LEFT: f64 = 150.0;
+const LEFT: f64 = 162.0;
 const RIGHT: f64 = WIDTH - 20.0;
 /// Height of a row, and of the bar in it.
 const ROW: f64 = 22.0;
