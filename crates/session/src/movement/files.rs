@@ -57,13 +57,13 @@ struct Tree {
 
 impl Tree {
     /// Sends what has changed since the last time; returns bytes of content.
-    fn send(&mut self, kind: u8, workload: &Path, frozen: bool, to: &mut dyn Write) -> io::Result<u64> {
+    /// What has changed since it was sent last, where, and what it is like now.
+    fn changes(&self, workload: &Path, frozen: bool) -> io::Result<(File, Index, Changes)> {
         let limits = Limits::default();
         let root = match &self.place {
             Place::At(root) => File::open(root)?,
             Place::InMemory(point) => contents::open_memory(workload, point).map_err(io::Error::other)?,
         };
-        let crossing = self.parts.is_some();
         let failed = |error: tree::Error| io::Error::other(error);
         let mut now = Index::look(&root, self.parts.as_ref(), &self.without, &limits).map_err(failed)?;
         if !frozen {
@@ -73,7 +73,14 @@ impl Tree {
                 Err(_) => now.unsettle_all(),
             }
         }
-        let changes: Changes = now.since(&self.there, &root, crossing, frozen).map_err(failed)?;
+        let changes = now.since(&self.there, &root, self.parts.is_some(), frozen).map_err(failed)?;
+        Ok((root, now, changes))
+    }
+
+    fn send(&mut self, kind: u8, workload: &Path, frozen: bool, to: &mut dyn Write) -> io::Result<u64> {
+        let (root, mut now, changes) = self.changes(workload, frozen)?;
+        let (crossing, limits) = (self.parts.is_some(), Limits::default());
+        let failed = |error: tree::Error| io::Error::other(error);
         to.write_all(&[kind])?;
         if let Place::InMemory(point) = &self.place {
             let len = u16::try_from(point.len()).map_err(io::Error::other)?;
@@ -171,6 +178,15 @@ impl Stage {
             self.bytes = self.bytes.saturating_add(tree.send(MEMORY, &self.directory, frozen, to)?);
         }
         Ok(())
+    }
+
+    /// Whether so much has changed since the last round that it is better sent before the pause. What cannot be looked at now is
+    /// found when it is sent.
+    pub fn is_due(&self) -> bool {
+        let trees = std::iter::once(&self.upper).chain(&self.with).chain(&self.memory);
+        let bytes =
+            |tree: &Tree| tree.changes(&self.directory, false).map_or(0, |(_, _, changes)| changes.bytes);
+        trees.map(bytes).sum::<u64>() > ROUND_BYTES_MIN
     }
 
     /// Whether another round is worth its time: the last one brought less than half of what the one before did, and more than nothing.

@@ -25,8 +25,11 @@ use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::control::{Bulk, Message};
 use std::time::{Duration, Instant};
 
-/// Files that changed while rounds ran longer than this are staged once more before the pause.
+/// Files that changed while rounds ran longer than this are staged once more before the pause, however small they are.
 const STAGED_FOR: Duration = Duration::from_secs(1);
+
+/// How often files are staged again because much of them has changed: who writes all the time does not get ahead of the pause.
+const STAGINGS_MAX: u32 = 4;
 
 /// What was sent beside memory while the workload stood still.
 pub(super) struct SentBeside {
@@ -49,7 +52,7 @@ impl SourceRole {
         let limits = request.live.limits();
         let mut live = Live::new(streams, &request.live, memory_bytes(plan))?;
         live.adopt(std::mem::take(&mut self.watched));
-        let (began, mut staged_again) = (Instant::now(), false);
+        let (began, mut stagings) = (Instant::now(), 0);
         let mut share_percent = 100;
         loop {
             self.look(&mut live, hashes)?;
@@ -73,12 +76,13 @@ impl SourceRole {
             if matches!(next, Next::Another { .. }) && method != Method::Hybrid {
                 continue;
             }
-            if !staged_again && began.elapsed() > STAGED_FOR {
+            let late = stagings == 0 && began.elapsed() > STAGED_FOR;
+            if late || (stagings < STAGINGS_MAX && stage.is_due()) {
                 // What it wrote to files meanwhile; the round after it finds what it wrote to memory in that time.
                 let hash = self.bulk(Bulk::Files, |to| stage.send_round(to))?;
                 self.wait_until_taken(hash)?;
                 hashes.push(hash);
-                staged_again = true;
+                stagings += 1;
                 continue;
             }
             // Of a hybrid that is all that is asked of rounds.
