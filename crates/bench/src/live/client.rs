@@ -28,7 +28,7 @@ pub struct Seen {
     pub replies: u64,
     /// Longest time between two of them, microseconds.
     pub gap_us: u64,
-    /// Those of [`WAIT_US`] and more, at most [`WAITS_MAX`].
+    /// Those of 5 ms and more, at most a thousand.
     #[serde(default)]
     pub waits: Vec<Span>,
     /// Errors that the writer had found by then, in all.

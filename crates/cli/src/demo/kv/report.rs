@@ -20,7 +20,7 @@ pub struct Report {
     pub connections_broken: u64,
     /// Longest time from the moment at which a request was due until its reply, in milliseconds.
     pub outage_ms: f64,
-    /// Waits of [`WAIT_MS`] and more, as far as there is room.
+    /// Waits of 5 ms and more, as far as there is room.
     #[serde(default)]
     pub waits: Vec<Wait>,
     /// The first few faults in words.
