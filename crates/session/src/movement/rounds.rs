@@ -163,10 +163,10 @@ impl SourceRole {
         let beside = Beside::default();
         let (captured, round) = std::thread::scope(|scope| {
             let round = scope.spawn(|| {
+                let _ending = beside.until_dropped(&link);
                 let began = Instant::now();
                 let round = live.still_round(&beside);
                 recorder.spent(Cause::Memory, began);
-                beside.end(&link);
                 round
             });
             let captured = self.send_captured(agreed.as_deref());
@@ -176,10 +176,14 @@ impl SourceRole {
             let watch = Watch::new(&mut self.ground.link, &recorder, expected);
             watch.until_ended(&beside);
             self.ready = watch.is_ready();
-            let round = round.join().map_err(|_| Error::new(Kind::Bug, "The round ended by a panic"));
-            (captured, round.and_then(|round| round.map_err(|error| live::failed(error, watch))))
-        });
-        let (captured, round) = (captured?, round?);
+            match (captured, round.join()) {
+                (_, Err(_)) => Err(Error::new(Kind::Bug, "The round ended by a panic")),
+                // It stands still: nothing more is waited for.
+                (Err(error), _) => Err(watch.heard().unwrap_or(error)),
+                (Ok(_), Ok(Err(error))) => Err(live::failed(error, watch)),
+                (Ok(captured), Ok(Ok(round))) => Ok((captured, round)),
+            }
+        })?;
         // It is one of the pause, too.
         self.ground.recorder.round(RoundDone { round: Round { last: true, ..round.round }, ..round });
         Ok(captured)

@@ -59,11 +59,20 @@ impl Beside {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Says that it is over, whatever came of it, to whoever waits for what `link` hears.
-    pub fn end(&self, link: &SyncSender<Heard>) {
-        self.ended.store(true, Ordering::Release);
+    /// Whoever waits for what `link` hears is told that it is over when this is dropped, whatever came of it, even a panic.
+    pub fn until_dropped<'a>(&'a self, link: &'a SyncSender<Heard>) -> Ending<'a> {
+        Ending(self, link)
+    }
+}
+
+/// A round that has not ended.
+pub(super) struct Ending<'a>(&'a Beside, &'a SyncSender<Heard>);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
         // Where no more fits there is something else to be heard.
-        let _ = link.try_send(Heard::Nothing);
+        let _ = self.1.try_send(Heard::Nothing);
     }
 }
 
@@ -100,6 +109,11 @@ impl<'a> Watch<'a> {
             }
             self.hear(PROGRESS_EVERY);
         }
+    }
+
+    /// Why somebody gave up, if that was heard.
+    pub fn heard(self) -> Option<Error> {
+        self.stop.into_inner()
     }
 
     /// Whether the other side has said meanwhile that it is ready for what comes after.
