@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 /// Files that changed while rounds ran longer than this are staged once more before the pause, however small they are.
 const STAGED_FOR: Duration = Duration::from_secs(1);
 
+/// A look at files that takes longer is followed by another round.
+const LOOK_MAX: Duration = Duration::from_millis(5);
+
 /// How often files are staged again because much of them has changed: who writes all the time does not get ahead of the pause.
 const STAGINGS_MAX: u32 = 4;
 
@@ -52,7 +55,7 @@ impl SourceRole {
         let limits = request.live.limits();
         let mut live = Live::new(streams, &request.live, memory_bytes(plan))?;
         live.adopt(std::mem::take(&mut self.watched));
-        let (began, mut stagings) = (Instant::now(), 0);
+        let (began, mut stagings, mut looked_long) = (Instant::now(), 0, false);
         let mut share_percent = 100;
         loop {
             self.look(&mut live, hashes)?;
@@ -77,12 +80,18 @@ impl SourceRole {
                 continue;
             }
             let late = stagings == 0 && began.elapsed() > STAGED_FOR;
-            if late || (stagings < STAGINGS_MAX && stage.is_due()) {
+            let looked = Instant::now();
+            if late || (stagings < STAGINGS_MAX && !looked_long && stage.is_due()) {
                 // What it wrote to files meanwhile; the round after it finds what it wrote to memory in that time.
                 let hash = self.bulk(Bulk::Files, |to| stage.send_round(to))?;
                 self.wait_until_taken(hash)?;
                 hashes.push(hash);
                 stagings += 1;
+                continue;
+            }
+            if !looked_long && looked.elapsed() > LOOK_MAX {
+                // There are many files. Whatever was written to memory meanwhile is better found by a round than in the pause.
+                looked_long = true;
                 continue;
             }
             // Of a hybrid that is all that is asked of rounds.
