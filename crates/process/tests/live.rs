@@ -3,6 +3,7 @@
 
 use ferry_process::capture::{self, Context, Scope};
 use ferry_process::live::{Tracked, Tracking};
+use ferry_sys::proc::maps::Mapping;
 use ferry_transfer::engine::{Engine, Filler, Local};
 use ferry_transfer::linux::TaskTracker;
 use ferry_transfer::space::{PageSink, Range, SpaceId};
@@ -235,10 +236,17 @@ fn a_draft_is_what_the_capture_will_say() {
     family.begets("fork 3");
     family.begets("spawn");
     let mut tracking = Tracking::default();
-    let draft = tracking
-        .refresh(&family.scope(), &|mapping| mapping.name.ends_with(b"libc.so.6"), &mut Vec::new())
-        .unwrap()
-        .state;
+    let mut draft = || {
+        let early = |mapping: &Mapping| mapping.name.ends_with(b"libc.so.6");
+        tracking.refresh(&family.scope(), &early, &mut Vec::new()).unwrap().state
+    };
+    // Who is just executing a program has a layout that is not filled in yet: the next draft sees it.
+    let draft = loop {
+        let state = draft();
+        if state.spaces.iter().all(|space| space.layout[0] != 0) {
+            break state;
+        }
+    };
     let mut seized = capture::seize(&family.scope()).unwrap();
     let captured =
         seized.capture(&Context { numbers: tracking.numbers(), ..Context::default() }).unwrap().state;
