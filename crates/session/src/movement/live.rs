@@ -140,11 +140,9 @@ impl Live {
         self.doubt_shared(last_pid);
         for (id, pid, userfaultfd) in tracked.spaces {
             let Some(userfaultfd) = userfaultfd else { continue };
-            match TaskTracker::new(id, pid, userfaultfd) {
-                Ok(tracker) => self.add_task(tracker)?,
-                // It has ended since, and the next draft is without it. If not, it travels in the pause.
-                Err(_) => continue,
-            }
+            // One that has ended since, or executes another program, is not in the next draft either; what cannot be tracked travels in
+            // the pause.
+            let _ = TaskTracker::new(id, pid, userfaultfd).map(|tracker| self.add_task(tracker));
         }
         self.follow_objects(&state, &tracked.objects)?;
         if self.agreed.as_ref().is_some_and(|agreed| is_same(agreed, &state)) {
