@@ -100,7 +100,7 @@ impl Stream for Direct {
         let (tls, entered) = (Arc::new(Mutex::new(tls)), Arc::new(entered));
         let receiving =
             Receiving { tls: tls.clone(), tcp: tcp.try_clone()?, came, _entered: entered.clone() };
-        let sending = Sending { tls, tcp, packed: Vec::new(), _entered: entered };
+        let sending = Sending { out: Out { tls, tcp, packed: Vec::new() }, _entered: entered };
         Ok((Box::new(receiving), Box::new(sending)))
     }
 
@@ -109,9 +109,10 @@ impl Stream for Direct {
         let (ours, theirs) = UnixStream::pair()?;
         let Self { tls, tcp, came, entered } = *self;
         let (tls, entered) = (Arc::new(Mutex::new(tls)), Arc::new(entered));
-        let inwards = Inwards { tls: tls.clone(), tcp: tcp.try_clone()?, came, to: theirs.try_clone()? };
-        let outwards = Outwards { tls, tcp, from: theirs };
-        let held = entered.clone();
+        let from = Receiving { tls: tls.clone(), tcp: tcp.try_clone()?, came, _entered: entered.clone() };
+        let inwards = Inwards { from, to: theirs.try_clone()? };
+        let outwards =
+            Outwards { out: Out { tls, tcp, packed: Vec::new() }, from: theirs, _entered: entered };
         let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.to_owned()).spawn(move || {
                 if first {
@@ -120,8 +121,8 @@ impl Stream for Direct {
                 work();
             })
         };
-        start("ferry-inwards", Box::new(move || inwards.run(held)))?;
-        start("ferry-outwards", Box::new(move || outwards.run(entered)))?;
+        start("ferry-inwards", Box::new(move || inwards.run()))?;
+        start("ferry-outwards", Box::new(move || outwards.run()))?;
         Ok(ours.into())
     }
 
@@ -173,19 +174,32 @@ struct Receiving {
     _entered: Arc<Entered>,
 }
 
+impl Receiving {
+    /// What has come by now, as much as there is room for, and whether it is the end: what was decrypted before first.
+    fn ready(&mut self, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
+        let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = 0;
+        while count < buffer.len() {
+            match tls.reader().read(&mut buffer[count..]) {
+                Ok(0) => return Ok((count, true)),
+                Ok(more) => count += more,
+                // What came before the end is not lost with it: it is told again.
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock && count == 0 => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => break,
+                Err(_) if self.came.is_empty() => break,
+                Err(_) => self.came.feed(&mut tls)?,
+            }
+        }
+        Ok((count, buffer.is_empty()))
+    }
+}
+
 impl Read for Receiving {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            {
-                let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-                match tls.reader().read(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return read,
-                }
-                if !self.came.is_empty() {
-                    self.came.feed(&mut tls)?;
-                    continue;
-                }
+            let (count, ended) = self.ready(buffer)?;
+            if count > 0 || ended {
+                return Ok(count);
             }
             // Not under the lock: whoever sends must not wait for the peer to speak.
             self.came.fill(&mut self.tcp)?;
@@ -199,13 +213,18 @@ impl Read for Receiving {
 
 /// The sending direction. With it the connection ends, for whoever reads as well.
 struct Sending {
-    tls: Arc<Mutex<Connection>>,
-    tcp: TcpStream,
-    packed: Vec<u8>,
+    out: Out,
     _entered: Arc<Entered>,
 }
 
-impl Sending {
+/// Where a connection is written to.
+struct Out {
+    tls: Arc<Mutex<Connection>>,
+    tcp: TcpStream,
+    packed: Vec<u8>,
+}
+
+impl Out {
     /// Encrypts what `say` says, and sends it: not under the lock, since the peer may wait for us to read before it reads.
     fn send<T>(&mut self, say: impl FnOnce(&mut Connection) -> io::Result<T>) -> io::Result<T> {
         self.packed.clear();
@@ -220,11 +239,22 @@ impl Sending {
         self.tcp.write_all(&self.packed)?;
         Ok(said)
     }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(|tls| tls.writer().write(bytes))
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        self.send(|tls| {
+            tls.send_close_notify();
+            Ok(())
+        })
+    }
 }
 
 impl Write for Sending {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.send(|tls| tls.writer().write(bytes))
+        self.out.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -234,25 +264,20 @@ impl Write for Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        let _ = self.send(|tls| {
-            tls.send_close_notify();
-            Ok(())
-        });
-        let _ = self.tcp.shutdown(Shutdown::Both);
+        let _ = self.out.close();
+        let _ = self.out.tcp.shutdown(Shutdown::Both);
     }
 }
 
 /// From the peer to the other end of a socket pair.
 struct Inwards {
-    tls: Arc<Mutex<Connection>>,
-    tcp: TcpStream,
-    came: Came,
+    from: Receiving,
     to: UnixStream,
 }
 
 impl Inwards {
     /// Until the peer sends no more, or nobody reads it.
-    fn run(mut self, _held: Arc<Entered>) {
+    fn run(mut self) {
         if let Err(error) = self.pass() {
             tracing::debug!(%error, "a connection broke");
         }
@@ -262,65 +287,35 @@ impl Inwards {
     fn pass(&mut self) -> io::Result<()> {
         let mut plain = vec![0; READ_BYTES];
         loop {
-            let mut count = 0;
-            let mut ended = false;
-            {
-                let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-                // What was decrypted before is read first, then as much as there is room for.
-                loop {
-                    match tls.reader().read(&mut plain[count..]) {
-                        Ok(0) if count < plain.len() => ended = true,
-                        Ok(0) => {}
-                        Ok(more) => {
-                            count += more;
-                            continue;
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            if !self.came.is_empty() {
-                                self.came.feed(&mut tls)?;
-                                continue;
-                            }
-                        }
-                        Err(error) => return Err(error),
-                    }
-                    break;
-                }
-            }
-            self.to.write_all(&plain[..count])?;
-            if ended {
+            let count = self.from.read(&mut plain)?;
+            if count == 0 {
                 return Ok(());
             }
-            if count == 0 {
-                self.came.fill(&mut self.tcp)?;
-                if self.came.is_empty() {
-                    // The peer has left without a word: the session says so.
-                    self.came.feed(&mut self.tls.lock().unwrap_or_else(PoisonError::into_inner))?;
-                }
-            }
+            self.to.write_all(&plain[..count])?;
         }
     }
 }
 
 /// From the other end of a socket pair to the peer.
 struct Outwards {
-    tls: Arc<Mutex<Connection>>,
-    tcp: TcpStream,
+    out: Out,
     from: UnixStream,
+    _entered: Arc<Entered>,
 }
 
 impl Outwards {
     /// Until nothing more is said, or the peer does not take it.
-    fn run(mut self, _held: Arc<Entered>) {
+    fn run(mut self) {
         if let Err(error) = self.pass() {
             tracing::debug!(%error, "a connection broke");
         }
         // Whoever still writes is told by that, and so is the peer.
         let _ = self.from.shutdown(Shutdown::Read);
-        let _ = self.tcp.shutdown(Shutdown::Write);
+        let _ = self.out.tcp.shutdown(Shutdown::Write);
     }
 
     fn pass(&mut self) -> io::Result<()> {
-        let (mut plain, mut packed) = (vec![0; READ_BYTES], Vec::new());
+        let mut plain = vec![0; READ_BYTES];
         loop {
             // Whoever waits in a read of this socket is woken by every answer that is taken from its other end, too.
             let mut said = [PollFd::new(&self.from, PollFlags::IN)];
@@ -332,28 +327,12 @@ impl Outwards {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read?,
             };
-            let mut said = 0;
-            loop {
-                packed.clear();
-                {
-                    let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-                    if count == 0 {
-                        tls.send_close_notify();
-                    } else {
-                        said += tls.writer().write(&plain[said..count])?;
-                    }
-                    while tls.wants_write() {
-                        tls.write_tls(&mut packed)?;
-                    }
-                }
-                // Not under the lock: the peer may wait for us to read before it reads.
-                self.tcp.write_all(&packed)?;
-                if said == count {
-                    break;
-                }
-            }
             if count == 0 {
-                return Ok(());
+                return self.out.close();
+            }
+            let mut said = 0;
+            while said < count {
+                said += self.out.write(&plain[said..count])?;
             }
         }
     }
