@@ -163,6 +163,17 @@ impl Pagemap {
         })
     }
 
+    /// Pages between `start` and `end` that are guards, where the kernel tells them: a look at the page tables alone.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn guards(&self, start: u64, end: u64) -> io::Result<Vec<Region>> {
+        if !guards_are_known() {
+            return Ok(Vec::new());
+        }
+        self.scan_with(start, end, &Query { required: IS_GUARD, refused: 0, any: 0, told: 0, protect: false })
+    }
+
     fn scan_with(&self, start: u64, end: u64, query: &Query) -> io::Result<Vec<Region>> {
         let mut all = self.walk(ScanArguments {
             flags: if query.protect { PROTECT } else { 0 },
@@ -246,18 +257,6 @@ pub fn private_content(pid: i32, maps: &[(u64, u64, bool)]) -> io::Result<(Vec<R
         }
     }
     Ok(all.into_iter().partition(|region| region.categories & IS_GUARD == 0))
-}
-
-/// Pages of process `pid` between `start` and `end` that are guards, where the kernel tells them: a look at the page tables alone.
-///
-/// # Errors
-/// EPERM or EACCES where this process may not look.
-pub fn guards(pid: i32, start: u64, end: u64) -> io::Result<Vec<Region>> {
-    if !guards_are_known() {
-        return Ok(Vec::new());
-    }
-    let query = Query { required: IS_GUARD, refused: 0, any: 0, told: 0, protect: false };
-    Pagemap::open(pid)?.scan_with(start, end, &query)
 }
 
 fn push(all: &mut Vec<Region>, start: u64, end: u64, categories: u64) {

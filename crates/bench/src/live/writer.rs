@@ -1,6 +1,8 @@
 //! The writer: so many pages, so many of them written anew each second, wherever chance says. Each page says which it is, which
-//! version of it this is, and a sum of both, at its beginning and at its end; the writer remembers the versions, and looks at a page
-//! before it writes to it. A page that is lost, stale, torn, zero or elsewhere after a move is an error that it counts.
+//! version of it this is, and a sum of both, at its beginning and at its end, and the writer looks at a page before it writes to it. Which
+//! version each must have follows from how many were written: chance is a sequence that begins anew. So no table is written beside the
+//! pages, which would be some hundreds of dirty pages more in each round. A page that is lost, stale, torn, zero or elsewhere after a move
+//! is an error that it counts.
 //!
 //! It answers on TCP: `p` with the number of errors so far, `v` with that of errors after a look at every page, `w` with that of pages
 //! that it has written.
@@ -19,11 +21,30 @@ pub const PAGE: usize = 4096;
 /// Where it listens.
 pub const PORT: u16 = 7400;
 
+/// Where chance begins.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The memory, and what it must hold.
 pub struct Pages {
     memory: Mapped,
-    versions: Vec<u32>,
-    chance: u64,
+    count: usize,
+    chance: Chance,
+    /// Pages written since the beginning.
+    written: u64,
+}
+
+/// A sequence of pages.
+#[derive(Clone, Copy)]
+struct Chance(u64);
+
+impl Chance {
+    /// The next one of `count`.
+    fn next(&mut self, count: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % count as u64) as usize
+    }
 }
 
 impl Pages {
@@ -39,35 +60,38 @@ impl Pages {
             fill(page, index);
             seal(page, index, 0);
         }
-        Ok(Self { memory, versions: vec![0; count], chance: 0x9e37_79b9_7f4a_7c15 })
+        Ok(Self { memory, count, chance: Chance(SEED), written: 0 })
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.versions.len()
+        self.count
     }
 
     /// Looks at a page by chance and gives it its next version. False: it was not what it must be.
     pub fn write_one(&mut self) -> bool {
-        self.chance ^= self.chance << 13;
-        self.chance ^= self.chance >> 7;
-        self.chance ^= self.chance << 17;
-        let index = (self.chance % self.versions.len() as u64) as usize;
+        let index = self.chance.next(self.count);
+        self.written += 1;
         let page = &mut self.memory[index * PAGE..][..PAGE];
-        let good = is_sealed(page, index, self.versions[index]);
-        self.versions[index] = self.versions[index].wrapping_add(1);
-        seal(page, index, self.versions[index]);
+        let version = version(page);
+        let good = is_sealed(page, index, version);
+        seal(page, index, version.wrapping_add(1));
         good
     }
 
     /// Pages that are not what they must be, every byte looked at.
     pub fn wrong(&self) -> u64 {
+        let (mut versions, mut chance) = (vec![0_u32; self.count], Chance(SEED));
+        for _ in 0..self.written {
+            let version = &mut versions[chance.next(self.count)];
+            *version = version.wrapping_add(1);
+        }
         let mut wanted = vec![0; PAGE];
         let mut wrong = 0;
-        for (index, page) in self.memory.chunks(PAGE).take(self.count()).enumerate() {
+        for (index, page) in self.memory.chunks(PAGE).take(self.count).enumerate() {
             fill(&mut wanted, index);
-            seal(&mut wanted, index, self.versions[index]);
+            seal(&mut wanted, index, versions[index]);
             wrong += u64::from(page != wanted);
         }
         wrong
@@ -86,6 +110,11 @@ fn words(index: usize, version: u32) -> [u8; 24] {
         place.copy_from_slice(&word.to_le_bytes());
     }
     words
+}
+
+/// The version that a page says it is.
+fn version(page: &[u8]) -> u32 {
+    page[8..12].try_into().map_or(0, u32::from_le_bytes)
 }
 
 fn seal(page: &mut [u8], index: usize, version: u32) {
@@ -188,8 +217,14 @@ mod tests {
         assert_eq!(pages.wrong(), 0);
         pages.memory[3 * PAGE + 2000] ^= 1;
         assert_eq!(pages.wrong(), 1);
-        // One that is older than it may be, and one that is zero.
-        pages.versions[5] += 1;
+        // One that is older than it must be, which stays so however often it is written again, and one that is zero.
+        let page = &mut pages.memory[5 * PAGE..6 * PAGE];
+        let version = version(page);
+        assert!(version > 1);
+        seal(page, 5, version - 1);
+        assert_eq!(pages.wrong(), 2);
+        (0..100).for_each(|_| assert!(pages.write_one()));
+        assert_eq!(pages.wrong(), 2);
         pages.memory[6 * PAGE..7 * PAGE].fill(0);
         assert_eq!(pages.wrong(), 3);
         assert!((0..100).any(|_| !pages.write_one()));

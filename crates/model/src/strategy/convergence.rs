@@ -1,6 +1,7 @@
 //! When to stop a pre-copy: asked after every round, with all rounds so far.
 //!
-//! 1. If what is expected to be dirty now fits into the pause that was asked for, the next round is the last.
+//! 1. If what is expected to be dirty now fits into the pause that was asked for, the next round is the last: unless another one takes
+//!    next to no time and the last ones each left clearly less than the one before. What a short round finds is less still for the pause.
 //! 2. If rounds or time have run out, it does not converge.
 //! 3. If two rounds in a row left hardly less than the one before, more of them cost bandwidth and win nothing.
 //!
@@ -13,6 +14,16 @@ use std::fmt;
 /// A round that leaves more than this many percent of what the one before left has made no progress. Rounds differ by some
 /// percent by chance; at 90 even a slow convergence halves the rest within seven rounds.
 pub const PROGRESS_PERCENT: u64 = 90;
+
+/// Rounds that would fit go on while each leaves at most this many percent of what the one before has left. Short rounds end where what
+/// they cost beside memory is dirtied, too: at 80 the pages of the pause are within a quarter of that.
+pub const WORTH_PERCENT: u64 = 80;
+
+/// And while the next one takes less than this, microseconds: who asked for a long pause wants few bytes sent.
+pub const WORTH_US_MAX: u64 = 20_000;
+
+/// And finds more than this: less is sent within a millisecond.
+pub const WORTH_BYTES_MIN: u64 = 256 << 10;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +106,8 @@ pub fn next(measured: &Measured, limits: &Limits, rounds: &[Round]) -> Next {
     let rest = expected_dirty(measured, rounds).saturating_add(held_back);
     let downtime_us = measured.fixed_us.saturating_add(measured.time_us(rest));
     if !rounds.is_empty() && downtime_us <= limits.downtime_us_max {
-        return Next::Last { downtime_us };
+        let more = (rounds.len() as u64) < u64::from(limits.rounds_max) && is_worth_another(measured, rounds);
+        return if more { Next::Another { downtime_us } } else { Next::Last { downtime_us } };
     }
     let spent_us = rounds.iter().fold(0_u64, |sum, round| sum.saturating_add(round.duration_us));
     let why = if rounds.len() as u64 >= u64::from(limits.rounds_max) {
@@ -110,12 +122,25 @@ pub fn next(measured: &Measured, limits: &Limits, rounds: &[Round]) -> Next {
     Next::Stuck { why, downtime_us }
 }
 
+/// Whether the pause is clearly shorter after another round, which itself is short.
+fn is_worth_another(measured: &Measured, rounds: &[Round]) -> bool {
+    let next = expected_dirty(measured, rounds);
+    let less = match rounds.get(1..) {
+        Some([.., before, last]) => is_within(WORTH_PERCENT, last, before),
+        _ => true,
+    };
+    less && next > WORTH_BYTES_MIN && measured.time_us(next) < WORTH_US_MAX
+}
+
+/// Whether a round found at most `percent` of what the one before it did.
+fn is_within(percent: u64, after: &Round, before: &Round) -> bool {
+    u128::from(after.dirty_bytes) * 100 <= u128::from(before.dirty_bytes) * u128::from(percent)
+}
+
 /// What the last round found dirty, if it and the one before left hardly less than what came before them. The first round sends
 /// everything and says nothing about progress.
 fn no_progress(rounds: &[Round]) -> Option<u64> {
     let [.., a, b, c] = rounds.get(1..)? else { return None };
-    let stands = |before: &Round, after: &Round| {
-        u128::from(after.dirty_bytes) * 100 > u128::from(before.dirty_bytes) * u128::from(PROGRESS_PERCENT)
-    };
+    let stands = |before: &Round, after: &Round| !is_within(PROGRESS_PERCENT, after, before);
     (stands(a, b) && stands(b, c)).then_some(c.dirty_bytes)
 }

@@ -2,7 +2,7 @@
 //!
 //! With the dirtying of [`Measured::dirty_after`] no round is longer than the one before, whatever the rate: so the question is only
 //! whether the rest fits in time. Up to the pause that was asked for a prediction does not tell which round gets there with how
-//! little (the rule stops at the first that fits): the downtime is the most that it can be.
+//! little (the rule goes on a little where that is cheap): the downtime is the most that it can be.
 
 use super::convergence::Limits;
 use super::measured::Measured;

@@ -40,18 +40,41 @@ fn it_stops_when_the_rest_fits() {
     let limits = Limits::default();
     assert!(matches!(next(&MEASURED, &limits, &[]), Next::Another { downtime_us: 1_004_000 }));
     assert!(matches!(next(&MEASURED, &limits, &rounds(&[1024])), Next::Another { .. }));
-    assert!(matches!(
-        next(&MEASURED, &limits, &rounds(&[1024, 78])),
-        Next::Last { downtime_us: 4000..10_000 }
-    ));
+    let hasty = Limits { rounds_max: 2, ..limits };
+    let fits = |limits: &Limits, rounds: &[Round]| {
+        matches!(next(&MEASURED, limits, rounds), Next::Last { downtime_us: 4000..10_000 })
+    };
+    assert!(fits(&hasty, &rounds(&[1024, 78])));
     // What cannot be tracked counts.
     let mut held_back = rounds(&[1024, 78]);
     held_back[1].held_back_bytes = 10 * MIB;
-    assert!(matches!(next(&MEASURED, &limits, &held_back), Next::Another { .. }));
+    assert!(!fits(&hasty, &held_back));
     // So does what could not be read.
     let mut skipped = rounds(&[1024, 78]);
     skipped[1].skipped_bytes = 10 * MIB;
-    assert!(matches!(next(&MEASURED, &limits, &skipped), Next::Another { .. }));
+    assert!(!fits(&hasty, &skipped));
+}
+
+#[test]
+fn short_rounds_go_on_while_they_leave_clearly_less() {
+    let limits = Limits::default();
+    let last = |limits: &Limits, dirty_kib: &[u64]| {
+        let mut rounds = rounds(&vec![1024; dirty_kib.len()]);
+        for (round, kib) in rounds.iter_mut().zip(dirty_kib) {
+            (round.dirty_bytes, round.since_scan_us) = (kib << 10, (kib << 10) * 1_000_000 / (78 * MIB));
+            round.duration_us = 3_000 + MEASURED.time_us(kib << 10);
+        }
+        matches!(next(&MEASURED, limits, &rounds), Next::Last { .. })
+    };
+    const ALL: u64 = 1 << 20;
+    assert!(!last(&limits, &[ALL, 78 << 10]), "it is not known yet what a short round finds");
+    assert!(!last(&limits, &[ALL, 78 << 10, 8 << 10]));
+    assert!(!last(&limits, &[ALL, 78 << 10, 8 << 10, 3 << 10]));
+    assert!(last(&limits, &[ALL, 78 << 10, 8 << 10, 3 << 10, 2700]), "hardly less");
+    assert!(last(&limits, &[ALL, 78 << 10, 8 << 10, 12]), "hardly anything");
+    let patient = Limits { downtime_us_max: 1_000_000, ..limits };
+    assert!(last(&patient, &[ALL, 600 << 10]), "who waits for that long anyway wants few bytes sent");
+    assert!(last(&Limits { rounds_max: 3, ..limits }, &[ALL, 78 << 10, 8 << 10]), "no more are allowed");
 }
 
 #[test]

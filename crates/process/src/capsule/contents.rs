@@ -1,6 +1,6 @@
 //! What is in a capsule's memory file systems and System V segments, as one stream; and the same back again.
 //!
-//! While it runs, memory file systems can be sent one by one, and what changed in them later ([`open_memory`], with
+//! While it runs, memory file systems can be sent one by one, and what changed in them later ([`Memory`], with
 //! [`tree::pack_changes`]).
 //!
 //! What the workload wrote to disks is apart: it lies in the upper directory, can be copied before the freeze, and must
@@ -10,7 +10,7 @@ use super::error::{Doing, Error, Result};
 use super::note::Note;
 use super::{Capsule, ipc, mounts, tree, within};
 use crate::records::capsule::Capsule as Record;
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -82,27 +82,43 @@ impl Capsule {
     }
 }
 
-/// Opens the memory file system at `point` in the capsule in `directory`, whoever runs that.
-///
-/// # Errors
-/// When there is no capsule, or [`Error::Invalid`] when nothing of the kind stands there: neither the overlay nor anything of the host's is
-/// ever opened.
-pub fn open_memory(directory: &Path, point: &str) -> Result<File> {
-    let note = Note::read(directory)?;
-    let init = format!("/proc/{}", note.init);
-    let table =
-        ferry_sys::mountinfo::read(Path::new(&init)).doing(|| "read the capsule's mount table".into())?;
-    let found = mounts::compare(&table, &note.own_mounts.iter().map(PathBuf::from).collect());
-    let given = note.with.iter().any(|with| Path::new(point).starts_with(&with.path));
-    if given || !found.tmpfs.iter().any(|tmpfs| tmpfs == Path::new(point)) {
-        return Err(Error::Invalid(format!("There is no memory file system at {point} in the capsule")));
+/// The memory file systems of a capsule, as it has them when this is made: its mount table is read once for all of them.
+#[derive(Debug)]
+pub struct Memory {
+    root: OwnedFd,
+    points: Vec<PathBuf>,
+}
+
+impl Memory {
+    /// Those of the capsule in `directory`, whoever runs that, but for what was given to it.
+    ///
+    /// # Errors
+    /// When there is no capsule.
+    pub fn of(directory: &Path) -> Result<Self> {
+        let note = Note::read(directory)?;
+        let init = format!("/proc/{}", note.init);
+        let table =
+            ferry_sys::mountinfo::read(Path::new(&init)).doing(|| "read the capsule's mount table".into())?;
+        let mut points = mounts::compare(&table, &note.own_mounts.iter().map(PathBuf::from).collect()).tmpfs;
+        points.retain(|point| !note.with.iter().any(|with| point.starts_with(&with.path)));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, format!("{init}/root"), flags, Mode::empty())
+            .doing(|| "open the capsule's root".into())?;
+        Ok(Self { root, points })
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let root = rustix::fs::openat(CWD, format!("{init}/root"), flags | OFlags::CLOEXEC, Mode::empty())
-        .doing(|| "open the capsule's root".into())?;
-    let opened = within::open(root.as_fd(), Path::new(point), flags)
-        .doing(|| format!("open {point} in the capsule"))?;
-    Ok(opened.into())
+
+    /// Opens that at `point`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when nothing of the kind stands there: neither the overlay nor anything of the host's is ever opened.
+    pub fn open(&self, point: &str) -> Result<File> {
+        if !self.points.iter().any(|own| own == Path::new(point)) {
+            return Err(Error::Invalid(format!("There is no memory file system at {point} in the capsule")));
+        }
+        let opened = within::open(self.root.as_fd(), Path::new(point), OFlags::RDONLY | OFlags::DIRECTORY)
+            .doing(|| format!("open {point} in the capsule"))?;
+        Ok(opened.into())
+    }
 }
 
 /// Writes what a tree outside of any capsule uses of its host's memory file systems, in the form of [`Capsule::pack_contents`]: for

@@ -4,7 +4,7 @@ use super::Error;
 use super::advice::{self, Advice};
 use super::numbers::Numbers;
 use crate::records::memory::{Backing, MemoryObject, ObjectKind, Space, Vma, vma};
-use ferry_sys::pagemap;
+use ferry_sys::pagemap::{self, Pagemap};
 use ferry_sys::proc;
 use ferry_sys::proc::maps::{self, Mapping};
 use ferry_sys::proc::smaps::{self, Flags};
@@ -206,8 +206,18 @@ pub(crate) fn describe(
     Ok(space)
 }
 
-/// Finds the private pages of a process that hold content, unless they are `known` elsewhere, and notes its guard pages.
-pub(super) fn content(space: &mut Space, pid: i32, known: bool) -> Result<SpaceAccess, Error> {
+/// What whoever asks for a capture knows of a space by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    Nothing,
+    /// Which private pages hold content.
+    Content,
+    /// That, and which pages are guards.
+    All,
+}
+
+/// Finds the private pages of a process that hold content, and notes its guard pages, as far as they are not `known` elsewhere.
+pub(super) fn content(space: &mut Space, pid: i32, known: Known) -> Result<SpaceAccess, Error> {
     let failed = || Error::read("which pages hold content", pid);
     let private = space
         .vmas
@@ -217,8 +227,10 @@ pub(super) fn content(space: &mut Space, pid: i32, known: bool) -> Result<SpaceA
         private.map(|vma| (vma.start, vma.end, matches!(vma.backing, Backing::Anonymous))).collect();
     let private: Vec<(u64, u64)> = maps.iter().map(|(start, end, _)| (*start, *end)).collect();
     let (regions, guards) = match private.first().zip(private.last()) {
-        Some((first, last)) if known => {
-            (Vec::new(), pagemap::guards(pid, first.0, last.1).map_err(failed())?)
+        _ if known == Known::All => (Vec::new(), Vec::new()),
+        Some((first, last)) if known == Known::Content => {
+            let guards = Pagemap::open(pid).and_then(|pagemap| pagemap.guards(first.0, last.1));
+            (Vec::new(), guards.map_err(failed())?)
         }
         _ => pagemap::private_content(pid, &maps).map_err(failed())?,
     };

@@ -61,6 +61,8 @@ pub struct Context {
     pub numbers: Numbers,
     /// Numbers of spaces whose private content somebody else knows: it is not looked for, and their ranges stay empty.
     pub tracked: BTreeSet<u32>,
+    /// Whoever knows that knows their guard pages, too: none are noted.
+    pub guards_known: bool,
 }
 
 /// Why a tree could not be captured.

@@ -1,9 +1,10 @@
 //! The whole tree: every step of a capture in its order.
 
+use super::memory::{self, Known};
 use super::relations::{self, Kin};
 use super::seize::{Seized, SeizedTask, SeizedThread};
 use super::site::{Site, leftover, thread_site};
-use super::{Captured, Context, Error, interrupted, memory, process, space, thread};
+use super::{Captured, Context, Error, interrupted, process, space, thread};
 use crate::records::task::{SignalInfo, Task, Wait};
 use crate::records::{State, VERSION};
 use ferry_sys::kcmp::{self, What};
@@ -64,7 +65,11 @@ impl Seized {
                 maps.retain(|mapping| mapping.start < start || mapping.end > start + len);
             }
             let mut space = memory::describe((pid, ns_pid), &maps, self.advice.get(&pid), &mut objects)?;
-            let known = context.tracked.contains(&space.id);
+            let known = match context.tracked.contains(&space.id) {
+                true if context.guards_known => Known::All,
+                true => Known::Content,
+                false => Known::Nothing,
+            };
             let content = memory::content(&mut space, pid, known)?;
             let answers = self.ask(at, &maps, &mut task)?;
             let waiting = self.look_at_waits(at, &context.waits, &mut waits);

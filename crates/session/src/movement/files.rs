@@ -11,6 +11,7 @@ use ferry_process::capsule::contents::{self, unpack_upper};
 use ferry_process::capsule::mapped;
 use ferry_process::capsule::tree::{self, Changes, Index, Limits, Parts, pack_changes};
 use ferry_process::inspect::host::is_in_memory;
+use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,30 @@ enum Place {
     InMemory(String),
 }
 
+/// The inside of the capsule in a workload's directory, looked at once where it is needed.
+struct Inside<'a> {
+    workload: &'a Path,
+    memory: OnceCell<contents::Memory>,
+}
+
+impl<'a> Inside<'a> {
+    fn of(workload: &'a Path) -> Self {
+        Self { workload, memory: OnceCell::new() }
+    }
+
+    /// Opens the memory file system at `point`.
+    fn open(&self, point: &str) -> io::Result<File> {
+        let memory = match self.memory.get() {
+            Some(memory) => memory,
+            None => {
+                let memory = contents::Memory::of(self.workload).map_err(io::Error::other)?;
+                self.memory.get_or_init(|| memory)
+            }
+        };
+        memory.open(point).map_err(io::Error::other)
+    }
+}
+
 /// A tree that is sent while it is in use.
 struct Tree {
     place: Place,
@@ -56,18 +81,17 @@ struct Tree {
 }
 
 impl Tree {
-    /// Sends what has changed since the last time; returns bytes of content.
     /// What has changed since it was sent last, where, and what it is like now.
-    fn changes(&self, workload: &Path, frozen: bool) -> io::Result<(File, Index, Changes)> {
+    fn changes(&self, inside: &Inside<'_>, frozen: bool) -> io::Result<(File, Index, Changes)> {
         let limits = Limits::default();
         let root = match &self.place {
             Place::At(root) => File::open(root)?,
-            Place::InMemory(point) => contents::open_memory(workload, point).map_err(io::Error::other)?,
+            Place::InMemory(point) => inside.open(point)?,
         };
         let failed = |error: tree::Error| io::Error::other(error);
         let mut now = Index::look(&root, self.parts.as_ref(), &self.without, &limits).map_err(failed)?;
         if !frozen {
-            match mapped(workload) {
+            match mapped(inside.workload) {
                 Ok(mapped) => now.unsettle(&mapped),
                 // Not a tree in a capsule: its content is compared in the pause.
                 Err(_) => now.unsettle_all(),
@@ -77,8 +101,9 @@ impl Tree {
         Ok((root, now, changes))
     }
 
-    fn send(&mut self, kind: u8, workload: &Path, frozen: bool, to: &mut dyn Write) -> io::Result<u64> {
-        let (root, mut now, changes) = self.changes(workload, frozen)?;
+    /// Sends what has changed since the last time; returns bytes of content.
+    fn send(&mut self, kind: u8, inside: &Inside<'_>, frozen: bool, to: &mut dyn Write) -> io::Result<u64> {
+        let (root, mut now, changes) = self.changes(inside, frozen)?;
         let (crossing, limits) = (self.parts.is_some(), Limits::default());
         let failed = |error: tree::Error| io::Error::other(error);
         to.write_all(&[kind])?;
@@ -174,8 +199,9 @@ impl Stage {
 
     /// What has changed in memory file systems.
     pub fn send_memory(&mut self, frozen: bool, to: &mut dyn Write) -> io::Result<()> {
+        let inside = Inside::of(&self.directory);
         for tree in &mut self.memory {
-            self.bytes = self.bytes.saturating_add(tree.send(MEMORY, &self.directory, frozen, to)?);
+            self.bytes = self.bytes.saturating_add(tree.send(MEMORY, &inside, frozen, to)?);
         }
         Ok(())
     }
@@ -184,8 +210,8 @@ impl Stage {
     /// found when it is sent.
     pub fn is_due(&self) -> bool {
         let trees = std::iter::once(&self.upper).chain(&self.with).chain(&self.memory);
-        let bytes =
-            |tree: &Tree| tree.changes(&self.directory, false).map_or(0, |(_, _, changes)| changes.bytes);
+        let inside = Inside::of(&self.directory);
+        let bytes = |tree: &Tree| tree.changes(&inside, false).map_or(0, |(_, _, changes)| changes.bytes);
         trees.map(bytes).sum::<u64>() > ROUND_BYTES_MIN
     }
 
@@ -202,10 +228,10 @@ impl Stage {
             let packed = tree::pack_parts(&root, &self.beneath, to, &Limits::default());
             packed.map_err(io::Error::other)?;
         }
-        let before = self.bytes;
-        self.bytes = self.upper.send(PARTS, &self.directory, false, to)?;
+        let (before, inside) = (self.bytes, Inside::of(&self.directory));
+        self.bytes = self.upper.send(PARTS, &inside, false, to)?;
         if let Some(with) = &mut self.with {
-            self.bytes += with.send(PARTS, &self.directory, false, to)?;
+            self.bytes += with.send(PARTS, &inside, false, to)?;
         }
         self.send_memory(false, to)?;
         self.rounds += 1;
@@ -219,10 +245,10 @@ impl Stage {
     /// When it stands still: what has changed.
     pub fn send_changes(&mut self, to: &mut dyn Write) -> io::Result<()> {
         if let Some(with) = &mut self.with {
-            with.send(PARTS, &self.directory, true, to)?;
+            with.send(PARTS, &Inside::of(&self.directory), true, to)?;
         }
         self.send_memory(true, to)?;
-        self.upper.send(PARTS, &self.directory, true, to)?;
+        self.upper.send(PARTS, &Inside::of(&self.directory), true, to)?;
         Ok(())
     }
 
@@ -270,20 +296,20 @@ fn take_file(path: &Path, from: &mut dyn Read) -> io::Result<()> {
 
 /// Puts what [`Stage`] sent in its place. `directory` is the workload's, at the target.
 pub(super) fn take(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
-    let mut kind = [0];
+    let (mut kind, inside) = ([0], Inside::of(directory));
     while from.read(&mut kind)? > 0 {
         match kind[0] {
             NOTHING => {}
             PARTS => drop(unpack_upper(directory, from).map_err(io::Error::other)?),
             REST => take_rest(directory, from)?,
-            MEMORY => take_memory(directory, from)?,
+            MEMORY => take_memory(&inside, from)?,
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "Files of an unknown kind")),
         }
     }
     Ok(())
 }
 
-fn take_memory(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
+fn take_memory(inside: &Inside<'_>, from: &mut dyn Read) -> io::Result<()> {
     let mut len = [0; 2];
     from.read_exact(&mut len)?;
     let mut point = vec![0; usize::from(u16::from_le_bytes(len))];
@@ -292,8 +318,7 @@ fn take_memory(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
     }
     from.read_exact(&mut point)?;
     let point = String::from_utf8(point).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    let root = contents::open_memory(directory, &point).map_err(io::Error::other)?;
-    tree::unpack(root, from, &Limits::default()).map(drop).map_err(io::Error::other)
+    tree::unpack(inside.open(&point)?, from, &Limits::default()).map(drop).map_err(io::Error::other)
 }
 
 fn take_rest(directory: &Path, from: &mut dyn Read) -> io::Result<()> {
@@ -356,7 +381,7 @@ mod tests {
     /// What one transfer of a tree holds, without its kind.
     fn sent(tree: &mut Tree, frozen: bool) -> Vec<u8> {
         let mut stream = Vec::new();
-        tree.send(MEMORY, Path::new("/nowhere"), frozen, &mut stream).unwrap();
+        tree.send(MEMORY, &Inside::of(Path::new("/nowhere")), frozen, &mut stream).unwrap();
         stream.split_off(1)
     }
 

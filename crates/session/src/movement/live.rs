@@ -4,6 +4,7 @@
 //! sides know by one pure function what a change of the mappings has cost ([`layout::kept`]), so that nothing is said about it on the
 //! wire.
 
+use super::captured::Guards;
 use super::estimate::Watched;
 use super::watch::{Beside, Watch};
 use super::{missing, planning};
@@ -160,6 +161,16 @@ impl Live {
         }
     }
 
+    /// The look with which [`Self::still_round`] begins: the guard pages of what is tracked.
+    pub fn still_scan(&mut self) -> Result<Guards, RoundError> {
+        self.engine.still_scan()?;
+        let spaces = self.engine.spaces().filter_map(|id| match self.engine.space(id)? {
+            Space::Tracked(tracker) => Some((id, tracker.guards()?.clone())),
+            _ => None,
+        });
+        Ok(spaces.collect())
+    }
+
     /// One round of what was written since the last one, when the workload stands still. It may be captured meanwhile, and the target's
     /// puppets may become what was captured, if [`Self::agreed`] allows for it.
     pub fn still_round(&mut self, watched: &Beside) -> Result<RoundDone, RoundError> {
@@ -178,8 +189,8 @@ impl Live {
     }
 
     /// The workload stands still and is as it was captured: what of it was not tracked travels whole.
-    pub fn stand_still(&mut self, state: &[u8], spaces: Vec<SpaceAccess>) -> Result<()> {
-        let Envelope { state, last_pid, .. } = Envelope::from_bytes(state)?;
+    pub fn stand_still(&mut self, captured: Envelope, spaces: Vec<SpaceAccess>) -> Result<()> {
+        let Envelope { state, last_pid, .. } = captured;
         self.unsure.extend(direct::users(&state.files));
         let place = |access: &SpaceAccess| SpaceAccess { ranges: Vec::new(), ..access.clone() };
         self.places = spaces.iter().map(place).collect();

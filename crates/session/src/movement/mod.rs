@@ -5,6 +5,7 @@
 
 mod alone;
 mod arrive;
+mod captured;
 mod carry;
 mod choose;
 mod drain;

@@ -3,14 +3,14 @@
 //! Nothing here is in the journal: until the freeze the workload runs as if nothing were, and whatever fails ends the tracking with the
 //! connection to the shim.
 
+use super::captured::{Captured, Guards};
 use super::choose::memory_bytes;
 use super::files::Stage;
 use super::live::{self, Live};
 use super::request::Request;
-use super::source::{Captured, SourceRole};
+use super::source::SourceRole;
 use super::watch::{Beside, Watch};
 use crate::shim::Client;
-use crate::shim::envelope::Envelope;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Phase, RoundDone};
 use ferry_model::ids::Hash;
@@ -21,8 +21,11 @@ use ferry_model::strategy::measured::Round;
 use ferry_model::strategy::remedy::{self, Possible, Remedy};
 use ferry_process::layout;
 use ferry_process::records::State;
+use ferry_transfer::space::SpaceId;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::control::{Bulk, Message};
+use std::collections::BTreeSet;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Files that changed while rounds ran longer than this are staged once more before the pause, however small they are.
@@ -144,9 +147,9 @@ impl SourceRole {
         // What it would send may follow later.
         if let Some(mut live) = if self.ways.is_none() { self.live.take() } else { None } {
             let tracked = live.tracked();
-            self.ask(|shim| shim.freeze_and_capture(tracked, staged))?;
+            self.ask(|shim| shim.freeze_and_capture(tracked.clone(), staged))?;
             recorder.spent(Cause::Freeze, began);
-            self.captured = Some(self.capture_beside_memory(&mut live)?);
+            self.captured = Some(self.capture_beside_memory(&mut live, &tracked.into_iter().collect())?);
             self.live = Some(live);
             return Ok(());
         }
@@ -154,31 +157,36 @@ impl SourceRole {
         recorder.spent(Cause::Freeze, began);
         if self.cold {
             // It starts anew: nothing of what it is just now goes along but its files.
-            self.captured = Some((Vec::new(), Vec::new()));
+            self.captured = Some(Captured::nothing());
             return Ok(());
         }
         let began = Instant::now();
         let tracked = self.live.as_ref().map(Live::tracked).unwrap_or_default();
-        self.captured = Some(self.ask(|shim| shim.capture_tracked(tracked, staged))?);
+        self.captured = Some(Captured::read(self.ask(|shim| shim.capture_tracked(tracked, staged))?)?);
         recorder.spent(Cause::Capture, began);
         Ok(())
     }
 
     /// Sends what of memory was written since the last round, and beside that changed files and the state, which is being read: none waits for
     /// the other. With no change of its mappings since then nothing of memory is left to be sent.
-    pub(super) fn capture_beside_memory(&mut self, live: &mut Live) -> Result<Captured> {
+    fn capture_beside_memory(&mut self, live: &mut Live, tracked: &BTreeSet<SpaceId>) -> Result<Captured> {
         let (expected, agreed) = (live.expected_bytes(), live.agreed());
         let (recorder, link) = (self.ground.recorder.clone(), self.ground.link.sender());
-        let beside = Beside::default();
+        let (beside, (tell, told)) = (Beside::default(), mpsc::sync_channel(1));
         let (captured, round) = std::thread::scope(|scope| {
-            let round = scope.spawn(|| {
-                let _ending = beside.until_dropped(&link);
+            let (live, beside_it, recorder_of_it) = (&mut *live, &beside, &recorder);
+            let round = scope.spawn(move || {
+                let _ending = beside_it.until_dropped(&link);
                 let began = Instant::now();
-                let round = live.still_round(&beside);
-                recorder.spent(Cause::Memory, began);
+                let round = live.still_scan().and_then(|guards| {
+                    // Who waited for it may have failed by now.
+                    let _ = tell.send(guards);
+                    live.still_round(beside_it)
+                });
+                recorder_of_it.spent(Cause::Memory, began);
                 round
             });
-            let captured = self.send_captured(agreed.as_deref());
+            let captured = self.send_captured(agreed.as_deref(), tracked, &told);
             if captured.is_err() {
                 beside.stop();
             }
@@ -190,7 +198,8 @@ impl SourceRole {
                 // It stands still: nothing more is waited for.
                 (Err(error), _) => Err(watch.heard().unwrap_or(error)),
                 (Ok(_), Ok(Err(error))) => Err(live::failed(error, watch)),
-                (Ok(captured), Ok(Ok(round))) => Ok((captured, round)),
+                (Ok(None), Ok(Ok(_))) => Err(Error::new(Kind::Bug, "What the round found was not heard")),
+                (Ok(Some(captured)), Ok(Ok(round))) => Ok((captured, round)),
             }
         })?;
         // It is one of the pause, too.
@@ -199,8 +208,13 @@ impl SourceRole {
     }
 
     /// Sends changed files, and the state as soon as it is read, if the puppets' memory stays as they have it by now: else pages that are
-    /// on their way would have to be in their places first.
-    fn send_captured(&mut self, agreed: Option<&State>) -> Result<Captured> {
+    /// on their way would have to be in their places first. What of it is known by a look at memory is told; None: that has failed.
+    fn send_captured(
+        &mut self,
+        agreed: Option<&State>,
+        tracked: &BTreeSet<SpaceId>,
+        told: &mpsc::Receiver<Guards>,
+    ) -> Result<Option<Captured>> {
         let recorder = self.ground.recorder.clone();
         let mut stage = self.stage.take().ok_or_else(|| Error::new(Kind::Bug, "No files"))?;
         // First: the target puts them in their places while the state is read.
@@ -208,19 +222,20 @@ impl SourceRole {
         let changes = self.bulk(Bulk::Files, |to| stage.send_changes(to))?;
         recorder.spent(Cause::Files, began);
         let began = Instant::now();
-        let captured = self.ask(Client::captured)?;
+        let mut captured = Captured::read(self.ask(Client::captured)?)?;
+        let Ok(guards) = told.recv() else { return Ok(None) };
+        captured.add_guards(tracked, &guards)?;
         recorder.spent(Cause::Capture, began);
-        let read = Envelope::from_bytes(&captured.0)?;
-        let whole = agreed.is_some_and(|agreed| layout::stays(agreed, &read.state));
+        let whole = agreed.is_some_and(|agreed| layout::stays(agreed, &captured.envelope.state));
         let mut hashes = vec![changes];
         if whole {
             let began = Instant::now();
             hashes.push(self.bulk(Bulk::Files, |to| stage.send_rest(to))?);
             recorder.spent(Cause::Files, began);
-            hashes.push(self.bulk(Bulk::State, |to| std::io::Write::write_all(to, &captured.0))?);
+            hashes.push(self.bulk(Bulk::State, |to| std::io::Write::write_all(to, &captured.bytes))?);
         }
         (self.stage, self.sent_beside) = (Some(stage), Some(SentBeside { hashes, whole }));
-        Ok(captured)
+        Ok(Some(captured))
     }
 
     /// It runs on, and nothing tracks it.

@@ -3,6 +3,7 @@
 //! Until the handover decides, every failure, time-out and cancel ends in the same place: the workload runs here, and the target has
 //! been told to throw away what it made.
 
+use super::captured::Captured;
 use super::estimate::Watched;
 use super::ground::{self, Ground, Role, settle, stopped};
 use super::link::Link;
@@ -25,14 +26,10 @@ use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outco
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
-use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::wire::control::{self, Bulk};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-
-/// An execution state, and where the memory is.
-pub(super) type Captured = (Vec<u8>, Vec<SpaceAccess>);
 
 /// The role.
 pub(super) struct SourceRole {
@@ -256,7 +253,7 @@ impl SourceRole {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        let Some((state, spaces)) = self.captured.take() else {
+        let Some(Captured { bytes, envelope, spaces }) = self.captured.take() else {
             return Err(Error::new(Kind::Bug, "The workload was not captured"));
         };
 
@@ -270,7 +267,7 @@ impl SourceRole {
                 .bulk(Bulk::Files, |to| if is_first { stage.send_last(to) } else { stage.send_rest(to) })?;
             self.ground.recorder.spent(Cause::Files, began);
             // On its way while the target still puts the files in their places.
-            hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&state))?]);
+            hashes.extend([files, self.bulk(Bulk::State, |to| to.write_all(&bytes))?]);
             if request.method == Method::Cold {
                 self.wait_until_taken(files)?;
             }
@@ -279,7 +276,7 @@ impl SourceRole {
         let memory = match self.live.take() {
             _ if request.method == Method::Cold => Hash([0; 32]),
             Some(mut live) => {
-                live.stand_still(&state, spaces)?;
+                live.stand_still(envelope, spaces)?;
                 self.last_round(live, &mut hashes)?
             }
             None => {

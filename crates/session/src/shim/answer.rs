@@ -1,5 +1,6 @@
 //! What is asked of a shim on a connection, and what it answers.
 
+use super::capture::Known;
 use super::connection::Mode;
 use super::exec::Exec;
 use super::protocol::{Answer, Phase, Request};
@@ -80,9 +81,13 @@ impl Server {
                 Ok(Answer::Status { status: workload.status() })
             }
             Request::Signal { signal } => workload.signal(signal).map(|()| Answer::Done),
-            Request::Capture { tracked, staged } => {
-                let tracked = tracked.unwrap_or_default();
-                let (state, spaces) = workload.capture(&tracked, staged == Some(true))?;
+            Request::Capture { tracked, staged, guards_known } => {
+                let known = Known {
+                    tracked: tracked.unwrap_or_default().into_iter().collect(),
+                    staged: staged == Some(true),
+                    guards: guards_known == Some(true),
+                };
+                let (state, spaces) = workload.capture(&known)?;
                 Ok(Answer::Captured { state: state.into(), spaces })
             }
             Request::Look => workload.look().map(|()| Answer::Done),

@@ -18,12 +18,24 @@ use ferry_process::records::State;
 use ferry_process::records::capsule::Capsule as CapsuleRecord;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::space::SpaceId;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::time::Instant;
 
 /// Contents of memory file systems and System V segments, in the workload's directory, while they travel.
 pub(crate) const CONTENTS: &str = "contents";
+
+/// What whoever asks for a capture sees to by itself.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Spaces of which it knows the content.
+    pub tracked: BTreeSet<SpaceId>,
+    /// And the guard pages.
+    pub guards: bool,
+    /// It sends what is in memory file systems.
+    pub staged: bool,
+}
 
 /// What was taken from the stopped tasks.
 struct Taken {
@@ -53,13 +65,8 @@ impl Workload {
         Ok(())
     }
 
-    /// State and the way to the memory, without the content of spaces that are `tracked` by whoever asks. The workload stays frozen, and
-    /// nothing traces it afterwards. `staged`: what is in memory file systems is sent by whoever asks.
-    pub(super) fn capture(
-        &mut self,
-        tracked: &[SpaceId],
-        staged: bool,
-    ) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
+    /// State and the way to the memory, without what is `known` to whoever asks. The workload stays frozen, and nothing traces it afterwards.
+    pub(super) fn capture(&mut self, known: &Known) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
         self.require(&[Phase::Frozen], "be captured")?;
         let looked = self.looked.take().map(|(looked, _)| looked).unwrap_or_default();
         let numbers = self.tracking.as_mut().map(Tracking::numbers).unwrap_or_default();
@@ -67,11 +74,10 @@ impl Workload {
         let record = self.record.as_ref();
         // What the tasks live in is read beside them: nobody changes it now.
         let (captured, around) = std::thread::scope(|threads| {
-            let around = self
-                .capsule
-                .as_ref()
-                .map(|capsule| threads.spawn(move || record.map(|record| around(capsule, record, staged))));
-            let captured = self.capture_tasks(&scope, &looked, numbers, tracked);
+            let around = self.capsule.as_ref().map(|capsule| {
+                threads.spawn(move || record.map(|record| around(capsule, record, known.staged)))
+            });
+            let captured = self.capture_tasks(&scope, &looked, numbers, known);
             (captured, around.map(std::thread::ScopedJoinHandle::join))
         });
         let taken = captured?;
@@ -107,12 +113,12 @@ impl Workload {
         scope: &Scope,
         looked: &Looked,
         numbers: Numbers,
-        tracked: &[SpaceId],
+        known: &Known,
     ) -> Result<Taken> {
         let cgroup = self.cgroup()?;
         let mut seized = capture::seize_frozen(scope, looked).map_err(failed)?;
         let thawed = cgroup.thaw().map_err(|e| unable("The workload's cgroup does not thaw", &e));
-        let captured = thawed.and_then(|()| self.capture_seized(&mut seized, numbers, tracked));
+        let captured = thawed.and_then(|()| self.capture_seized(&mut seized, numbers, known));
         // Frozen again before anything is let go, whatever happened.
         let frozen = cgroup.freeze();
         let released = seized.release().map_err(failed);
@@ -127,11 +133,12 @@ impl Workload {
         Ok(taken)
     }
 
-    fn capture_seized(&self, seized: &mut Seized, numbers: Numbers, tracked: &[SpaceId]) -> Result<Taken> {
+    fn capture_seized(&self, seized: &mut Seized, numbers: Numbers, known: &Known) -> Result<Taken> {
         let context = Context {
             waits: self.waits.clone(),
             numbers,
-            tracked: tracked.iter().map(|space| space.0).collect(),
+            tracked: known.tracked.iter().map(|space| space.0).collect(),
+            guards_known: known.guards,
         };
         let captured = seized.capture(&context).map_err(failed)?;
         let mut state = captured.state;

@@ -191,11 +191,12 @@ impl Client {
         self.done(&Request::Freeze { stays: Some(true) })
     }
 
-    /// [`Request::Freeze`] and, without a wait for its answer, [`Request::Capture`] by who tracks these spaces. Returns when it is frozen;
-    /// then [`Self::captured`] is to be asked before anything else.
+    /// [`Request::Freeze`] and, without a wait for its answer, [`Request::Capture`] by who tracks these spaces and looks for guard pages in them.
+    /// Returns when it is frozen; then [`Self::captured`] is to be asked before anything else.
     pub fn freeze_and_capture(&mut self, spaces: Vec<SpaceId>, staged: bool) -> Result<()> {
         let freeze = Request::Freeze { stays: None };
-        let capture = Request::Capture { tracked: Some(spaces), staged: Some(staged) };
+        let capture =
+            Request::Capture { tracked: Some(spaces), staged: Some(staged), guards_known: Some(true) };
         let frozen = self.exchange(|stream| {
             protocol::send(stream, &freeze)?;
             protocol::send(stream, &capture)
@@ -227,7 +228,8 @@ impl Client {
         spaces: Vec<SpaceId>,
         staged: bool,
     ) -> Result<(Vec<u8>, Vec<SpaceAccess>)> {
-        self.call(&Request::Capture { tracked: Some(spaces), staged: Some(staged) }).and_then(state_of)
+        let capture = Request::Capture { tracked: Some(spaces), staged: Some(staged), guards_known: None };
+        self.call(&capture).and_then(state_of)
     }
 
     /// [`Request::Track`]: to be asked before each round, by one connection that stays open. The tracking of a space ends when its

@@ -95,6 +95,9 @@ pub enum Request {
         /// Whoever asks sends what is in memory file systems.
         #[n(1)]
         staged: Option<bool>,
+        /// Whoever asks knows the guard pages of tracked spaces, too, and writes them into the state.
+        #[n(2)]
+        guards_known: Option<bool>,
     },
     /// Gives up: network unlocked, tasks run again. Harmless when they do.
     #[n(10)]

@@ -56,6 +56,8 @@ pub struct Engine<S> {
     missed: Vec<(SpaceId, io::Error)>,
     rounds: u32,
     scanned: Option<Instant>,
+    /// A scan that the next round need not make.
+    ahead: Option<Scan>,
     /// Spaces that have been scanned since everything stands still, and of which the same is known still.
     still: BTreeSet<SpaceId>,
 }
@@ -68,6 +70,7 @@ impl<S> Default for Engine<S> {
             missed: Vec::new(),
             rounds: 0,
             scanned: None,
+            ahead: None,
             still: BTreeSet::new(),
         }
     }
@@ -107,6 +110,12 @@ impl<S: TrackedSpace> Engine<S> {
     pub fn remove(&mut self, id: SpaceId) -> Option<S> {
         self.still.remove(&id);
         self.spaces.remove(&id).map(|(space, _)| space)
+    }
+
+    /// A space, for what only its kind can tell.
+    #[must_use]
+    pub fn space(&self, id: SpaceId) -> Option<&S> {
+        self.spaces.get(&id).map(|(space, _)| space)
     }
 
     /// The spaces, ascending.
@@ -170,6 +179,19 @@ impl<S: TrackedSpace> Engine<S> {
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Round, RoundError> {
         self.run(carrier, cancelled, When::Running).map(|(round, _)| round)
+    }
+
+    /// The scan with which [`Self::still_round`] begins, by itself: for whoever waits for what it finds, and not for the pages.
+    ///
+    /// # Errors
+    /// As [`Self::round`].
+    pub fn still_scan(&mut self) -> Result<(), RoundError> {
+        let scan = self.look(When::Still);
+        if scan.is_err() {
+            self.still.clear();
+        }
+        self.ahead = Some(scan?);
+        Ok(())
     }
 
     /// A round when everything that can write has been stopped, for what the target has a place for already: the last round, which is to
@@ -276,12 +298,11 @@ impl<S: TrackedSpace> Engine<S> {
     ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
         let last = matches!(when, When::Stopped(_));
         let settled = last && !self.still.is_empty();
-        let begin = Instant::now();
-        let since_scan = self.scanned.map_or(Duration::ZERO, |before| begin.duration_since(before));
-        let dirty_bytes = self.scan(when)?;
-        self.scanned = Some(begin);
-        let scan_us = micros(begin.elapsed());
-
+        let ahead = self.ahead.take().filter(|_| matches!(when, When::Still));
+        let Scan { begin, since_scan_us, dirty_bytes, scan_us } = match ahead {
+            Some(scan) => scan,
+            None => self.look(when)?,
+        };
         let mut round = Round { number: self.rounds, last, dirty_bytes, scan_us, ..Round::default() };
         let mut delivered = Vec::with_capacity(self.spaces.len());
         let mut left_out = BTreeMap::new();
@@ -313,11 +334,19 @@ impl<S: TrackedSpace> Engine<S> {
         let round = Round {
             held_back_bytes: ledgers().map(|ledger| ledger.held_back().bytes()).sum(),
             outside_bytes: ledgers().map(|ledger| ledger.outside().bytes()).sum(),
-            since_scan_us: micros(since_scan),
+            since_scan_us,
             duration_us: micros(begin.elapsed()),
             ..round
         };
         Ok((round, left_out))
+    }
+
+    fn look(&mut self, when: When<'_>) -> Result<Scan, RoundError> {
+        let begin = Instant::now();
+        let since_scan = self.scanned.map_or(Duration::ZERO, |before| begin.duration_since(before));
+        let dirty_bytes = self.scan(when)?;
+        self.scanned = Some(begin);
+        Ok(Scan { begin, since_scan_us: micros(since_scan), dirty_bytes, scan_us: micros(begin.elapsed()) })
     }
 
     /// Scans all spaces; bytes that were found dirty. What one space reported is in its ledger even if the next one fails.
@@ -353,6 +382,15 @@ impl<S: TrackedSpace> Engine<S> {
         }
         Ok(dirty)
     }
+}
+
+/// A scan that is done.
+#[derive(Debug)]
+struct Scan {
+    begin: Instant,
+    since_scan_us: u64,
+    dirty_bytes: u64,
+    scan_us: u64,
 }
 
 /// Whether the workload runs meanwhile.

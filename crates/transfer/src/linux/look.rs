@@ -32,13 +32,15 @@ pub(super) struct Look {
     pub written: RangeSet,
     /// Content that is not in memory, of mappings of files and what lies among them: it may be a marker of a page that was given back.
     pub out: RangeSet,
+    /// Pages of anonymous memory that are guards.
+    pub guards: RangeSet,
 }
 
 impl Look {
     /// Looks at all `parts`.
     pub fn at(pagemap: &Pagemap, parts: &[Part]) -> io::Result<Self> {
         let (mut content, mut loose, mut written, mut out) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut absent = Vec::new();
+        let (mut absent, mut guards) = (Vec::new(), Vec::new());
         for part in parts.iter().filter(|part| !part.anonymous) {
             for region in pagemap.scan(part.start, part.end, &Query::CONTENT_AND_WRITES)? {
                 let range = range(&region);
@@ -65,6 +67,9 @@ impl Look {
             let some = region.categories & (IS_PRESENT | IS_SWAPPED) != 0;
             if !some || region.categories & (IS_ZERO | IS_GUARD) != 0 {
                 absent.push(range(&region));
+                if region.categories & IS_GUARD != 0 {
+                    guards.push(range(&region));
+                }
             } else if region.categories & IS_WRITTEN != 0 {
                 written.push(range(&region));
             }
@@ -75,6 +80,7 @@ impl Look {
             loose: RangeSet::new(loose),
             written: RangeSet::new(written),
             out: RangeSet::new(out),
+            guards: RangeSet::new(guards),
         })
     }
 }

@@ -69,6 +69,8 @@ pub struct TaskTracker {
     all: bool,
     /// Anonymous memory is left out.
     files_only: bool,
+    /// Pages that are guards, if the last scan was one of memory that stands still.
+    guards: Option<RangeSet>,
 }
 
 impl TaskTracker {
@@ -81,7 +83,7 @@ impl TaskTracker {
         let tracker = WriteTracker::begin(userfaultfd)?;
         let memory = Opened::open(&Via::Task { pid }, false)?;
         let shared = SharedMappings::new(SharedObjects::default());
-        Ok(Self { space, pid, tracker, memory, shared, all: true, files_only: false })
+        Ok(Self { space, pid, tracker, memory, shared, all: true, files_only: false, guards: None })
     }
 
     /// Also notes what the task writes to shared objects.
@@ -94,6 +96,12 @@ impl TaskTracker {
     #[must_use]
     pub fn files_only(self) -> Self {
         Self { files_only: true, ..self }
+    }
+
+    /// Pages that are guards (`MADV_GUARD_INSTALL`), in any of its mappings, if [`TrackedSpace::scan_still`] was the last that has looked.
+    #[must_use]
+    pub fn guards(&self) -> Option<&RangeSet> {
+        self.guards.as_ref()
     }
 
     /// The task.
@@ -155,7 +163,11 @@ impl TaskTracker {
         let dirty =
             look.written.union(&look.loose).union(&look.out.intersection(&files)).intersection(&content);
         self.shared.scan(&mappings, &|| mappings_of(self.pid), &self.tracker, &pagemap)?;
-        Ok(Found { dirty, content, backed: files, untracked: self.others(&mappings).collect() })
+        let untracked = self.others(&mappings).collect();
+        // The look has gone over anonymous memory already, which is most of it.
+        let others = guards(&pagemap, parts.iter().filter(|part| !part.anonymous))?;
+        self.guards = Some(look.guards.union(&others));
+        Ok(Found { dirty, content, backed: files, untracked })
     }
 
     /// Shared memory whose writes are nobody's to note.
@@ -205,6 +217,7 @@ impl TrackedSpace for TaskTracker {
     }
 
     fn scan(&mut self) -> io::Result<Found> {
+        self.guards = None;
         let found = self.try_scan();
         // Half of a scan may have protected pages that nobody was told of.
         self.all = found.is_err();
@@ -213,8 +226,12 @@ impl TrackedSpace for TaskTracker {
 
     fn scan_still(&mut self) -> io::Result<Found> {
         if self.all {
-            return self.scan();
+            let found = self.scan()?;
+            let (_, parts) = self.own(&mappings_of(self.pid)?);
+            self.guards = Some(guards(&Pagemap::open(self.pid)?, &parts)?);
+            return Ok(found);
         }
+        self.guards = None;
         let found = self.try_scan_still();
         self.all = found.is_err();
         found
@@ -278,6 +295,15 @@ fn parts(mappings: &[Mapping]) -> Vec<Part> {
 
 pub(super) fn whole(mapping: &Mapping) -> Range {
     Range { start: mapping.start, len: mapping.end - mapping.start }
+}
+
+/// Pages in `parts` that are guards.
+fn guards<'a>(pagemap: &Pagemap, parts: impl IntoIterator<Item = &'a Part>) -> io::Result<RangeSet> {
+    let mut all = Vec::new();
+    for part in parts {
+        all.append(&mut pagemap.guards(part.start, part.end)?);
+    }
+    Ok(set(&all))
 }
 
 fn set(regions: &[Region]) -> RangeSet {
