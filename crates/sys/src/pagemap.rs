@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 mod parts;
+mod written;
 
 pub use parts::{Part, parts};
 

@@ -4,11 +4,12 @@ use super::Error;
 use super::advice::{self, Advice};
 use super::numbers::Numbers;
 use crate::records::memory::{Backing, MemoryObject, ObjectKind, Space, Vma, vma};
-use ferry_sys::pagemap::{self, Pagemap};
+use ferry_sys::pagemap::{self, Pagemap, Region};
 use ferry_sys::proc;
 use ferry_sys::proc::maps::{self, Mapping};
 use ferry_sys::proc::smaps::{self, Flags};
 use ferry_transfer::access::{SpaceAccess, Via};
+use ferry_transfer::linux::guards;
 use ferry_transfer::space::{Range, SpaceId};
 use rustix::fs::SeekFrom;
 use std::collections::HashMap;
@@ -226,13 +227,16 @@ pub(super) fn content(space: &mut Space, pid: i32, known: Known) -> Result<Space
     let maps: Vec<(u64, u64, bool)> =
         private.map(|vma| (vma.start, vma.end, matches!(vma.backing, Backing::Anonymous))).collect();
     let private: Vec<(u64, u64)> = maps.iter().map(|(start, end, _)| (*start, *end)).collect();
-    let (regions, guards) = match private.first().zip(private.last()) {
-        _ if known == Known::All => (Vec::new(), Vec::new()),
-        Some((first, last)) if known == Known::Content => {
-            let guards = Pagemap::open(pid).and_then(|pagemap| pagemap.guards(first.0, last.1));
-            (Vec::new(), guards.map_err(failed())?)
+    let (regions, guards) = match known {
+        Known::All => (Vec::new(), Vec::new()),
+        Known::Content => {
+            let mapped = space.vmas.iter().map(|vma| Range { start: vma.start, len: vma.end - vma.start });
+            let found = Pagemap::open(pid).and_then(|pagemap| guards(&pagemap, &mapped.collect()));
+            let found = found.map_err(failed())?;
+            let region = |range: &Range| Region { start: range.start, end: range.end(), categories: 0 };
+            (Vec::new(), found.ranges().iter().map(region).collect())
         }
-        _ => pagemap::private_content(pid, &maps).map_err(failed())?,
+        Known::Nothing => pagemap::private_content(pid, &maps).map_err(failed())?,
     };
     let ranges = intersect(&regions, &private);
     let mapped: Vec<(u64, u64)> = space.vmas.iter().map(|vma| (vma.start, vma.end)).collect();

@@ -21,6 +21,10 @@ const THREADS_MAX: usize = 4;
 /// What lies between two runs and is shorter is walked over with them, bytes: a call takes as long as a walk over so much (1.3 µs).
 const GAP_BYTES_MAX: u64 = 256 * PAGE;
 
+/// What lies between two mappings and is shorter does not part the work on them, bytes: there are no page tables to walk over. A longer one
+/// does: between a heap and what was mapped lie terabytes, and who shared those out evenly would give one thread all there is.
+const VOID_BYTES_MAX: u64 = 64 << 20;
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Look {
@@ -37,8 +41,8 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// Looks at all `parts`.
-    pub fn at(pagemap: &Pagemap, parts: &[Part]) -> io::Result<Self> {
+    /// Looks at all `parts`, of which `mapped` is all that can hold something.
+    pub fn at(pagemap: &Pagemap, parts: &[Part], mapped: &RangeSet) -> io::Result<Self> {
         let (mut content, mut loose, mut written, mut out) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut absent, mut guards) = (Vec::new(), Vec::new());
         for part in parts.iter().filter(|part| !part.anonymous) {
@@ -61,8 +65,9 @@ impl Look {
             loose
                 .extend(pagemap.scan(part.start, part.end(), &Query::UNTRACKED_ANONYMOUS)?.iter().map(range));
         }
-        let pieces = pieces(&anonymous, threads());
-        let changed = beside(&pieces, |piece| pagemap.changed(piece.start, piece.end()))?;
+        let held = near(&RangeSet::new(anonymous.clone()).intersection(mapped), VOID_BYTES_MAX);
+        let pieces = pieces(&held, threads());
+        let changed = beside(&pieces, |piece| changed(pagemap, piece))?;
         for region in changed {
             let some = region.categories & (IS_PRESENT | IS_SWAPPED) != 0;
             if !some || region.categories & (IS_ZERO | IS_GUARD) != 0 {
@@ -85,6 +90,25 @@ impl Look {
     }
 }
 
+/// Where something is not as it was when `piece` was protected last, or not there.
+fn changed(pagemap: &Pagemap, piece: &Range) -> io::Result<Vec<Region>> {
+    let Some(unprotected) = pagemap.unprotected(piece.start, piece.end())? else {
+        return pagemap.changed(piece.start, piece.end());
+    };
+    let unprotected: RangeSet = unprotected.iter().map(range).collect();
+    one_by_one(&near(&unprotected, GAP_BYTES_MAX), |run| pagemap.changed(run.start, run.end()))
+}
+
+/// The pages in `mapped` that are guards.
+///
+/// # Errors
+/// The task may not be looked at.
+pub fn guards(pagemap: &Pagemap, mapped: &RangeSet) -> io::Result<RangeSet> {
+    let pieces = pieces(&near(mapped, VOID_BYTES_MAX), threads());
+    let found = beside(&pieces, |piece| pagemap.guards(piece.start, piece.end()))?;
+    Ok(found.iter().map(range).collect::<RangeSet>().intersection(mapped))
+}
+
 /// Protects all that was written in or near `runs`, and gives it.
 pub(super) fn protect(pagemap: &Pagemap, parts: &[Part], runs: &RangeSet) -> io::Result<RangeSet> {
     let mut found = Vec::new();
@@ -92,7 +116,7 @@ pub(super) fn protect(pagemap: &Pagemap, parts: &[Part], runs: &RangeSet) -> io:
         let query = Query::WRITTEN_AND_PROTECT;
         let refused = if part.anonymous { query.refused & !IS_FILE } else { query.refused };
         let query = Query { refused, ..query };
-        let runs = near(&runs.intersection(&RangeSet::new(vec![whole(part)])));
+        let runs = near(&runs.intersection(&RangeSet::new(vec![whole(part)])), GAP_BYTES_MAX);
         let pieces: Vec<Range> = runs.iter().flat_map(|run| pieces(&[*run], threads())).collect();
         let many = |piece: &Range| pagemap.scan(piece.start, piece.end(), &query);
         // A thread for each of many short runs would take longer than they do.
@@ -105,12 +129,12 @@ pub(super) fn protect(pagemap: &Pagemap, parts: &[Part], runs: &RangeSet) -> io:
     Ok(RangeSet::new(found))
 }
 
-/// `runs` with what lies between two of them where that is short.
-fn near(runs: &RangeSet) -> Vec<Range> {
+/// `runs` with what lies between two of them where that is at most `gap` bytes.
+fn near(runs: &RangeSet, gap: u64) -> Vec<Range> {
     let mut near: Vec<Range> = Vec::new();
     for run in runs.ranges() {
         match near.last_mut() {
-            Some(last) if run.start - last.end() <= GAP_BYTES_MAX => last.len = run.end() - last.start,
+            Some(last) if run.start - last.end() <= gap => last.len = run.end() - last.start,
             _ => near.push(*run),
         }
     }
@@ -179,7 +203,7 @@ fn threads() -> usize {
     *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX))
 }
 
-fn whole(part: &Part) -> Range {
+pub(super) fn whole(part: &Part) -> Range {
     Range { start: part.start, len: part.end - part.start }
 }
 
@@ -222,6 +246,6 @@ mod tests {
     #[test]
     fn short_gaps_are_walked_over() {
         let runs = RangeSet::new(vec![range(0, PAGE), range(3 * PAGE, PAGE), range(10 * MIB, PAGE)]);
-        assert_eq!(near(&runs), [range(0, 4 * PAGE), range(10 * MIB, PAGE)]);
+        assert_eq!(near(&runs, GAP_BYTES_MAX), [range(0, 4 * PAGE), range(10 * MIB, PAGE)]);
     }
 }

@@ -15,6 +15,7 @@ mod still;
 mod tracker;
 
 pub use followed::{FollowedTask, Later};
+pub use look::guards;
 pub use object::ObjectSpace;
 pub use resident::MissingMemory;
 pub use shared::SharedObjects;

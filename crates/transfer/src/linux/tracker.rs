@@ -14,7 +14,7 @@
 //! what this task writes to one is noted for it ([`super::shared`]), and one for which nobody asks is named. A range that has a userfaultfd of the workload's own is named and copied in the pause. What the tracking does
 //! not see: memory that a device writes to by itself, long after the kernel was asked to (direct I/O under way at a scan).
 
-use super::look::{Look, protect};
+use super::look::{Look, guards, protect, whole as whole_part};
 use super::opened::Opened;
 use super::shared::{SharedMappings, SharedObjects};
 use crate::access::Via;
@@ -127,7 +127,7 @@ impl TaskTracker {
         let pagemap = Pagemap::open(self.pid)?;
         let (private, parts) = self.own(&mappings);
 
-        let look = Look::at(&pagemap, &parts)?;
+        let look = Look::at(&pagemap, &parts, &private)?;
         let content = look.content.intersection(&private);
         // A private page of a file that was given back leaves a marker, which looks like a page that was swapped out and not written
         // since. Reading it brings the file's page back, which the next scan does not find: it is gone then.
@@ -157,7 +157,7 @@ impl TaskTracker {
         let pagemap = Pagemap::open(self.pid)?;
         let files = of_files(&mappings);
         let (private, parts) = self.own(&mappings);
-        let look = Look::at(&pagemap, &parts)?;
+        let look = Look::at(&pagemap, &parts, &private)?;
         let content = look.content.intersection(&private);
         // What is not tracked (any more, or yet) is not protected by us either: all of it may have been written.
         let dirty =
@@ -165,7 +165,9 @@ impl TaskTracker {
         self.shared.scan(&mappings, &|| mappings_of(self.pid), &self.tracker, &pagemap)?;
         let untracked = self.others(&mappings).collect();
         // The look has gone over anonymous memory already, which is most of it.
-        let others = guards(&pagemap, parts.iter().filter(|part| !part.anonymous))?;
+        let others: RangeSet = parts.iter().filter(|part| !part.anonymous).map(whole_part).collect();
+        let all: RangeSet = mappings.iter().map(whole).collect();
+        let others = guards(&pagemap, &all.intersection(&others))?;
         self.guards = Some(look.guards.union(&others));
         Ok(Found { dirty, content, backed: files, untracked })
     }
@@ -227,8 +229,8 @@ impl TrackedSpace for TaskTracker {
     fn scan_still(&mut self) -> io::Result<Found> {
         if self.all {
             let found = self.scan()?;
-            let (_, parts) = self.own(&mappings_of(self.pid)?);
-            self.guards = Some(guards(&Pagemap::open(self.pid)?, &parts)?);
+            let all = mappings_of(self.pid)?.iter().map(whole).collect();
+            self.guards = Some(guards(&Pagemap::open(self.pid)?, &all)?);
             return Ok(found);
         }
         self.guards = None;
@@ -295,15 +297,6 @@ fn parts(mappings: &[Mapping]) -> Vec<Part> {
 
 pub(super) fn whole(mapping: &Mapping) -> Range {
     Range { start: mapping.start, len: mapping.end - mapping.start }
-}
-
-/// Pages in `parts` that are guards.
-fn guards<'a>(pagemap: &Pagemap, parts: impl IntoIterator<Item = &'a Part>) -> io::Result<RangeSet> {
-    let mut all = Vec::new();
-    for part in parts {
-        all.append(&mut pagemap.guards(part.start, part.end)?);
-    }
-    Ok(set(&all))
 }
 
 fn set(regions: &[Region]) -> RangeSet {

@@ -233,6 +233,35 @@ fn guards_are_no_content() {
     }
 }
 
+/// Whatever way the kernel is asked over page tables: much memory, of which little was written, some given back, a whole page table of
+/// it, too, and some made into guards; and a mapping that is far away.
+#[test]
+fn what_stands_still_is_told_with_its_guards() {
+    let (_file, mut child) = start();
+    let at = child.map(None, 4096, PRIVATE);
+    let far = child.map(Some(0x10_0000_0000), 2048, PRIVATE);
+    child.write(at, 0..4096, 1);
+    child.write(far, 0..2048, 1);
+    let mut tracker = child.tracker();
+    scan(&mut tracker);
+    assert!(tracker.guards().is_none(), "it was not looked for them");
+    child.write(at, [5, 3000], 2);
+    child.write(far, [7], 2);
+    child.call(MADVISE, &[(at + 1024 * PAGE) as i64, 1024 * PAGE as i64, DONTNEED]);
+    child.call(MADVISE, &[(at + 9 * PAGE) as i64, PAGE as i64, DONTNEED]);
+    let guarded = child.tell(&format!("call {MADVISE} {} {} 102", at + 20 * PAGE, 2 * PAGE)) == 0
+        && child.tell(&format!("call {MADVISE} {} {} 102", far + 2047 * PAGE, PAGE)) == 0;
+    let found = tracker.scan_still().unwrap();
+    assert_eq!(within(&found.dirty, at, 4096), [5, 3000]);
+    assert_eq!(within(&found.dirty, far, 2048), [7]);
+    let gone = |page: &u64| *page == 9 || (1024..2048).contains(page) || (guarded && (20..22).contains(page));
+    assert_eq!(within(&found.content, at, 4096), (0..4096).filter(|page| !gone(page)).collect::<Vec<_>>());
+    assert_eq!(within(&found.content, far, 2048).len(), 2048 - usize::from(guarded));
+    let guards = tracker.guards().unwrap();
+    let (near, away) = if guarded { (vec![20, 21], vec![2047]) } else { (Vec::new(), Vec::new()) };
+    assert_eq!((within(guards, at, 4096), within(guards, far, 2048)), (near, away));
+}
+
 #[test]
 fn what_cannot_be_tracked_is_named() {
     let (file, mut child) = start();
