@@ -173,3 +173,15 @@ fn heavy_the_pause_and_the_bandwidth_that_were_asked_for_are_kept() {
     assert!(memory < 200_000, "memory took {memory} us of the pause");
     stage.end().unwrap();
 }
+
+#[test]
+fn heavy_pages_that_follow_keep_to_the_bandwidth_that_was_asked_for() {
+    const BYTES: u64 = 24 << 20;
+    let mut stage = stage(Subject::Strict { bytes: BYTES, rate: 20 }, None);
+    let moved = stage.carry(&options("--method post-copy --bandwidth 64Mbit")).unwrap();
+    let follow = Duration::from_micros(moved.summary.follow_us.unwrap());
+    // What somebody waits for does not wait for it, and is made up for by the rest.
+    let least = Duration::from_secs_f64(BYTES as f64 / 8e6 * 0.7);
+    assert!(follow > least, "{follow:?} is less than {least:?}");
+    stage.end().unwrap();
+}

@@ -99,7 +99,7 @@ pub fn demand(bytes: &[u8]) {
         let mut stream = Told { said: bytes, answered: Vec::new() };
         let allowed = [Missing { space: SpaceId(3), ranges: ASKED.to_vec() }];
         let progress = demand::Progress::default();
-        let _ = demand::serve(&mut stream, &Empty, &allowed, &progress);
+        let _ = demand::serve(&mut stream, &Empty, &allowed, &progress, None);
         // Nothing but what was asked for by bytes that came.
         assert!(stream.answered.len() <= bytes.len() * 4);
         return;

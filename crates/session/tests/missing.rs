@@ -231,7 +231,7 @@ impl Move {
                 (self.source.clone(), self.missing.clone(), self.progress.clone());
             std::thread::spawn(move || {
                 let mut stream = one;
-                let _ = demand::serve(&mut stream, &*source, &missing, &progress);
+                let _ = demand::serve(&mut stream, &*source, &missing, &progress, None);
             });
         }
         self.ways = ours;

@@ -11,6 +11,7 @@ use ferry_model::event::{Cause, Phase};
 use ferry_model::handover::{Input, Receipt};
 use ferry_model::ids::Hash;
 use ferry_model::planning::Method;
+use ferry_model::strategy::options::LiveOptions;
 use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::linux::LinuxSource;
 use ferry_transfer::wire::Stream;
@@ -90,7 +91,7 @@ impl SourceRole {
     }
 
     /// The streams for pages that will be left behind, before the workload stops.
-    pub(super) fn open_ways(&mut self) -> Result<()> {
+    pub(super) fn open_ways(&mut self, options: &LiveOptions) -> Result<()> {
         if !self.may_follow {
             return Err(Error::new(
                 Kind::Refused,
@@ -101,13 +102,13 @@ impl SourceRole {
         ways.open().map_err(|e| {
             planning::link_error(&e).context("The way for the pages that follow cannot be opened")
         })?;
-        self.ways = Some(ways);
+        self.ways = Some((ways, options.bandwidth_bytes_per_s_max));
         Ok(())
     }
 
     /// Says which pages follow, and writes down where they are.
     pub(super) fn leave(&mut self, left: Left, hashes: &mut Vec<Hash>) -> Result<()> {
-        let ways =
+        let (ways, bandwidth_bytes_per_s_max) =
             self.ways.take().ok_or_else(|| Error::new(Kind::Bug, "No way for the pages that follow"))?;
         let bytes = missing::to_bytes(&left.missing);
         if bytes.len() as u64 > missing::BYTES_MAX {
@@ -115,7 +116,9 @@ impl SourceRole {
                 .hint("--method pre-copy"));
         }
         hashes.push(self.bulk(Bulk::Missing, |to| to.write_all(&bytes))?);
-        self.serving = Some(Serving::begin(ways, &self.directory, &left.places, left.missing)?);
+        let Left { missing, places } = left;
+        let serving = Serving::begin(ways, &self.directory, &places, missing, bandwidth_bytes_per_s_max)?;
+        self.serving = Some(serving);
         Ok(())
     }
 

@@ -99,7 +99,7 @@ impl SourceRole {
             }
             // Of a hybrid that is all that is asked of rounds.
             if method == Method::Hybrid {
-                self.open_ways()?;
+                self.open_ways(&request.live)?;
                 return Ok(live);
             }
             let Next::Stuck { why, .. } = next else { return Ok(live) };
@@ -117,7 +117,7 @@ impl SourceRole {
                     return Err(enough.hint("--on-no-convergence stop sends the rest while it stands still"));
                 }
                 Remedy::Switch => {
-                    self.open_ways()?;
+                    self.open_ways(&request.live)?;
                     return Ok(live);
                 }
                 Remedy::Stop => return Ok(live),

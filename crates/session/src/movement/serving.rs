@@ -13,9 +13,9 @@ use ferry_sys::schedule;
 use ferry_transfer::access::{Missing, SpaceAccess, Via};
 use ferry_transfer::linux::LinuxSource;
 use ferry_transfer::space::{PAGE_SIZE, PageSource, Range, SpaceId};
-use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::demand::{self, Progress};
 use ferry_transfer::wire::greeting::Purpose;
+use ferry_transfer::wire::{Cap, Stream};
 use minicbor::{Decode, Encode};
 use rustix::net::{Shutdown, shutdown};
 use std::io::{self, Read};
@@ -45,6 +45,9 @@ struct Offered {
     /// Processes, and when each was started: a number may be another's after a while.
     #[n(2)]
     started: Vec<(i32, u64)>,
+    /// Most bytes per second of what nobody waits for, if that was asked for.
+    #[n(3)]
+    bandwidth_bytes_per_s_max: Option<u64>,
 }
 
 /// Streams that were opened and carry nothing yet.
@@ -89,6 +92,7 @@ pub(super) struct Serving {
     source: Arc<Frozen>,
     missing: Arc<Vec<Missing>>,
     started: Vec<(i32, u64)>,
+    cap: Arc<Option<Cap>>,
     progress: Arc<Progress>,
     streams: Vec<Served>,
 }
@@ -114,6 +118,7 @@ impl Serving {
         directory: &Path,
         places: &[SpaceAccess],
         missing: Vec<Missing>,
+        bandwidth_bytes_per_s_max: Option<u64>,
     ) -> Result<Self> {
         let unable = |e: io::Error| {
             Error::from_source(Kind::Unable, &e).context("The pages that follow cannot be served")
@@ -126,7 +131,8 @@ impl Serving {
         let spaces = spaces.ok_or_else(|| Error::new(Kind::Bug, "Pages of a space that was not captured"))?;
         let started: io::Result<Vec<(i32, u64)>> =
             spaces.iter().filter_map(process).map(|pid| Ok((pid, stat::read(pid)?.start_time))).collect();
-        let offered = Offered { mv: ways.mv, spaces, started: started.map_err(unable)? };
+        let started = started.map_err(unable)?;
+        let offered = Offered { mv: ways.mv, spaces, started, bandwidth_bytes_per_s_max };
         let bytes = minicbor::to_vec(&offered).unwrap_or_default();
         std::fs::write(directory.join(FILE), bytes).map_err(unable)?;
         Self::of(ways, offered, missing).map_err(unable)
@@ -166,6 +172,7 @@ impl Serving {
             source: Arc::new(source),
             missing: Arc::new(missing),
             started: offered.started,
+            cap: Arc::new(offered.bandwidth_bytes_per_s_max.map(Cap::new)),
             progress: Arc::default(),
             streams: Vec::new(),
         })
@@ -207,11 +214,13 @@ impl Serving {
         stream.set_timeout(None)?;
         let socket = stream.beneath()?;
         let (source, missing, progress) = (self.source.clone(), self.missing.clone(), self.progress.clone());
+        let cap = self.cap.clone();
         let serving = std::thread::Builder::new().name("ferry-pages".into()).spawn(move || {
             if first {
                 schedule::precede();
             }
-            if let Err(error) = demand::serve(&mut *stream, &*source, &missing, &progress) {
+            let served = demand::serve(&mut *stream, &*source, &missing, &progress, cap.as_ref().as_ref());
+            if let Err(error) = served {
                 tracing::debug!(%error, "a stream of pages ended");
             }
             // The other side must not wait for somebody who has left.

@@ -47,8 +47,8 @@ pub(super) struct SourceRole {
     pub(super) live: Option<Live>,
     /// Pages may be left behind, if the move comes to that.
     pub(super) may_follow: bool,
-    /// Pages will be left behind: the streams for them are open.
-    pub(super) ways: Option<Ways>,
+    /// Pages will be left behind: the streams for them are open, and may carry so many bytes a second of what nobody waits for.
+    pub(super) ways: Option<(Ways, Option<u64>)>,
     /// Pages were left behind.
     pub(super) serving: Option<Serving>,
     pub(super) stragglers: Stragglers,
@@ -235,7 +235,7 @@ impl SourceRole {
             }
             Method::PostCopy => {
                 let streams = std::mem::take(&mut streams);
-                self.open_ways()?;
+                self.open_ways(&request.live)?;
                 self.live = Some(self.only_a_look(request, streams, &mut hashes)?);
             }
             _ => {}

@@ -6,6 +6,7 @@
 //! fuzzer. The peer is authenticated, and still not trusted: every length is checked against its limit before it is used.
 
 pub mod bulk;
+mod cap;
 pub mod control;
 pub mod demand;
 pub mod digest;
@@ -13,6 +14,8 @@ pub mod frame;
 pub mod greeting;
 pub mod pages;
 pub mod rounds;
+
+pub use cap::Cap;
 
 use std::io;
 use std::net::TcpStream;

@@ -1,5 +1,6 @@
 //! The source: answers what it is asked for, one stream at a time.
 
+use super::super::cap::Cap;
 use super::super::invalid;
 use super::super::rounds::frame::{
     self, ENTRY_BYTES, Frame, HASH_BYTES, HEADER_BYTES, Header, RANGES_MAX, read_table, write_table,
@@ -8,7 +9,7 @@ use super::super::rounds::{Compression, Decider};
 use super::sum::sum_of;
 use crate::access::Missing;
 use crate::engine::{RangeSet, without_zeros};
-use crate::space::{self, PageSource, Range, SpaceId};
+use crate::space::{self, PAGE_SIZE, PageSource, Range, SpaceId};
 use ferry_model::ids::Hash;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -35,7 +36,7 @@ pub struct Progress {
 }
 
 /// Answers what comes on one stream until the target closes it. `allowed` is what was offered as missing: every other page is refused, and
-/// ends the stream.
+/// ends the stream. Pages that somebody waits for go at once, whatever the `cap` says; the others wait until they have been made up for.
 ///
 /// # Errors
 /// The stream broke, the target asked for what was not offered, the memory cannot be read, or both sides do not come to the same hash.
@@ -44,12 +45,14 @@ pub fn serve(
     source: &dyn PageSource,
     allowed: &[Missing],
     progress: &Progress,
+    cap: Option<&Cap>,
 ) -> io::Result<()> {
     let mut server = Server {
         stream,
         source,
         allowed: allowed.iter().map(|each| (each.space, each.ranges.as_slice())).collect(),
         progress,
+        cap,
         decider: Decider::new(Compression::Measured),
         heard: 0,
         said: 0,
@@ -68,6 +71,7 @@ struct Server<'a, S: ?Sized> {
     source: &'a dyn PageSource,
     allowed: BTreeMap<SpaceId, &'a [Range]>,
     progress: &'a Progress,
+    cap: Option<&'a Cap>,
     decider: Decider,
     /// Frames with a table that came, and that went.
     heard: u64,
@@ -126,13 +130,17 @@ impl<S: Read + Write + ?Sized> Server<'_, S> {
 
     fn answer(&mut self, space: SpaceId, ranges: &[Range], urgent: bool) -> io::Result<()> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
+        let most = match self.cap {
+            Some(cap) if !urgent => (cap.piece() / PAGE_SIZE * PAGE_SIZE).clamp(PAGE_SIZE, ANSWER_BYTES),
+            _ => ANSWER_BYTES,
+        };
         for range in ranges {
             let mut start = range.start;
             while start < range.end() {
-                let len = (range.end() - start).min(ANSWER_BYTES - bytes);
+                let len = (range.end() - start).min(most - bytes);
                 batch.push(Range { start, len });
                 (start, bytes) = (start + len, bytes + len);
-                if bytes == ANSWER_BYTES || batch.len() == RANGES_MAX {
+                if bytes == most || batch.len() == RANGES_MAX {
                     self.send(space, &std::mem::take(&mut batch), bytes, urgent)?;
                     bytes = 0;
                 }
@@ -167,6 +175,10 @@ impl<S: Read + Write + ?Sized> Server<'_, S> {
             self.out.extend_from_slice(Header::new(&head, self.said).as_bytes());
             write_table(&zero, &mut self.out)?;
             self.said += 1;
+        }
+        let wait = self.cap.map(|cap| cap.take(self.out.len() as u64, Instant::now()));
+        if let Some(wait) = wait.filter(|_| !urgent) {
+            std::thread::sleep(wait);
         }
         let begin = Instant::now();
         self.stream.write_all(&self.out)?;

@@ -1,5 +1,6 @@
 //! Both ends over a socket pair, and a source that is asked for what it never offered.
 
+use super::super::cap::Cap;
 use super::*;
 use crate::access::Missing;
 use crate::engine::RangeSet;
@@ -7,6 +8,7 @@ use crate::space::{PAGE_SIZE, PageSource, Range, SpaceId};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 const SPACE: SpaceId = SpaceId(3);
 
@@ -76,11 +78,18 @@ fn talk(asker: &mut Asker, stream: &mut UnixStream) -> io::Result<Vec<(u64, Vec<
 
 /// A source that serves one stream, and what came of it.
 fn with_source<T>(work: impl FnOnce(UnixStream) -> T) -> (T, io::Result<()>, Progress) {
+    with_capped_source(None, work)
+}
+
+fn with_capped_source<T>(
+    cap: Option<Cap>,
+    work: impl FnOnce(UnixStream) -> T,
+) -> (T, io::Result<()>, Progress) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let progress = Progress::default();
     let (done, served) = std::thread::scope(|scope| {
         let serving = scope.spawn(|| {
-            let served = serve(&mut theirs, &Pattern, &offered(), &progress);
+            let served = serve(&mut theirs, &Pattern, &offered(), &progress, cap.as_ref());
             drop(theirs);
             served
         });
@@ -117,6 +126,26 @@ fn what_is_asked_for_comes_and_both_sides_agree_on_all_of_it() {
 }
 
 #[test]
+fn a_cap_holds_for_what_nobody_waits_for() {
+    // 800 pages at 4 MiB/s, of which a burst of 50 ms is free.
+    let begin = Instant::now();
+    let (urgent, served, _) = with_capped_source(Some(Cap::new(4 << 20)), |mut stream| {
+        let mut asker = Asker::default();
+        asker.ask(SPACE, &[range(10, 500)], true).unwrap();
+        talk(&mut asker, &mut stream).unwrap();
+        let urgent = begin.elapsed();
+        asker.ask(SPACE, &[range(510, 300)], false).unwrap();
+        assert_eq!(talk(&mut asker, &mut stream).unwrap().len(), 300);
+        urgent
+    });
+    served.unwrap();
+    // Four of five pages have content. What went at once is made up for by what follows.
+    let sent = 640.0 * PAGE_SIZE as f64 / f64::from(4 << 20);
+    assert!(begin.elapsed().as_secs_f64() > sent - 0.25, "{:?} for {sent:.2} s", begin.elapsed());
+    assert!(urgent < begin.elapsed() / 2, "{urgent:?} of {:?}", begin.elapsed());
+}
+
+#[test]
 fn a_source_answers_only_for_what_it_offered() {
     for (space, wanted) in [(SPACE, range(9, 2)), (SPACE, range(1010, 1)), (SpaceId(4), range(10, 1))] {
         let ((), served, progress) = with_source(|mut stream| {
@@ -149,7 +178,7 @@ fn an_answer_that_nobody_asked_for_ends_the_stream() {
     one.ask(SPACE, &[range(10, 2)], false).unwrap();
     theirs.write_all(one.outgoing()).unwrap();
     theirs.shutdown(std::net::Shutdown::Write).unwrap();
-    serve(&mut ours, &Pattern, &offered(), &Progress::default()).unwrap();
+    serve(&mut ours, &Pattern, &offered(), &Progress::default(), None).unwrap();
     drop(ours);
     let mut answer = Vec::new();
     theirs.read_to_end(&mut answer).unwrap();

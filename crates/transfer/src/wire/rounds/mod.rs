@@ -12,7 +12,6 @@
 //!
 //! When one stream fails, all do: the sender is not used again, and the receiver ends every thread before it says so.
 
-mod cap;
 mod compress;
 pub mod digest;
 pub mod frame;

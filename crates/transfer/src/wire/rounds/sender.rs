@@ -1,8 +1,8 @@
 //! The sending end: a carrier with a thread for each stream.
 
+use super::super::cap::Cap;
 use super::super::{Stream, invalid};
 use super::SILENCE_MAX;
-use super::cap::Cap;
 use super::compress::{Compression, Decider, Verdict};
 use super::digest::{RoundDigest, Rounds};
 use super::frame::{self, BYTES_MAX, Frame, HEADER_BYTES, Header, RANGES_MAX};

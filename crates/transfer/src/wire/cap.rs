@@ -8,7 +8,7 @@ const BURST: Duration = Duration::from_millis(50);
 
 /// Tokens are bytes: who takes more than there are waits until they would be there.
 #[derive(Debug)]
-pub(super) struct Cap {
+pub struct Cap {
     bytes_per_s: u64,
     /// When everything that was taken so far has been paid for.
     paid: Mutex<Instant>,
@@ -16,8 +16,14 @@ pub(super) struct Cap {
 
 impl Cap {
     /// At most `bytes_per_s`; 0 counts as 1.
-    pub(super) fn new(bytes_per_s: u64) -> Self {
+    #[must_use]
+    pub fn new(bytes_per_s: u64) -> Self {
         Self { bytes_per_s: bytes_per_s.max(1), paid: Mutex::new(Instant::now()) }
+    }
+
+    /// How many bytes go at once for nobody to wait for long, at most.
+    pub(super) fn piece(&self) -> u64 {
+        (self.bytes_per_s as f64 * BURST.as_secs_f64()) as u64
     }
 
     /// Takes `bytes`: how long to wait before they may go.
