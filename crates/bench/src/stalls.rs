@@ -2,7 +2,8 @@
 //! time, stops everything at once, and whoever measures a wait there measures that.
 //!
 //! A thread on each processor sleeps for a millisecond at a time, before everything else that runs there. Where all of them wake up late
-//! for the same reason at the same time, no program could have done anything.
+//! for the same reason at the same time, no program could have done anything. Where one of them does, whoever was on it waits, and nobody
+//! else: that is told apart.
 
 use ferry_sys::schedule::{self, Affinity};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,15 @@ pub fn now_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// What of a time processors stood still, microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoodStill {
+    /// All of them.
+    pub all_us: u64,
+    /// At least one of them.
+    pub any_us: u64,
+}
+
 /// Watches until it is dropped.
 pub struct Stalls {
     processors: Vec<Arc<Mutex<Vec<Span>>>>,
@@ -75,11 +85,14 @@ impl Stalls {
         Self { processors, stop, threads }
     }
 
-    /// For how long of `span` all processors stood still, microseconds.
+    /// For how long of `span` processors stood still.
     #[must_use]
-    pub fn within_us(&self, span: &Span) -> u64 {
-        let late: Vec<Vec<Span>> = self.processors.iter().map(|late| lock(late).clone()).collect();
-        stood_still(span, &late)
+    pub fn within(&self, span: &Span) -> StoodStill {
+        let common = |late: &Arc<Mutex<Vec<Span>>>| {
+            lock(late).iter().filter_map(|one| one.common(span)).collect::<Vec<Span>>()
+        };
+        let late: Vec<Vec<Span>> = self.processors.iter().map(common).collect();
+        StoodStill { all_us: all(span, &late), any_us: any(&late) }
     }
 }
 
@@ -92,8 +105,20 @@ impl Drop for Stalls {
     }
 }
 
+/// What of the time is in any span at all, microseconds.
+fn any(processors: &[Vec<Span>]) -> u64 {
+    let mut spans: Vec<Span> = processors.iter().flatten().copied().collect();
+    spans.sort_by_key(|span| span.from_us);
+    let (mut sum, mut until) = (0, 0);
+    for span in spans {
+        sum += span.until_us.saturating_sub(span.from_us.max(until));
+        until = until.max(span.until_us);
+    }
+    sum
+}
+
 /// What of `span` is in a span of each of `processors`, microseconds.
-fn stood_still(span: &Span, processors: &[Vec<Span>]) -> u64 {
+fn all(span: &Span, processors: &[Vec<Span>]) -> u64 {
     let mut common = vec![*span];
     for late in processors {
         common = common.iter().flat_map(|one| late.iter().filter_map(|other| one.common(other))).collect();
@@ -129,10 +154,17 @@ mod tests {
         let first = vec![span(0, 10), span(100, 140), span(200, 300)];
         let second = vec![span(105, 150), span(290, 310)];
         let both = [first.clone(), second];
-        assert_eq!(stood_still(&span(0, 1000), &both), 35 + 10);
-        assert_eq!(stood_still(&span(110, 295), &both), 30 + 5);
-        assert_eq!(stood_still(&span(0, 1000), &[first.clone(), Vec::new()]), 0);
-        assert_eq!(stood_still(&span(0, 250), &[first]), 10 + 40 + 50);
-        assert_eq!(stood_still(&span(0, 250), &[]), 0);
+        assert_eq!(all(&span(0, 1000), &both), 35 + 10);
+        assert_eq!(all(&span(110, 295), &both), 30 + 5);
+        assert_eq!(all(&span(0, 1000), &[first.clone(), Vec::new()]), 0);
+        assert_eq!(all(&span(0, 250), &[first]), 10 + 40 + 50);
+        assert_eq!(all(&span(0, 250), &[]), 0);
+    }
+
+    #[test]
+    fn what_any_of_them_stood_still_counts_once() {
+        let span = |from_us, until_us| Span { from_us, until_us };
+        assert_eq!(any(&[vec![span(0, 10), span(100, 140)], vec![span(105, 150), span(5, 7)]]), 10 + 50);
+        assert_eq!(any(&[]), 0);
     }
 }

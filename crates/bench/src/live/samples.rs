@@ -15,6 +15,7 @@ pub struct Samples {
     pub outage: Vec<f64>,
     /// As that, without what the machine itself stood still.
     pub own_outage: Vec<f64>,
+    alone_outage: Vec<f64>,
     downtime: Vec<f64>,
     beyond_memory: Vec<f64>,
     predicted: Vec<f64>,
@@ -40,6 +41,7 @@ impl Samples {
         for (moved, outage) in moves {
             samples.add(moved);
             samples.own_outage.push(outage.own_us as f64 / 1e3);
+            samples.alone_outage.push(outage.alone_us as f64 / 1e3);
         }
         samples
     }
@@ -89,6 +91,7 @@ impl Samples {
         let all = [
             ("client outage", "ms", self.outage, outage_max),
             (OWN, "ms", self.own_outage, outage_max),
+            ("client outage, without what any of its processors stood still", "ms", self.alone_outage, None),
             ("stood still", "ms", self.downtime, None),
             ("stood still beyond its memory", "ms", self.beyond_memory, beyond_max),
             ("total", "ms", self.total, None),

@@ -94,6 +94,8 @@ pub struct Outage {
     pub us: u64,
     /// The longest when of each wait what the machine itself stood still is left out, microseconds; 0 where none was worth telling.
     pub own_us: u64,
+    /// The same, of what at least one processor stood still: whoever was on that one waited for it.
+    pub alone_us: u64,
 }
 
 impl Stage {
@@ -213,8 +215,9 @@ impl Stage {
             let seen = self.watcher.mark()?;
             outage.us = outage.us.max(seen.gap_us);
             for wait in &seen.waits {
-                let own_us = wait.us().saturating_sub(self.stalls.within_us(wait));
-                outage.own_us = outage.own_us.max(own_us);
+                let still = self.stalls.within(wait);
+                outage.own_us = outage.own_us.max(wait.us().saturating_sub(still.all_us));
+                outage.alone_us = outage.alone_us.max(wait.us().saturating_sub(still.any_us));
             }
             // The gap is counted by the reply that ends it. Those in the first answer were before the pause.
             if seen.replies >= REPLIES_CALM && !first {
