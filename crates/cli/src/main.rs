@@ -1,6 +1,9 @@
 //! The binary `ferry`: one file per verb, progress, rendering, errors. A client of the node's API, and of `session`
 //! for the verbs that need no node.
 
+// Who says something must not die when nobody can hear it: `ferry_sys::say`.
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
 mod cli;
 mod client;
 mod context;

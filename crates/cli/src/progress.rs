@@ -4,6 +4,7 @@
 use crate::output::{bytes, span_us};
 use ferry_model::api::Exit;
 use ferry_model::event::{Event, PagesFollow, Phase, RoundDone, What};
+use ferry_sys::say::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -111,14 +112,14 @@ impl Progress {
         match &self.bar {
             _ if !self.enabled => {}
             Some(bar) => bar.println(format!("{}: {text}", self.label)),
-            None => eprintln!("{}: {text}", self.label),
+            None => say(format_args!("{}: {text}", self.label)),
         }
     }
 
     fn line(&mut self, text: String) {
         self.early.push(text);
         for line in due(&mut self.early, self.began.elapsed()) {
-            eprintln!("{line}");
+            say(&line);
         }
     }
 

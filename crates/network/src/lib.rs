@@ -8,6 +8,9 @@
 //!
 //! All of it is synchronous rtnetlink; nothing is remembered between calls: names follow from the workload's id.
 
+// Who says something must not die when nobody can hear it: `ferry_sys::say`.
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
 pub mod announce;
 mod attach;
 mod error;

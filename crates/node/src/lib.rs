@@ -3,6 +3,9 @@
 //! The node decides nothing that must survive it by itself: workloads live in their shims, moves in their journals. Kill it
 //! at any time; the next one finds everything again.
 
+// Who says something must not die when nobody can hear it: `ferry_sys::say`.
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
 pub mod api;
 #[cfg(test)]
 mod attacks;

@@ -4,6 +4,9 @@
 //! from it, and `inspect` looks without stopping anything. Memory's content never passes through the records: it
 //! is read and written by `PageSource` and `PageSink` of the transfer crate.
 
+// Who says something must not die when nobody can hear it: `ferry_sys::say`.
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
 pub mod adoption;
 pub mod capsule;
 pub mod capture;

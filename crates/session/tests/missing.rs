@@ -67,6 +67,8 @@ fn main() {
         Trial::test("a_killed_pager_is_replaced_and_nobody_reads_zeros", common::run(pager_killed)),
         Trial::test("a_killed_shim_takes_over_from_its_pager", common::run(shim_killed)),
         Trial::test("init_holds_what_pager_and_shim_have_let_go_of", common::run(both_killed)),
+        Trial::test("a_full_disk_at_the_end_keeps_what_holds_it", common::run(unwritten)),
+        Trial::test("all_is_in_though_everybody_who_held_it_has_died", common::run(let_go_of)),
         Trial::test("a_way_that_is_cut_and_given_anew_loses_nothing", common::run(cut)),
         Trial::test("pages_that_never_come_freeze_it_for_good", common::run(held)),
         Trial::test("what_cannot_be_missing_is_refused", common::run(refused)),
@@ -342,6 +344,38 @@ fn both_killed() {
     moving.to = Client::spawn(&common::program(), &moving.place.dir("to"), true).unwrap();
     assert!(moving.pager().missing_bytes > 0);
     moving.give_ways(2);
+    moving.end();
+}
+
+fn unwritten() {
+    let mut moving = Move::begin("memory", Duration::ZERO);
+    moving.to.resume().unwrap();
+    // In the way of whatever the shim writes down next.
+    let hindrance = ferry_sys::replace::beside(&moving.place.dir("to").join("shim.cbor"));
+    std::fs::create_dir(&hindrance).unwrap();
+    moving.give_ways(2);
+    wait_until("all pages", || moving.pager().complete.is_some());
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(moving.pager_pid().is_some(), "it has gone, and nobody knows that all is in");
+    common::kill(moving.to.status().unwrap().shim_pid);
+    std::fs::remove_dir(&hindrance).unwrap();
+    moving.to = Client::spawn(&common::program(), &moving.place.dir("to"), true).unwrap();
+    moving.give_ways(2);
+    wait_until("the end of the pager", || moving.pager_pid().is_none());
+    moving.let_go();
+    moving.end();
+}
+
+fn let_go_of() {
+    let mut moving = Move::begin("memory", Duration::ZERO);
+    moving.to.resume().unwrap();
+    moving.give_ways(2);
+    wait_until("the end of the pager", || moving.pager().complete.is_some() && moving.pager_pid().is_none());
+    let before = moving.pager().complete;
+    common::kill(moving.to.status().unwrap().shim_pid);
+    moving.to = Client::spawn(&common::program(), &moving.place.dir("to"), true).unwrap();
+    assert_eq!(moving.pager().complete, before);
+    moving.let_go();
     moving.end();
 }
 

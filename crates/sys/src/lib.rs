@@ -24,6 +24,7 @@ pub mod process_vm;
 pub mod ptrace;
 pub mod remote;
 pub mod replace;
+pub mod say;
 pub mod schedule;
 pub mod scm;
 pub mod signalfd;

@@ -6,6 +6,7 @@ use crate::stream::{End, relay};
 use crate::verbs::workload_path;
 use ferry_model::api::{Workload, WorkloadState};
 use ferry_model::error::Result;
+use ferry_sys::say::say;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -66,15 +67,15 @@ pub fn say_where(client: &Client, workload: &str) {
     };
     match found {
         Some(one) if one.state == WorkloadState::Gone => {
-            eprintln!(
+            say(format_args!(
                 "\n{0} moved to {1} with its terminal; come back on {1} with: ferry attach {0}",
                 one.name, one.host
-            );
+            ));
         }
         Some(one) if one.state == WorkloadState::Lost => {
-            eprintln!("\nThe shim of {0} is gone; what can be done: ferry recover {0}", one.name);
+            say(format_args!("\nThe shim of {0} is gone; what can be done: ferry recover {0}", one.name));
         }
-        Some(one) => eprintln!("\n{0} goes on; come back with: ferry attach {0}", one.name),
-        None => eprintln!("\n{workload} is not here any more; `ferry ps --all` shows what is"),
+        Some(one) => say(format_args!("\n{0} goes on; come back with: ferry attach {0}", one.name)),
+        None => say(format_args!("\n{workload} is not here any more; `ferry ps --all` shows what is")),
     }
 }

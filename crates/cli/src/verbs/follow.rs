@@ -9,6 +9,7 @@ use ferry_model::api::{Move, MoveState, TimedEvent};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::What;
 use ferry_model::ids::MoveId;
+use ferry_sys::say::say;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
@@ -28,7 +29,7 @@ pub fn all(context: &Context, client: &Client, moves: &[Move], detach: bool) -> 
         })?;
         progress.finish();
         if !ended {
-            eprintln!("The move goes on. Follow it again: ferry moves follow {}", one.id);
+            say(format_args!("The move goes on. Follow it again: ferry moves follow {}", one.id));
             return Ok(ExitCode::from(130));
         }
         let last: Move = client.get(&format!("/v1/moves/{}", one.id))?;

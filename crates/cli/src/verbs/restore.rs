@@ -6,6 +6,7 @@ use crate::verbs::{absolute, workload_path};
 use ferry_model::api::{RestoreReport, RestoreRequest, Waited};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_session::imaging::restore::{self, Request};
+use ferry_sys::say::say;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -79,7 +80,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let running = restore::restore(&request)?;
     let report = &running.report;
     for warning in &report.warnings {
-        eprintln!("Note: {warning}");
+        say(format_args!("Note: {warning}"));
     }
     let told = |report: &restore::Report, out: &mut dyn std::io::Write| {
         let place = if report.new_pid_namespace {
@@ -103,7 +104,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     }
     // Standard output is the program's now.
     if context.json() {
-        eprintln!("{}", serde_json::to_string(report).map_err(|cause| crate::failure::bug(&cause))?);
+        say(serde_json::to_string(report).map_err(|cause| crate::failure::bug(&cause))?);
     } else {
         let _ = told(report, &mut std::io::stderr());
     }

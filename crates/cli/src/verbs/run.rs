@@ -8,6 +8,7 @@ use crate::verbs::attach::say_where;
 use crate::verbs::workload_path;
 use ferry_model::api::{RunRequest, With, Workload};
 use ferry_model::error::Result;
+use ferry_sys::say::say;
 use std::process::ExitCode;
 
 /// Run a program as a workload in a capsule of its own
@@ -99,7 +100,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         End::Detached => {
-            eprintln!("\n{} goes on; come back with: ferry attach {}", workload.name, workload.name);
+            say(format_args!("\n{} goes on; come back with: ferry attach {}", workload.name, workload.name));
             Ok(ExitCode::SUCCESS)
         }
     }

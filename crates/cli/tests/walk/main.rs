@@ -46,6 +46,7 @@ fn chosen(step: Step, fault: Fault) -> bool {
         Fault::Pager,
         Fault::LinkCut,
         Fault::SourceReboot,
+        Fault::DiskFull,
     ];
     if step.is_drain() && always.contains(&fault) {
         return true;

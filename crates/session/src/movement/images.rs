@@ -9,6 +9,7 @@ use ferry_model::error::{Error, Kind, Result};
 use ferry_model::handover::{Key, Step};
 use ferry_model::ids::{HostName, MoveId, WorkloadId};
 use ferry_model::planning::Method;
+use ferry_sys::say::say;
 use std::sync::Arc;
 
 impl Movements {
@@ -27,7 +28,7 @@ impl Movements {
         let spawned = spawn(move || {
             if let Err(error) = recover(&this.node, key) {
                 // Its journal still says so; the next start of the node tries again.
-                eprintln!("{} is not recovered: {error}", key.id);
+                say(format_args!("{} is not recovered: {error}", key.id));
             }
         });
         Some(spawned.map(|()| Some(key.mv)))

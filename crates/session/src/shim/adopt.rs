@@ -15,6 +15,7 @@ use ferry_process::adoption::Adoption;
 use ferry_process::capsule::contents;
 use ferry_process::inspect::host;
 use ferry_process::records::State;
+use ferry_sys::say::say;
 use rustix::fd::BorrowedFd;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -31,7 +32,7 @@ impl Workload {
         if let Err(error) = taken {
             // What was moved is where it was before.
             if let Err(more) = self.release() {
-                eprintln!("What a failed adoption left behind could not be put back: {more}");
+                say(format_args!("What a failed adoption left behind could not be put back: {more}"));
             }
             return Err(error);
         }
@@ -114,7 +115,7 @@ impl Workload {
             record.exit = Some(exit);
         }
         if let Err(error) = self.save() {
-            eprintln!("{error}");
+            say(&error);
         }
     }
 

@@ -7,6 +7,7 @@ use super::workload::{Workload, place_name};
 use ferry_model::ids::WorkloadId;
 use ferry_network::nft::{self, End};
 use ferry_process::capture::files::endpoints;
+use ferry_sys::say::say;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -31,7 +32,7 @@ impl Workload {
         let ends: Vec<End> = match ends {
             Ok(ends) => ends.iter().map(|end| End { local: end.local, remote: end.remote }).collect(),
             Err(error) => {
-                return eprintln!("The connections could not be listed, and are not locked: {error}");
+                return say(format_args!("The connections could not be listed, and are not locked: {error}"));
             }
         };
         let beyond = |end: &End| {
@@ -43,7 +44,7 @@ impl Workload {
         }
         let net = File::open(format!("/proc/{}/ns/net", tree.pid())).ok();
         if let Err(error) = nft::lock(net.as_ref().map(AsFd::as_fd), &name, &ends) {
-            eprintln!("The connections are not locked: {error}: {}", cause(&error));
+            say(format_args!("The connections are not locked: {error}: {}", cause(&error)));
         }
     }
 
@@ -54,10 +55,10 @@ impl Workload {
         // Once the tree has ended, the rules are where it was: in this very namespace, or gone with its own.
         let net = File::open(format!("/proc/{pid}/ns/net")).ok();
         if let Err(error) = nft::unlock(net.as_ref().map(AsFd::as_fd), &name) {
-            eprintln!(
+            say(format_args!(
                 "The lock {name} could not be removed: {error}: {}; `ferry doctor --clean` does it",
                 cause(&error)
-            );
+            ));
         }
     }
 }

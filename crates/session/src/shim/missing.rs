@@ -4,7 +4,10 @@ use super::pager::{Hold, nothing_missing};
 use super::protocol::{PagerStatus, Phase};
 use super::workload::{FREEZE_TIME_MAX, Workload, no_capsule, unable};
 use ferry_model::error::{Error, Kind, Result};
+use ferry_model::ids::Hash;
+use ferry_process::capsule::Capsule;
 use ferry_process::restore::Held;
+use ferry_sys::say::say;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::io;
 
@@ -33,7 +36,15 @@ impl Workload {
         let Some(capsule) = self.capsule.as_mut().filter(|_| missing) else { return Ok(()) };
         let by_init = || capsule.held().map_err(|e| io::Error::other(e.to_string()));
         let hold = Hold::take_over(&self.dir, by_init);
-        let hold = hold.map_err(|e| unable("Nobody holds the workload's missing memory any more", &e))?;
+        let hold = hold.map_err(|e| unable("The workload's missing memory could not be taken over", &e))?;
+        let Some(hold) = hold else {
+            // All was in before the pager let go of it, and its shim died before it had written that nobody holds it any more.
+            if self.record.as_ref().is_some_and(|record| record.all_in.is_some()) {
+                return Ok(());
+            }
+            let what = "Nobody holds the workload's missing memory any more";
+            return Err(Error::new(Kind::Unable, what));
+        };
         // The numbers are others now. What is missing is safe here meanwhile.
         capsule.let_go()?;
         capsule.hold(&hold.files())?;
@@ -51,23 +62,39 @@ impl Workload {
             let fresh: Vec<(i32, BorrowedFd<'_>)> =
                 news.fresh.iter().map(|(number, fd)| (*number, fd.as_fd())).collect();
             if let Err(error) = capsule.hold(&fresh) {
-                eprintln!("The capsule's init does not hold missing memory: {error}");
+                say(format_args!("The capsule's init does not hold missing memory: {error}"));
             }
         }
         if news.agreed {
-            if let Some(Err(error)) = self.capsule.as_mut().map(|capsule| capsule.let_go()) {
-                eprintln!("The capsule's init does not let go of memory that has come: {error}");
-            }
-            if let Some(record) = &mut self.record {
-                (record.missing, record.all_in) = (None, hold.status().complete);
-            }
-            hold.release();
-            if let Err(error) = self.save() {
-                eprintln!("{error}");
-            }
+            let all_in = hold.status().complete;
+            self.let_pager_go(all_in);
         }
         if self.pager.as_ref().is_some_and(Hold::is_over) {
             self.paged = self.pager.take().map(|hold| hold.status());
+        }
+    }
+
+    /// Everything is in. That is on disk before the first of its holders lets go: a shim that comes later finds it there, or finds them.
+    /// While it cannot be written, nobody lets go; the next round tries again.
+    fn let_pager_go(&mut self, all_in: Option<Hash>) {
+        let Some(record) = &mut self.record else { return };
+        record.all_in = all_in;
+        if let Err(error) = self.save() {
+            if !std::mem::replace(&mut self.unwritten, true) {
+                say(format_args!("{error}: the pager stays until it is"));
+            }
+            return;
+        }
+        self.unwritten = false;
+        if let Some(Err(error)) = self.capsule.as_mut().map(Capsule::let_go) {
+            say(format_args!("The capsule's init does not let go of memory that has come: {error}"));
+        }
+        if let Some(hold) = &self.pager {
+            hold.release();
+        }
+        if let Some(record) = &mut self.record {
+            // On disk with whatever is written next. Until then a shim that comes looks for a pager that has gone, and knows why.
+            record.missing = None;
         }
     }
 
@@ -110,7 +137,7 @@ impl Workload {
         let cgroup = self.cgroup()?;
         cgroup.freeze().map_err(|e| unable("The workload could not be frozen", &e))?;
         if let Err(error) = cgroup.wait_frozen(FREEZE_TIME_MAX / 10) {
-            eprintln!("Not all of the workload is frozen: {error}");
+            say(format_args!("Not all of the workload is frozen: {error}"));
         }
         self.set_phase(Phase::Held)
     }

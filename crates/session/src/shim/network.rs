@@ -5,6 +5,7 @@ use super::workload::{Workload, no_capsule};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_network::{Address, Identity, Route, host_end_name};
 use ferry_process::capsule::Capsule;
+use ferry_sys::say::say;
 use rustix::fd::AsFd;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -99,7 +100,7 @@ impl Workload {
                 let due = [Duration::ZERO, Duration::from_millis(20), Duration::from_secs(1)];
                 self.announcing = Some((announcer, due.map(|after| now + after).to_vec()));
             }
-            Err(error) => eprintln!("The workload could not be announced: {error}"),
+            Err(error) => say(format_args!("The workload could not be announced: {error}")),
         }
         self.announce_due();
     }
@@ -111,7 +112,7 @@ impl Workload {
         if due.iter().any(|at| *at <= now)
             && let Err(error) = announcer.send()
         {
-            eprintln!("The workload could not be announced: {error}");
+            say(format_args!("The workload could not be announced: {error}"));
         }
         due.retain(|at| *at > now);
         if due.is_empty() {

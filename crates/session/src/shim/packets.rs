@@ -7,6 +7,7 @@ use super::workload::{Workload, no_capsule};
 use ferry_model::error::{Error, Kind, Result};
 use ferry_network::hold::{Frame, Holder, deliver};
 use ferry_network::host_end_name;
+use ferry_sys::say::say;
 
 impl Workload {
     /// Makes ready to keep packets: while the workload still runs, for it takes a moment.
@@ -19,14 +20,14 @@ impl Workload {
         let opened = network::capture(capsule).and_then(|own| Ok(Holder::open(&net.bridge, own)?));
         match opened {
             Ok(holder) => self.holder = Some(holder),
-            Err(error) => eprintln!("Packets of the pause are not kept: {error}"),
+            Err(error) => say(format_args!("Packets of the pause are not kept: {error}")),
         }
     }
 
     /// Locks the network, and keeps what comes from now on.
     pub(super) fn lock_and_hold(&mut self) -> Result<()> {
         if let Some(Err(error)) = self.holder.as_ref().map(Holder::begin) {
-            eprintln!("Packets of the pause are not kept: {error}");
+            say(format_args!("Packets of the pause are not kept: {error}"));
             self.holder = None;
         }
         self.set_network(false)?;
@@ -41,7 +42,7 @@ impl Workload {
         let Some(mut holder) = self.holder.take() else { return };
         let ended = holder.end();
         if let Err(error) = ended.map_err(Error::from).and_then(|()| self.deliver_frames(&holder.take())) {
-            eprintln!("Packets of the pause are lost: {error}");
+            say(format_args!("Packets of the pause are lost: {error}"));
         }
     }
 

@@ -13,6 +13,7 @@ use ferry_process::records::State;
 use ferry_process::records::capsule::Capsule as CapsuleRecord;
 use ferry_process::restore::files::Recreated;
 use ferry_process::restore::{self, Home, Puppets};
+use ferry_sys::say::say;
 use ferry_transfer::access::{Missing, SpaceAccess};
 
 /// A workload that is not whole, or not yet let go.
@@ -244,7 +245,7 @@ impl Workload {
         recreated.seal().map_err(|e| Error::from_source(Kind::Unable, &e))?;
         self.write_connections(&recreated)?;
         for warning in &restored.warnings {
-            eprintln!("{warning}");
+            say(&warning);
         }
         self.waits = restored.waits;
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;

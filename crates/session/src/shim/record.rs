@@ -41,7 +41,7 @@ pub struct Record {
     /// Prepared: how many processes wait to run. None before, and in a cold move, whose program the resume starts.
     #[n(6)]
     pub waiting: Option<u32>,
-    /// Pages of it are missing, and a pager is to be there. None: nothing was ever missing, or all is in.
+    /// Pages of it were missing, and a pager is there unless all is in. None: nothing was ever missing, or the pager has gone.
     #[n(7)]
     pub missing: Option<bool>,
     /// It began with pages missing, and all are in: the hash on which the source agreed.

@@ -10,6 +10,7 @@ use super::protocol::{Answer, Exit, Phase};
 use super::stream::Frame;
 use super::workload::{Workload, unable};
 use ferry_model::error::Result;
+use ferry_sys::say::say;
 use ferry_sys::schedule::Urgent;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode as FileMode, OFlags};
@@ -64,9 +65,9 @@ pub fn run(dir: &Path, recover: bool) -> Result<()> {
     let served = Server::new(dir, listener, recover).and_then(Server::serve);
     drop(lock);
     if let Err(error) = served {
-        eprintln!("{error}");
+        say(&error);
         for cause in &error.causes {
-            eprintln!("  {cause}");
+            say(format_args!("  {cause}"));
         }
         ferry_sys::fork::exit_now(1);
     }

@@ -13,6 +13,7 @@ use ferry_process::live::Tracking;
 use ferry_process::records::State;
 use ferry_sys::mountinfo;
 use ferry_sys::proc::maps::Mapping;
+use ferry_sys::say::say;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -55,7 +56,7 @@ impl Workload {
     /// Forgets which processes were handed out. What was handed out is not ended by that, but by being closed.
     pub(super) fn untrack(&mut self) {
         if let Err(error) = self.full_speed() {
-            eprintln!("The workload stays slowed down: {error}");
+            say(format_args!("The workload stays slowed down: {error}"));
         }
         self.tracking = None;
     }

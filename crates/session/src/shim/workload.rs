@@ -17,6 +17,7 @@ use ferry_process::capsule::{self, Capsule, Cgroup, Command, Started, User};
 use ferry_process::capture::Looked;
 use ferry_process::capture::files::{self, Held};
 use ferry_process::live::Tracking;
+use ferry_sys::say::say;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::ffi::OsString;
@@ -61,6 +62,8 @@ pub(super) struct Workload {
     pub(super) pager: Option<Hold>,
     /// What the pager said last, when it had done all.
     pub(super) paged: Option<PagerStatus>,
+    /// That all of it is in could not be written down yet.
+    pub(super) unwritten: bool,
     /// It is slowed down, for whoever tracks it.
     pub(super) throttle: Option<Throttle>,
     log: File,
@@ -87,6 +90,7 @@ impl Workload {
             tracking: None,
             pager: None,
             paged: None,
+            unwritten: false,
             throttle: None,
             log,
         })
@@ -118,7 +122,7 @@ impl Workload {
         workload.regain_pager()?;
         if let Err(error) = workload.regain_terminal() {
             // An init of an older Ferry holds none and has closed the line: the workload is worth more than its terminal.
-            eprintln!("The workload's terminal is lost: {error}");
+            say(format_args!("The workload's terminal is lost: {error}"));
             workload.capsule = Capsule::open(dir).ok();
         }
         Ok(workload)
@@ -420,7 +424,7 @@ impl Workload {
     /// After a failed start or restore: nothing is left, and the reason has been told already.
     pub(super) fn discard(&mut self) {
         if let Err(error) = self.destroy() {
-            eprintln!("What a failed attempt left behind could not be removed: {error}");
+            say(format_args!("What a failed attempt left behind could not be removed: {error}"));
         }
     }
 }

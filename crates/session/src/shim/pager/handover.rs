@@ -16,6 +16,9 @@ use std::path::Path;
 /// Name of the socket in a workload's state directory.
 const SOCKET: &str = "pager.sock";
 
+/// The same while it is made.
+const NEW: &str = "pager.sock.new";
+
 /// Descriptors in one message.
 const AT_ONCE: usize = 200;
 
@@ -36,21 +39,26 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 /// A socket's own path is limited to 108 bytes; one through an open directory never is.
-fn with_address<T>(dir: &Path, work: impl FnOnce(&SocketAddrUnix) -> io::Result<T>) -> io::Result<T> {
+fn with_address<T>(
+    dir: &Path,
+    name: &str,
+    work: impl FnOnce(&SocketAddrUnix) -> io::Result<T>,
+) -> io::Result<T> {
     let opened = std::fs::File::open(dir)?;
-    let path = format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd());
+    let path = format!("/proc/self/fd/{}/{name}", opened.as_raw_fd());
     work(&SocketAddrUnix::new(path)?)
 }
 
-/// Makes the door at which another shim comes.
+/// Makes the door at which another shim comes. That of a pager which still serves stays where it is until this one can take its place.
 pub(super) fn door(dir: &Path) -> io::Result<OwnedFd> {
-    let _ = std::fs::remove_file(dir.join(SOCKET));
+    let _ = std::fs::remove_file(dir.join(NEW));
     let door = socket()?;
     let before = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    let bound = with_address(dir, |address| Ok(bind(&door, address)?));
+    let bound = with_address(dir, NEW, |address| Ok(bind(&door, address)?));
     rustix::process::umask(before);
     bound?;
     listen(&door, 4)?;
+    std::fs::rename(dir.join(NEW), dir.join(SOCKET))?;
     Ok(door)
 }
 
@@ -103,12 +111,21 @@ impl Line {
     }
 }
 
-/// Takes over what a pager without a shim has.
-pub(super) fn take(dir: &Path) -> io::Result<Given> {
+/// Takes over what a pager without a shim has. None: no pager lives. Any other trouble is one: who took a pager for dead that lives would
+/// make a second one of the same memory.
+pub(super) fn take(dir: &Path) -> io::Result<Option<Given>> {
     let line = socket()?;
-    with_address(dir, |address| Ok(connect(&line, address)?))?;
+    match with_address(dir, SOCKET, |address| Ok(connect(&line, address)?)) {
+        Err(gone) if matches!(gone.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        connected => connected?,
+    }
     let mut buffer = vec![0; AT_ONCE * 4];
     let (len, files) = scm::receive(&line, &mut buffer, RecvFlags::empty())?;
+    if len == 0 {
+        return Ok(None);
+    }
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "The pager has given something else");
     let count = buffer[..len].try_into().map(u64::from_ne_bytes).map_err(|_| damaged())? as usize;
     if files.len() != FILES || count > SPACES_MAX {
@@ -117,12 +134,15 @@ pub(super) fn take(dir: &Path) -> io::Result<Given> {
     let mut residents = Vec::new();
     while residents.len() < count {
         let (len, passed) = scm::receive(&line, &mut buffer, RecvFlags::empty())?;
-        if len == 0 || len != passed.len() * 4 {
+        if len == 0 {
+            return Ok(None);
+        }
+        if len != passed.len() * 4 {
             return Err(damaged());
         }
         let numbers =
             buffer[..len].chunks_exact(4).map(|number| number.try_into().map_or(-1, i32::from_ne_bytes));
         residents.extend(numbers.zip(passed));
     }
-    Ok(Given { files, residents, line: Line(line) })
+    Ok(Some(Given { files, residents, line: Line(line) }))
 }

@@ -73,20 +73,24 @@ impl Hold {
     }
 
     /// Takes over from the pager of a shim that has died; where that pager has died, too, what init holds: the userfaultfds and, with
-    /// numbers below zero, the ledger.
+    /// numbers below zero, the ledger. None: nobody holds anything.
     pub(in crate::shim) fn take_over(
         dir: &Path,
         by_init: impl FnOnce() -> io::Result<Vec<(i32, OwnedFd)>>,
-    ) -> io::Result<Self> {
-        let mut hold = match handover::take(dir) {
-            Ok(Given { files, residents, line }) => {
+    ) -> io::Result<Option<Self>> {
+        let mut hold = match handover::take(dir)? {
+            Some(Given { files, residents, line }) => {
                 let hold = Self::after(dir, &Ledger::open(files)?, residents)?;
                 line.confirm()?;
                 hold
             }
-            Err(_) => {
+            None => {
+                let held = by_init()?;
+                if held.is_empty() {
+                    return Ok(None);
+                }
                 let (mut files, residents): (Vec<_>, Vec<_>) =
-                    by_init()?.into_iter().partition(|(number, _)| *number < 0);
+                    held.into_iter().partition(|(number, _)| *number < 0);
                 files.sort_by_key(|(number, _)| -number);
                 let files = files.into_iter().map(|(_, file)| file).collect();
                 Self::after(dir, &Ledger::open(files)?, residents)?
@@ -94,7 +98,7 @@ impl Hold {
         };
         hold.ledger.standing().add_restart();
         hold.start()?;
-        Ok(hold)
+        Ok(Some(hold))
     }
 
     /// What another ledger says, with the numbers of this table.

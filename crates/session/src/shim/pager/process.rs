@@ -5,6 +5,7 @@ use super::ledger::{Known, Ledger};
 use super::standing::{Standing, Step};
 use super::ways::Way;
 use ferry_sys::fork;
+use ferry_sys::say::say;
 use ferry_sys::schedule;
 use ferry_sys::userfaultfd::{self, Event, EventLog, MissingPages};
 use ferry_transfer::engine::RangeSet;
@@ -88,7 +89,7 @@ pub(super) fn run(setup: &Setup<'_>) -> ! {
         Ok(Ok(())) => fork::exit_now(0),
         Ok(Err(error)) => {
             standing.set_failed(&error.to_string());
-            eprintln!("The pager failed: {error}");
+            say(format_args!("The pager failed: {error}"));
             fork::exit_now(1)
         }
         Err(_) => fork::exit_now(101),
