@@ -19,6 +19,7 @@ impl Step {
     pub fn method(&self) -> &'static str {
         match self.name {
             "OFFERED" | "RESERVED" | "DECIDING" | "RUNNING" => "stop-and-copy",
+            "ASIDE" => "hybrid",
             "SERVING" | "HALF" | "COMPLETE" => "post-copy",
             _ => "pre-copy",
         }
@@ -41,11 +42,12 @@ pub const DRAINING: Step = step("SERVING", SOURCE);
 pub const HALF: Step = step("HALF", SOURCE);
 
 /// All steps of a move that goes well, in order.
-pub const STEPS: [Step; 14] = [
+pub const STEPS: [Step; 15] = [
     step("OFFERED", SOURCE),
     step("RESERVED", TARGET),
     step("DRAFT", TARGET),
     step("ROUND", SOURCE),
+    step("ASIDE", TARGET),
     step("FROZEN", SOURCE),
     step("PREPARED", TARGET),
     step("DECIDING", SOURCE),

@@ -54,7 +54,7 @@ fn cancelled(world: &mut World) -> Result<(), String> {
     let client = world.bystander()?;
     let talks = ["/usr/bin/perl", "-e", counter::CLIENT, &format!("{ADDRESS}:{PORT}"), "/tmp/enough"];
     let talk = client.spawn(&talks).map_err(|e| e.to_string())?;
-    for name in ["OFFERED", "RESERVED", "DRAFT", "ROUND", "FROZEN", "PREPARED"] {
+    for name in ["OFFERED", "RESERVED", "DRAFT", "ROUND", "ASIDE", "FROZEN", "PREPARED"] {
         let step = named(name)?;
         world.walk_to(step)?;
         let id = world.move_id()?;

@@ -26,7 +26,7 @@ pub(super) fn run(
     let alive: Vec<&Task> = tasks.iter().filter(|task| !matches!(task.life, Life::Zombie { .. })).collect();
     seal(puppets)?;
     let opened = missing::open(puppets, missing)?;
-    missing::empty(puppets, &opened)?;
+    missing::empty(puppets, missing)?;
     puppets.family.machine.signal = free_signal(&alive);
     for task in &alive {
         descriptors::give(&mut puppets.family, task.pid, files)?;

@@ -5,6 +5,7 @@
 //! memory of these processes before all of it is there.
 
 use super::puppets::Puppets;
+use super::turns::Turns;
 use super::{Error, passing};
 use crate::layout::may_be_missing;
 use crate::records::memory::Space;
@@ -44,8 +45,7 @@ pub(super) fn open(puppets: &mut Puppets, missing: &[Missing]) -> Result<Vec<Ope
     check(puppets, missing)?;
     let mut opened = Vec::new();
     for each in missing.iter().filter(|each| !each.ranges.is_empty()) {
-        let task = puppets.state.tasks.iter().find(|task| task.space == Some(each.space.0));
-        let pid = task.map(|task| task.pid).ok_or_else(|| unknown(each.space))?;
+        let pid = whose(puppets, each.space)?;
         let family = &mut puppets.family;
         let args = [userfaultfd::FLAGS as u64];
         let fd = family.call(pid, "open a userfaultfd", userfaultfd::SYSCALL, &args)?;
@@ -76,14 +76,33 @@ fn check(puppets: &Puppets, missing: &[Missing]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives back what a puppet has already of pages that are missing again.
-pub(super) fn empty(puppets: &mut Puppets, opened: &[Opened]) -> Result<(), Error> {
-    for each in opened {
+/// The process with this address space.
+fn whose(puppets: &Puppets, space: SpaceId) -> Result<i32, Error> {
+    let task = puppets.state.tasks.iter().find(|task| task.space == Some(space.0));
+    task.map(|task| task.pid).ok_or_else(|| unknown(space))
+}
+
+impl Puppets {
+    /// Gives back what was filled already and will be missing: what is done now need not be done when the workload stands still.
+    ///
+    /// # Errors
+    /// Something of it cannot follow later; or the kernel refuses. Then they are to be dropped.
+    pub fn give_back(&mut self, missing: &[Missing]) -> Result<(), Error> {
+        check(self, missing)?;
+        let _turns = Turns::begin(&self.family);
+        empty(self, missing)
+    }
+}
+
+/// Gives back what the puppets have already of pages that are missing again.
+pub(super) fn empty(puppets: &mut Puppets, missing: &[Missing]) -> Result<(), Error> {
+    for each in missing {
+        let pid = whose(puppets, each.space)?;
         let family = &mut puppets.family;
-        let host_pid = family.actor(each.pid)?.0.tid;
-        let failed = || Error::host(format!("look for pages of process {}", each.pid));
+        let host_pid = family.actor(pid)?.0.tid;
+        let failed = || Error::host(format!("look for pages of process {pid}"));
         let pagemap = Pagemap::open(host_pid).map_err(failed())?;
-        let wanted = RangeSet::new(each.held.missing.clone());
+        let wanted = RangeSet::new(each.ranges.clone());
         let Some((first, last)) = wanted.ranges().first().zip(wanted.ranges().last()) else { continue };
         let there = pagemap.scan(first.start, last.end(), &ANYTHING).map_err(failed())?;
         let there = there
@@ -96,7 +115,7 @@ pub(super) fn empty(puppets: &mut Puppets, opened: &[Opened]) -> Result<(), Erro
                 let args = [*start, *len, libc::MADV_DONTNEED as u64];
                 program.call("give back pages that are missing again", libc::SYS_madvise, &args);
             }
-            family.run(each.pid, &mut program)?;
+            family.run(pid, &mut program)?;
             program.check(0..program.len())?;
         }
     }

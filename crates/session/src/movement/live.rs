@@ -161,6 +161,12 @@ impl Live {
         }
     }
 
+    /// What was written again of what the target has, and may follow after the resume: the target is to give it back.
+    pub fn set_aside(&mut self) -> Result<Vec<Missing>, RoundError> {
+        let may = self.agreed.as_deref().map(layout::may_be_missing).unwrap_or_default();
+        Ok(missing::of(self.engine.set_aside(&may)?))
+    }
+
     /// The look with which [`Self::still_round`] begins: the guard pages of what is tracked.
     pub fn still_scan(&mut self) -> Result<Guards, RoundError> {
         self.engine.still_scan()?;

@@ -32,14 +32,12 @@ pub(super) fn hash(missing: &[Missing]) -> Hash {
     Hash::of(&to_bytes(missing))
 }
 
-/// Reads a set that the source has sent. Only what `may` be missing is.
+/// Reads a set that the source has sent.
 ///
 /// # Errors
-/// It is no set, or something is missing in it that nobody could wait for.
-pub(super) fn from_bytes(bytes: &[u8], may: &BTreeMap<SpaceId, RangeSet>) -> Result<Vec<Missing>> {
-    let refused =
-        |why: String| Error::new(Kind::Refused, format!("The set of missing pages is wrong: {why}"));
-    let missing: Vec<Missing> = minicbor::decode(bytes).map_err(|e| refused(e.to_string()))?;
+/// It is no set.
+pub(super) fn read(bytes: &[u8]) -> Result<Vec<Missing>> {
+    let missing: Vec<Missing> = minicbor::decode(bytes).map_err(|e| refused(&e.to_string()))?;
     let whole = |range: &Range| {
         range.len > 0
             && range.start.is_multiple_of(PAGE_SIZE)
@@ -53,16 +51,31 @@ pub(super) fn from_bytes(bytes: &[u8], may: &BTreeMap<SpaceId, RangeSet>) -> Res
             _ => true,
         });
         if ranges.is_empty() || !ranges.iter().all(whole) || !apart || before >= Some(*space) {
-            return Err(refused(format!("space {} is not named in order", space.0)));
+            return Err(refused(&format!("space {} is not named in order", space.0)));
         }
         before = Some(*space);
+    }
+    Ok(missing)
+}
+
+/// [`read`], and only what `may` be missing is.
+///
+/// # Errors
+/// It is no set, or something is missing in it that nobody could wait for.
+pub(super) fn from_bytes(bytes: &[u8], may: &BTreeMap<SpaceId, RangeSet>) -> Result<Vec<Missing>> {
+    let missing = read(bytes)?;
+    for Missing { space, ranges } in &missing {
         let outside = RangeSet::new(ranges.clone());
         let outside = may.get(space).map_or(outside.clone(), |may| outside.difference(may));
         if let Some(range) = outside.ranges().first() {
-            return Err(refused(format!("{:#x} of space {} must be there", range.start, space.0)));
+            return Err(refused(&format!("{:#x} of space {} must be there", range.start, space.0)));
         }
     }
     Ok(missing)
+}
+
+fn refused(why: &str) -> Error {
+    Error::new(Kind::Refused, format!("The set of missing pages is wrong: {why}"))
 }
 
 #[cfg(test)]

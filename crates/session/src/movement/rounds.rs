@@ -7,6 +7,7 @@ use super::captured::{Captured, Guards};
 use super::choose::memory_bytes;
 use super::files::Stage;
 use super::live::{self, Live};
+use super::missing;
 use super::request::Request;
 use super::source::SourceRole;
 use super::watch::{Beside, Watch};
@@ -36,6 +37,9 @@ const LOOK_MAX: Duration = Duration::from_millis(5);
 
 /// How often files are staged again because much of them has changed: who writes all the time does not get ahead of the pause.
 const STAGINGS_MAX: u32 = 4;
+
+/// Giving back so many pages in the pause costs less than another look before it.
+const ASIDE_FEW: u64 = 500;
 
 /// What was sent beside memory while the workload stood still.
 pub(super) struct SentBeside {
@@ -99,7 +103,7 @@ impl SourceRole {
             }
             // Of a hybrid that is all that is asked of rounds.
             if method == Method::Hybrid {
-                self.open_ways(&request.live)?;
+                self.set_aside(&mut live, request, hashes)?;
                 return Ok(live);
             }
             let Next::Stuck { why, .. } = next else { return Ok(live) };
@@ -117,11 +121,34 @@ impl SourceRole {
                     return Err(enough.hint("--on-no-convergence stop sends the rest while it stands still"));
                 }
                 Remedy::Switch => {
-                    self.open_ways(&request.live)?;
+                    self.set_aside(&mut live, request, hashes)?;
                     return Ok(live);
                 }
                 Remedy::Stop => return Ok(live),
             }
+        }
+    }
+
+    /// What is written will follow after the resume: the streams for it, and the target gives back what it has in these places. Each time
+    /// that takes a while, in which the workload writes on; what it wrote then is less.
+    fn set_aside(&mut self, live: &mut Live, request: &Request, hashes: &mut Vec<Hash>) -> Result<()> {
+        self.open_ways(&request.live)?;
+        let mut before = u64::MAX;
+        loop {
+            let aside = live.set_aside();
+            let watch = Watch::new(&mut self.ground.link, &self.ground.recorder, 0);
+            let aside = aside.map_err(|error| live::failed(error, watch))?;
+            let pages = missing::pages(&aside);
+            if pages == 0 {
+                return Ok(());
+            }
+            let bytes = missing::to_bytes(&aside);
+            hashes.push(self.bulk(Bulk::Aside, |to| std::io::Write::write_all(to, &bytes))?);
+            self.wait_for("memory to be given back", |message| matches!(message, Message::Ready))?;
+            if pages <= ASIDE_FEW || pages > before / 2 {
+                return Ok(());
+            }
+            before = pages;
         }
     }
 

@@ -42,6 +42,7 @@ impl TargetRole {
             match self.next_step()? {
                 control::Message::Bulk { kind: Bulk::Files } => self.take_files()?,
                 control::Message::Bulk { kind: Bulk::Draft } => self.take_draft(begin)?,
+                control::Message::Bulk { kind: Bulk::Aside } => self.take_aside()?,
                 control::Message::Bulk { kind: Bulk::State } => return self.take_state(begin),
                 control::Message::Handover { message } => {
                     let message: Option<Message> = minicbor::decode(&message).ok();
@@ -97,6 +98,15 @@ impl TargetRole {
         let spaces = self.ask(|shim| shim.draft(begin.spec.clone(), draft, begin.clone))?;
         self.incoming()?.fill_rounds(spaces)?;
         self.ground.node.stands_at("DRAFT");
+        self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))
+    }
+
+    /// Gives back what it has of pages that will follow after the resume.
+    fn take_aside(&mut self) -> Result<()> {
+        self.pause = None;
+        let aside = missing::read(&self.take_bytes()?)?;
+        self.ask(|shim| shim.give_back(aside))?;
+        self.ground.node.stands_at("ASIDE");
         self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))
     }
 

@@ -96,6 +96,7 @@ impl Server {
             Request::Draft { spec, draft, as_clone } => {
                 Ok(Answer::Prepared { spaces: workload.draft(&spec, &draft, as_clone == Some(true))? })
             }
+            Request::GiveBack { missing } => workload.give_back(&missing).map(|()| Answer::Done),
             Request::Prepare { spec, state, as_clone } => {
                 let spaces = workload.prepare(&spec, &state, as_clone)?;
                 Ok(Answer::Prepared { spaces })

@@ -315,6 +315,11 @@ impl Client {
         self.done(&Request::Finish { missing: Some(missing) })
     }
 
+    /// [`Request::GiveBack`].
+    pub fn give_back(&mut self, missing: Vec<Missing>) -> Result<()> {
+        self.done(&Request::GiveBack { missing })
+    }
+
     /// [`Request::Pages`].
     pub fn pages(&mut self, streams: Vec<OwnedFd>) -> Result<()> {
         let passed: Vec<BorrowedFd<'_>> = streams.iter().map(AsFd::as_fd).collect();

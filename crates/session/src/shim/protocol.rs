@@ -197,6 +197,13 @@ pub enum Request {
     /// How far the pager is: answered by [`Answer::Pager`].
     #[n(61)]
     Pager,
+    /// Pages of a draft's puppets that were filled, and will be missing: their memory is given back. After a failure nothing is left.
+    #[n(63)]
+    GiveBack {
+        /// Which.
+        #[n(0)]
+        missing: Vec<Missing>,
+    },
     /// The missing pages will never come: the workload is frozen for good, with all that it has.
     #[n(62)]
     Hold,

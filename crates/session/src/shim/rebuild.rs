@@ -144,6 +144,18 @@ impl Workload {
         Ok(spaces)
     }
 
+    /// Puppets of a draft give back memory that will be missing when they are complete. Nothing is left if that fails.
+    pub(super) fn give_back(&mut self, missing: &[Missing]) -> Result<()> {
+        let Some(Building::Draft { puppets, .. }) = &mut self.building else {
+            return Err(Error::new(Kind::Refused, "Only puppets of a draft can give memory back"));
+        };
+        let given = puppets.give_back(missing).map_err(failed);
+        if given.is_err() {
+            self.discard();
+        }
+        given
+    }
+
     /// Whether puppets of a draft of the same workload are there.
     fn has_draft(&self, spec: &Spec) -> bool {
         let same = self.record.as_ref().is_some_and(|record| record.spec == *spec);

@@ -2,6 +2,11 @@
 
 use super::range_set::RangeSet;
 use super::space::Found;
+use crate::space::Range;
+use std::collections::BTreeMap;
+
+/// What is set aside together, bytes: what one page table covers.
+const BLOCK_BYTES: u64 = 2 << 20;
 
 /// What is known of one space between scans. *Pending* and *held* err to the safe side: they may be too large, never too small.
 /// *Zeroed* may be too small, never too large.
@@ -97,6 +102,14 @@ impl Ledger {
         }
     }
 
+    /// What the target holds of `may` and is due again is as if it had never been sent: what is to be given back there. Where most of a
+    /// block is due, the rest of it goes along: one piece instead of many, of which each costs a call there, and a question later.
+    pub fn set_aside(&mut self, may: &RangeSet) -> RangeSet {
+        let aside = self.pending.union(&mostly(&self.pending)).intersection(may).intersection(&self.held);
+        self.lost(&self.held.difference(&aside));
+        aside
+    }
+
     /// What the target holds may be something else at the source by now, unseen: all of it is due again.
     pub fn doubt(&mut self) {
         self.pending = self.pending.union(&self.held);
@@ -133,10 +146,25 @@ impl Ledger {
     }
 }
 
+/// The blocks of which more than half is in `pages`.
+fn mostly(pages: &RangeSet) -> RangeSet {
+    let mut blocks: BTreeMap<u64, u64> = BTreeMap::new();
+    for range in pages.ranges() {
+        let (first, last) = (range.start / BLOCK_BYTES, (range.end() - 1) / BLOCK_BYTES);
+        for block in first..=last {
+            let start = range.start.max(block * BLOCK_BYTES);
+            let end = range.end().min((block + 1).saturating_mul(BLOCK_BYTES));
+            *blocks.entry(block).or_default() += end - start;
+        }
+    }
+    let most = blocks.into_iter().filter(|(_, bytes)| *bytes > BLOCK_BYTES / 2);
+    most.map(|(block, _)| Range { start: block * BLOCK_BYTES, len: BLOCK_BYTES }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::space::{PAGE_SIZE, Range};
+    use crate::space::PAGE_SIZE;
 
     fn pages(range: std::ops::Range<u64>) -> RangeSet {
         let len = (range.end - range.start) * PAGE_SIZE;
@@ -154,5 +182,23 @@ mod tests {
         ledger.doubt();
         ledger.enter(&Found { content: pages(0..2), ..Found::default() });
         assert_eq!((ledger.due(true), ledger.gone()), (pages(0..2), pages(2..4)));
+    }
+
+    #[test]
+    fn what_is_set_aside_is_due_and_not_held_and_takes_the_rest_of_its_block_along() {
+        let mut ledger = Ledger::default();
+        ledger.enter(&Found { dirty: pages(0..2048), content: pages(0..2048), ..Found::default() });
+        ledger.hand_over(&pages(0..2048));
+        ledger.settled(&pages(0..2048), &RangeSet::default());
+        let dirty = pages(10..12).union(&pages(512..769)).union(&pages(1600..1700));
+        ledger.enter(&Found { dirty: dirty.clone(), content: pages(0..2048), ..Found::default() });
+        let aside = ledger.set_aside(&pages(0..1650));
+        assert_eq!(aside, pages(10..12).union(&pages(512..1024)).union(&pages(1600..1650)));
+        assert_eq!(ledger.held(), &pages(0..2048).difference(&aside));
+        assert_eq!(ledger.due(true), dirty.union(&aside));
+        assert!(ledger.set_aside(&pages(0..1650)).is_empty());
+        // What loses its content then is nobody's business: the target has nothing there.
+        ledger.enter(&Found { content: pages(0..512), ..Found::default() });
+        assert_eq!(ledger.gone(), pages(1024..1600).union(&pages(1650..2048)));
     }
 }

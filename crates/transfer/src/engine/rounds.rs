@@ -181,6 +181,24 @@ impl<S: TrackedSpace> Engine<S> {
         self.run(carrier, cancelled, When::Running).map(|(round, _)| round)
     }
 
+    /// While the workload runs, when what is due is to follow after the resume: what the target holds of `may` and was written again is
+    /// as if it had never been sent. Returned: what the target gives back now, and need not in the pause. Repeated, it finds what was
+    /// written meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::round`].
+    pub fn set_aside(
+        &mut self,
+        may: &BTreeMap<SpaceId, RangeSet>,
+    ) -> Result<BTreeMap<SpaceId, RangeSet>, RoundError> {
+        self.look(When::Running)?;
+        let spaces = self.spaces.iter_mut().filter_map(|(id, (_, ledger))| {
+            let aside = ledger.set_aside(may.get(id)?);
+            (!aside.is_empty()).then_some((*id, aside))
+        });
+        Ok(spaces.collect())
+    }
+
     /// The scan with which [`Self::still_round`] begins, by itself: for whoever waits for what it finds, and not for the pages.
     ///
     /// # Errors

@@ -179,6 +179,9 @@ pub enum Bulk {
     /// Pages that follow after the resume: spaces with their ranges (`ferry_transfer::access::Missing`).
     #[n(4)]
     Missing,
+    /// Pages of the same kind that the target has and that were written again, before the workload is stopped: it gives them back.
+    #[n(5)]
+    Aside,
 }
 
 /// Sends a message.

@@ -105,11 +105,12 @@ fn tell(story: &Arc<Mutex<Story>>, bounds: Bounds) -> Result<(), String> {
         if done.is_err() && breaks.is_none() {
             return Err(format!("{done:?}"));
         }
-        let then = told(story).choose(3);
+        let then = told(story).choose(4);
         match then {
             0 => break,
             1 => {}
-            _ => agree(&mut engine, &world, &target, false),
+            2 => agree(&mut engine, &world, &target, false),
+            _ => target.give_back(&engine.set_aside(&anonymous(&engine)).map_err(|e| e.to_string())?),
         }
     }
     // A pause that fails is followed by one that does not.

@@ -130,6 +130,7 @@ proptest! {
     fn what_is_left_for_later_is_all_that_is_missing(
         ops in proptest::collection::vec(any_op(), 0..200),
         rounds in 0..3_u32,
+        asides in 0..3_u32,
         later in proptest::collection::vec(any::<bool>(), PAGES as usize),
     ) {
         let world = Arc::new(World::new(ops));
@@ -138,11 +139,19 @@ proptest! {
             engine.round(&mut Breaking::new(&world, &target, None), &never).unwrap();
             world.step();
         }
-        world.pause(true);
-        agree(&mut engine, &world, &target, false);
         let later: RangeSet =
             (0..PAGES).filter(|page| later[*page as usize]).map(world::range).collect();
-        let later: BTreeMap<SpaceId, RangeSet> = engine.spaces().map(|id| (id, later.clone())).collect();
+        let of = |engine: &Engine<Space>| -> BTreeMap<SpaceId, RangeSet> {
+            engine.spaces().map(|id| (id, later.clone())).collect()
+        };
+        for _ in 0..asides {
+            let later = of(&engine);
+            target.give_back(&engine.set_aside(&later).unwrap());
+            world.step();
+        }
+        world.pause(true);
+        agree(&mut engine, &world, &target, false);
+        let later = of(&engine);
         let mut carrier = Breaking::new(&world, &target, None);
         let (_, missing) = engine.last_round_without(&mut carrier, &never, &later).unwrap();
         for (id, missing) in &missing {

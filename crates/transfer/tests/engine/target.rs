@@ -48,6 +48,17 @@ impl Target {
         kept.into_iter().map(|(space, ranges)| (space, RangeSet::new(ranges))).collect()
     }
 
+    /// Gives back what is in these places.
+    pub fn give_back(&self, given: &BTreeMap<SpaceId, RangeSet>) {
+        let inside = |space: u32, page: u64| {
+            let given = given.get(&SpaceId(space));
+            given.is_some_and(|given| {
+                given.ranges().iter().any(|r| (r.start..r.end()).contains(&(page * PAGE_SIZE)))
+            })
+        };
+        self.0.lock().unwrap().pages.retain(|(space, page), _| !inside(*space, *page));
+    }
+
     fn put(&self, space: SpaceId, ranges: &[Range], mut content: impl FnMut() -> Vec<u8>) -> io::Result<()> {
         let mut filled = self.0.lock().unwrap();
         for start in ranges.iter().flat_map(|range| (range.start..range.end()).step_by(PAGE_SIZE as usize)) {

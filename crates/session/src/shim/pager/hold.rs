@@ -66,8 +66,11 @@ impl Hold {
             let absent = Absent::new(each.space, &each.missing);
             (each.pages.into_fd().into_raw_fd(), absent)
         };
-        let residents = held.into_iter().map(resident).collect();
+        let residents: Vec<(i32, Absent)> = held.into_iter().map(resident).collect();
+        let missing = residents.iter().map(|(_, absent)| absent.bytes()).sum();
         let mut hold = Self::make(dir, &Known { residents, delivered: Delivered::default() })?;
+        // The pager counts them when it gets to run; whoever asks before that is not to hear of none.
+        hold.ledger.standing().set_missing(missing);
         hold.start()?;
         Ok(hold)
     }
