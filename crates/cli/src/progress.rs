@@ -119,7 +119,7 @@ impl Progress {
     fn line(&mut self, text: String) {
         self.early.push(text);
         for line in due(&mut self.early, self.began.elapsed()) {
-            say(&line);
+            say(line);
         }
     }
 

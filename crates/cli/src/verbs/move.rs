@@ -121,7 +121,7 @@ fn show_plans(context: &Context, client: &Client, args: &Args) -> Result<()> {
 fn confirm(context: &Context, what: &str) -> Result<()> {
     let ask = std::io::stdin().is_terminal() && !context.json();
     if ask {
-        eprint!("{what}. Go on? [y/N] ");
+        let _ = write!(std::io::stderr(), "{what}. Go on? [y/N] ");
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
         if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {

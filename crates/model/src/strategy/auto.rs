@@ -31,8 +31,6 @@ pub enum Reason {
     DirtiesTooFast,
     /// As above, and most of it would be dirty again after a round.
     DirtiesNearlyAll,
-    /// It dirties memory faster than the rounds carry it, and what a round had sent in vain would have to be given back in the pause.
-    SentInVain,
     /// Writes cannot be tracked here.
     NoTracking,
     /// Neither rounds nor post-copy keep the pause: this one has the shortest.
@@ -58,9 +56,6 @@ impl fmt::Display for Choice {
             Reason::Fits => "what it writes to fits into the pause",
             Reason::DirtiesTooFast => "it dirties memory faster than rounds could carry it",
             Reason::DirtiesNearlyAll => "most of its memory would be dirty again after a round",
-            Reason::SentInVain => {
-                "it dirties memory faster than rounds could carry it, and giving back what they sent in vain takes longer than the pause"
-            }
             Reason::NoTracking => "writes cannot be tracked here",
             Reason::ShortestPause => "no method keeps the pause that was asked for; this one comes nearest",
         })
@@ -90,16 +85,11 @@ pub fn choose(measured: &Measured, limits: &Limits, can: Abilities) -> Choice {
         }
         let hybrid = hybrid::predict(measured);
         if can.tracking && pre.is_none_or(|pre| post.downtime_us < pre.downtime_us) {
-            // One round is worth it when it leaves less than half of the faults, and the pause stays what was asked for; where none keeps
-            // that, if it gets longer by no more than that.
-            let given_back_us = hybrid.downtime_us.saturating_sub(post.downtime_us);
-            let short = keeps(&hybrid) || (!keeps(&post) && given_back_us <= limits.downtime_us_max);
+            // One round is worth it when it leaves less than half of the faults: the pause is the same.
             return if hybrid.degraded_us.saturating_mul(2) >= post.degraded_us {
                 choice(post, Reason::DirtiesNearlyAll)
-            } else if short {
-                choice(hybrid, Reason::DirtiesTooFast)
             } else {
-                choice(post, Reason::SentInVain)
+                choice(hybrid, Reason::DirtiesTooFast)
             };
         }
     }

@@ -1,8 +1,8 @@
 //! What to do with a pre-copy that does not converge: what the user asked for, where it is possible, and why not where it is not.
 
 use super::convergence::Stuck;
-use super::hybrid;
 use super::measured::Measured;
+use super::post_copy;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -123,7 +123,7 @@ impl Wish {
 pub fn choose(wish: Wish, stuck: Stuck, measured: &Measured, dirty_bytes: u64, possible: Possible) -> Choice {
     let (remedy, instead) = match wish {
         // What is common to both cancels out.
-        Wish::Shorter if measured.time_us(dirty_bytes) <= hybrid::switch_us(dirty_bytes) => {
+        Wish::Shorter if measured.time_us(dirty_bytes) <= post_copy::RESUME_US => {
             (Remedy::Stop, possible.post_copy.then_some(Instead::StopIsShorter))
         }
         Wish::Switch | Wish::Shorter if possible.post_copy => (Remedy::Switch, None),

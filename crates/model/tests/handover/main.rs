@@ -219,7 +219,7 @@ fn broken_rules_of_images_are_noticed() {
 }
 
 /// For each of the larger bounds: what is known of its states is 12 GiB by then.
-const SOAK: Duration = Duration::from_secs(300);
+const SOAK: Duration = Duration::from_secs(120);
 
 /// The larger bounds of `cargo xtask soak`.
 #[test]

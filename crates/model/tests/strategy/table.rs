@@ -32,8 +32,8 @@ fn auto_names_the_method_and_the_reason() {
         (measured(1024, 234, 1024, 128), can(true, true), Method::PostCopy, Reason::DirtiesNearlyAll),
         // The same within 16 MiB: a round sends all the others.
         (measured(1024, 234, 16, 128), can(true, true), Method::Hybrid, Reason::DirtiesTooFast),
-        // Within 64 MiB what would have to be given back in the pause is too much for it.
-        (measured(1024, 234, 64, 128), can(true, true), Method::PostCopy, Reason::SentInVain),
+        // And within 64.
+        (measured(1024, 234, 64, 128), can(true, true), Method::Hybrid, Reason::DirtiesTooFast),
         // It may not depend on two hosts, so the pause is longer.
         (measured(1024, 234, 1024, 128), can(true, false), Method::PreCopy, Reason::ShortestPause),
         (measured(1024, 78, 1024, 1200), can(false, true), Method::PostCopy, Reason::NoTracking),

@@ -139,10 +139,12 @@ pub(super) fn register(puppets: &Puppets, opened: Vec<Opened>) -> Result<Vec<Hel
 
 /// Every mapping of which a page is missing, whole: registered in part it would be cut, and the program could no longer move or resize
 /// it in one call.
+///
+/// `missing` ascends. It may be in very many pieces, and this is done in the pause.
 fn whole(space: &Space, missing: &[Range]) -> Vec<Range> {
-    let missing = RangeSet::new(missing.to_vec());
     let all = space.vmas.iter().map(|vma| Range { start: vma.start, len: vma.end - vma.start });
-    all.filter(|range| !missing.intersection(&RangeSet::new(vec![*range])).is_empty()).collect()
+    let first_behind = |at: u64| missing.get(missing.partition_point(|range| range.end() <= at));
+    all.filter(|vma| first_behind(vma.start).is_some_and(|range| range.start < vma.end())).collect()
 }
 
 fn unknown(space: SpaceId) -> Error {

@@ -62,6 +62,8 @@ pub(super) struct Live {
     planned_bytes: u64,
     /// Most of it follows after the resume: where, as soon as that is known.
     follows: Option<Later>,
+    /// What is not sent in the last round.
+    later: BTreeMap<SpaceId, RangeSet>,
     /// What the target's puppets look like.
     agreed: Option<Arc<State>>,
     /// Where its memory is, once it stands still.
@@ -116,6 +118,7 @@ impl Live {
             wire_bytes: 0,
             planned_bytes,
             follows,
+            later: BTreeMap::new(),
             agreed: None,
             places: Vec::new(),
             unsure: BTreeSet::new(),
@@ -228,17 +231,19 @@ impl Live {
         self.engine.spaces().collect()
     }
 
-    /// The last round, after [`Self::stand_still`], when the target's puppets are as captured, too. With the hash over all rounds, and
-    /// what is left for later, if something may be.
-    pub fn finish(mut self, watch: Watch<'_>, later: bool) -> Result<(RoundDone, Hash, Left, Tracking)> {
-        let may = match &self.agreed {
-            Some(state) if later => layout::may_be_missing(state),
-            _ => BTreeMap::new(),
-        };
+    /// After [`Self::stand_still`]: what may be left for later is, and is looked for. The target's puppets become what was captured meanwhile.
+    pub fn leave(&mut self) -> Result<(), RoundError> {
+        self.later = self.agreed.as_deref().map(layout::may_be_missing).unwrap_or_default();
         if let Some(follows) = &self.follows {
-            follows.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&may);
+            follows.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.later);
         }
-        let done = self.engine.last_round_without(&mut self.carrier, &|| watch.stopped(), &may);
+        self.engine.still_scan()
+    }
+
+    /// The last round, after [`Self::stand_still`], when the target's puppets are as captured, too. With the hash over all rounds, and
+    /// what is left for later, after [`Self::leave`].
+    pub fn finish(mut self, watch: Watch<'_>) -> Result<(RoundDone, Hash, Left, Tracking)> {
+        let done = self.engine.last_round_without(&mut self.carrier, &|| watch.stopped(), &self.later);
         let (round, missing) = match done {
             Ok((round, missing)) => (self.note(round), missing::of(missing)),
             Err(error) => return Err(failed(error, watch)),

@@ -274,16 +274,20 @@ impl SourceRole {
     }
 
     /// The round after which nothing is missing but what follows after the resume; the hash over all rounds.
-    pub(super) fn last_round(&mut self, live: Live, hashes: &mut Vec<Hash>) -> Result<Hash> {
+    pub(super) fn last_round(&mut self, mut live: Live, hashes: &mut Vec<Hash>) -> Result<Hash> {
         let began = Instant::now();
+        if self.ways.is_some()
+            && let Err(error) = live.leave()
+        {
+            return Err(live::failed(error, Watch::new(&mut self.ground.link, &self.ground.recorder, 0)));
+        }
         let done = self.ways.is_none() && live.is_done();
         if !done && !std::mem::take(&mut self.ready) {
             self.wait_for("the target's readiness", |message| matches!(message, Message::Ready))?;
         }
         let expected = live.expected_bytes();
-        let later = self.ways.is_some();
         let watch = Watch::new(&mut self.ground.link, &self.ground.recorder, expected);
-        let (round, hash, left, tracking) = live.finish(watch, later)?;
+        let (round, hash, left, tracking) = live.finish(watch)?;
         if !done {
             self.ground.recorder.round(round);
         }

@@ -92,7 +92,7 @@ pub(super) struct Serving {
     source: Arc<Frozen>,
     missing: Arc<Vec<Missing>>,
     started: Vec<(i32, u64)>,
-    cap: Arc<Option<Cap>>,
+    cap: Option<Arc<Cap>>,
     progress: Arc<Progress>,
     streams: Vec<Served>,
 }
@@ -172,7 +172,7 @@ impl Serving {
             source: Arc::new(source),
             missing: Arc::new(missing),
             started: offered.started,
-            cap: Arc::new(offered.bandwidth_bytes_per_s_max.map(Cap::new)),
+            cap: offered.bandwidth_bytes_per_s_max.map(Cap::new).map(Arc::new),
             progress: Arc::default(),
             streams: Vec::new(),
         })
@@ -219,7 +219,7 @@ impl Serving {
             if first {
                 schedule::precede();
             }
-            let served = demand::serve(&mut *stream, &*source, &missing, &progress, cap.as_ref().as_ref());
+            let served = demand::serve(&mut *stream, &*source, &missing, &progress, cap.as_deref());
             if let Err(error) = served {
                 tracing::debug!(%error, "a stream of pages ended");
             }

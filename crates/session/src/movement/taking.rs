@@ -9,6 +9,7 @@ use crate::shim::envelope::Envelope;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::Cause;
 use ferry_model::handover::{Body, Message};
+use ferry_model::ids::Hash;
 use ferry_model::planning::Method;
 use ferry_process::layout::may_be_missing;
 use ferry_transfer::wire::bulk::BulkReader;
@@ -147,7 +148,8 @@ impl TargetRole {
     pub(super) fn take_missing(&mut self) -> Result<()> {
         let bytes = self.take_bytes()?;
         let may = may_be_missing(&Envelope::from_bytes(&self.captured)?.state);
-        self.missing = Some(missing::from_bytes(&bytes, &may)?);
+        // Of what came: the set is said in one way only, and to say it again takes a while if it is in many pieces.
+        self.missing = Some((missing::from_bytes(&bytes, &may)?, Hash::of(&bytes)));
         Ok(())
     }
 }

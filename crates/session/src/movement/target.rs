@@ -43,7 +43,7 @@ pub(super) struct TargetRole {
     pub(super) packets: Packets,
     /// The captured state, where pages may follow, until it is asked of which that is so; and which do.
     pub(super) captured: Vec<u8>,
-    pub(super) missing: Option<Vec<Missing>>,
+    pub(super) missing: Option<(Vec<Missing>, Hash)>,
     /// Streams of missing pages.
     pub(super) ways: Ways,
     /// It runs, and pages are missing.
@@ -191,8 +191,8 @@ impl TargetRole {
         let (hash, mut left) = (receipt(&self.hashes, memory), (0, None));
         match self.missing.take() {
             None => self.ask(Client::finish)?,
-            Some(missing) => {
-                left = (missing::pages(&missing), Some(missing::hash(&missing)));
+            Some((missing, hash)) => {
+                left = (missing::pages(&missing), Some(hash));
                 let lost =
                     || Error::new(Kind::RolledBack, "The streams for the pages that follow did not come");
                 let streams = self.ways.wait(WAYS_MAX).ok_or_else(lost)?;

@@ -257,7 +257,7 @@ impl Workload {
         recreated.seal().map_err(|e| Error::from_source(Kind::Unable, &e))?;
         self.write_connections(&recreated)?;
         for warning in &restored.warnings {
-            say(&warning);
+            say(warning);
         }
         self.waits = restored.waits;
         let capsule = self.capsule.as_ref().ok_or_else(no_capsule)?;

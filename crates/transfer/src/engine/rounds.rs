@@ -199,7 +199,8 @@ impl<S: TrackedSpace> Engine<S> {
         Ok(spaces.collect())
     }
 
-    /// The scan with which [`Self::still_round`] begins, by itself: for whoever waits for what it finds, and not for the pages.
+    /// The scan with which [`Self::still_round`] begins, or the last round, by itself: for whoever waits for what it finds, and not for the
+    /// pages.
     ///
     /// # Errors
     /// As [`Self::round`].
@@ -316,8 +317,9 @@ impl<S: TrackedSpace> Engine<S> {
     ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
         let last = matches!(when, When::Stopped(_));
         let settled = last && !self.still.is_empty();
-        let ahead = self.ahead.take().filter(|_| matches!(when, When::Still));
+        let ahead = self.ahead.take().filter(|_| !matches!(when, When::Running));
         let Scan { begin, since_scan_us, dirty_bytes, scan_us } = match ahead {
+            Some(scan) if last => scan.and(&self.look(when)?),
             Some(scan) => scan,
             None => self.look(when)?,
         };
@@ -409,6 +411,17 @@ struct Scan {
     since_scan_us: u64,
     dirty_bytes: u64,
     scan_us: u64,
+}
+
+impl Scan {
+    /// With what another one found that looked at the rest.
+    fn and(self, rest: &Self) -> Self {
+        Self {
+            dirty_bytes: self.dirty_bytes + rest.dirty_bytes,
+            scan_us: self.scan_us + rest.scan_us,
+            ..self
+        }
+    }
 }
 
 /// Whether the workload runs meanwhile.

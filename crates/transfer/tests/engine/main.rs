@@ -131,6 +131,7 @@ proptest! {
         ops in proptest::collection::vec(any_op(), 0..200),
         rounds in 0..3_u32,
         asides in 0..3_u32,
+        ahead: bool,
         later in proptest::collection::vec(any::<bool>(), PAGES as usize),
     ) {
         let world = Arc::new(World::new(ops));
@@ -152,6 +153,9 @@ proptest! {
         world.pause(true);
         agree(&mut engine, &world, &target, false);
         let later = of(&engine);
+        if ahead {
+            engine.still_scan().unwrap();
+        }
         let mut carrier = Breaking::new(&world, &target, None);
         let (_, missing) = engine.last_round_without(&mut carrier, &never, &later).unwrap();
         for (id, missing) in &missing {

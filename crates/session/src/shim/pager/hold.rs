@@ -1,14 +1,14 @@
 //! The shim's side: it starts the pager, and another when that one dies; it answers for it, and takes over from one that has lost its shim.
 
 use super::handover::{self, Given};
-use super::ledger::{Delivered, Known, Ledger};
+use super::ledger::{Known, Ledger};
 use super::process::{self, Setup};
 use super::standing::Step;
 use crate::shim::protocol::PagerStatus;
 use ferry_process::restore::Held;
 use ferry_sys::fork::{self, Clone3, Forked};
 use ferry_transfer::pager::Absent;
-use ferry_transfer::wire::demand::PageSum;
+use ferry_transfer::wire::demand::{Delivered, PageSum};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::pipe::{PipeFlags, pipe_with};

@@ -5,14 +5,13 @@
 
 use super::standing::Standing;
 use ferry_sys::userfaultfd::{EventLog, What};
-use ferry_transfer::pager::{Absent, Pages, Piece};
+use ferry_transfer::pager::{Absent, Piece};
 use ferry_transfer::space::{Range, SpaceId};
-use ferry_transfer::wire::demand::PageSum;
+use ferry_transfer::wire::demand::{Delivered, PageSum};
 use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::MemfdFlags;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -25,13 +24,6 @@ pub(super) struct Ledger {
     pub(super) log: EventLog,
     log_file: OwnedFd,
     snapshots: [File; 2],
-}
-
-/// Pages that were delivered, and their sum.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Delivered {
-    pub(super) pages: BTreeMap<SpaceId, Pages>,
-    pub(super) sum: PageSum,
 }
 
 /// All that a pager knows.
@@ -138,18 +130,6 @@ impl Ledger {
             known.take_in(noted.fd, noted.what);
         }
         Ok(known)
-    }
-}
-
-impl Delivered {
-    /// Adds what has come for the first time: so many bytes.
-    pub(super) fn add(&mut self, space: SpaceId, range: &Range, bytes: &[u8]) -> u64 {
-        let new = self.pages.entry(space).or_default().add(range);
-        for new in &new {
-            let at = (new.start - range.start) as usize;
-            self.sum.add(space, new.start, &bytes[at..at + new.len as usize]);
-        }
-        new.iter().map(|new| new.len).sum()
     }
 }
 

@@ -15,16 +15,19 @@
 //! it sends with a table, from 0.
 //!
 //! **The hash** ([`PageSum`]) covers every page that was delivered, with its space and address at the source: what the workload gave back
-//! before it was delivered is in it on neither side. The target adds up what it has put into the pager; the source is told at the end which
-//! pages these are, reads them once more and must come to the same.
+//! before it was delivered is in it on neither side. The target adds up what it has put into the pager, the source what it has answered. At
+//! the end the source is told which pages the target has, and must come to the same: what it has answered in vain is taken out, and what
+//! an earlier server has answered is read once more.
 
 mod ask;
+mod delivered;
 mod serve;
 mod sum;
 
 pub use ask::{Answer, Asker};
+pub use delivered::Delivered;
 pub use serve::{Progress, serve};
-pub use sum::{PageSum, sum_of};
+pub use sum::{PageHash, PageSum, sum_of};
 
 #[cfg(test)]
 mod tests;

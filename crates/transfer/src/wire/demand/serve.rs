@@ -6,15 +6,16 @@ use super::super::rounds::frame::{
     self, ENTRY_BYTES, Frame, HASH_BYTES, HEADER_BYTES, Header, RANGES_MAX, read_table, write_table,
 };
 use super::super::rounds::{Compression, Decider};
-use super::sum::sum_of;
+use super::delivered::Delivered;
+use super::sum::{PageHash, PageSum, sum_of};
 use crate::access::Missing;
 use crate::engine::{RangeSet, without_zeros};
 use crate::space::{self, PAGE_SIZE, PageSource, Range, SpaceId};
 use ferry_model::ids::Hash;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use zerocopy::IntoBytes;
 
@@ -33,6 +34,8 @@ pub struct Progress {
     pub urgent_bytes: AtomicU64,
     /// The hash on which both sides agree, as soon as the target has said that nothing is missing any more.
     pub agreed: OnceLock<Hash>,
+    /// What was answered, with its sum.
+    answered: Mutex<Delivered>,
 }
 
 /// Answers what comes on one stream until the target closes it. `allowed` is what was offered as missing: every other page is refused, and
@@ -188,15 +191,42 @@ impl<S: Read + Write + ?Sized> Server<'_, S> {
         if urgent {
             self.progress.urgent_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
+        self.add_up(space, &content, &zero);
         Ok(())
     }
 
+    /// Adds up what was answered: when it is on its way already, and nobody waits.
+    fn add_up(&self, space: SpaceId, content: &[Range], zero: &[Range]) {
+        let numbers = |range: &Range| (range.start..range.end()).step_by(PAGE_SIZE as usize);
+        let filled = content.iter().flat_map(numbers).zip(self.buffer.chunks(PAGE_SIZE as usize));
+        let empty = zero.iter().flat_map(numbers).map(|start| (start, &[][..]));
+        let hashed: Vec<(u64, PageHash)> =
+            filled.chain(empty).map(|(start, page)| (start, PageHash::of(space, start, page))).collect();
+        let answered = self.progress.answered.lock();
+        answered.unwrap_or_else(PoisonError::into_inner).add_hashed(space, &hashed);
+    }
+
+    /// The sum of what the target says it has.
+    fn sum_of(&self, has: &BTreeMap<SpaceId, RangeSet>) -> io::Result<PageSum> {
+        let Delivered { pages, sum } =
+            self.progress.answered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let answered: BTreeMap<SpaceId, RangeSet> =
+            pages.into_iter().map(|(space, pages)| (space, pages.to_set())).collect();
+        let without = |all: &BTreeMap<SpaceId, RangeSet>, others: &BTreeMap<SpaceId, RangeSet>| {
+            let rest = |(space, set): (&SpaceId, &RangeSet)| {
+                (*space, others.get(space).map_or_else(|| set.clone(), |other| set.difference(other)))
+            };
+            sum_of(self.source, &all.iter().map(rest).collect::<Vec<_>>())
+        };
+        Ok(sum.plus(&without(has, &answered)?).minus(&without(&answered, has)?))
+    }
+
     fn agree(&mut self, hash: Hash) -> io::Result<()> {
-        let has: Vec<(SpaceId, RangeSet)> = std::mem::take(&mut self.has)
+        let has: BTreeMap<SpaceId, RangeSet> = std::mem::take(&mut self.has)
             .into_iter()
             .map(|(space, ranges)| (space, RangeSet::new(ranges)))
             .collect();
-        let own = sum_of(self.source, &has)?.hash();
+        let own = self.sum_of(&has)?.hash();
         if own != hash {
             return Err(invalid(format!("The target's pages have the hash {hash:?}, the source's {own:?}")));
         }

@@ -125,6 +125,33 @@ fn what_is_asked_for_comes_and_both_sides_agree_on_all_of_it() {
     assert_eq!(progress.urgent_bytes.load(Ordering::Relaxed), 591 * PAGE_SIZE);
 }
 
+/// Asked for twice, on two streams; some of it the target has let go of, and some of it an earlier server has answered.
+#[test]
+fn both_sides_agree_on_what_the_target_has_whoever_has_answered_it() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let progress = Progress::default();
+    let served = std::thread::scope(|scope| {
+        let serving = scope.spawn(|| serve(&mut theirs, &Pattern, &offered(), &progress, None));
+        let mut stream = ours;
+        let mut asker = Asker::default();
+        for wanted in [range(10, 300), range(100, 400), range(105, 3)] {
+            asker.ask(SPACE, &[wanted], false).unwrap();
+        }
+        talk(&mut asker, &mut stream).unwrap();
+        let has = [range(50, 200), range(300, 500)];
+        let mut sum = PageSum::default();
+        for number in has.iter().flat_map(|range| range.start / PAGE_SIZE..range.end() / PAGE_SIZE) {
+            sum.add(SPACE, number * PAGE_SIZE, &page(number));
+        }
+        asker.all_in(&[(SPACE, RangeSet::new(has.to_vec()))], sum.hash()).unwrap();
+        talk(&mut asker, &mut stream).unwrap();
+        drop(stream);
+        serving.join().unwrap()
+    });
+    served.unwrap();
+    assert!(progress.agreed.get().is_some());
+}
+
 #[test]
 fn a_cap_holds_for_what_nobody_waits_for() {
     // 800 pages at 4 MiB/s, of which a burst of 50 ms is free.
