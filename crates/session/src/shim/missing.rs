@@ -39,7 +39,8 @@ impl Workload {
         let hold = hold.map_err(|e| unable("The workload's missing memory could not be taken over", &e))?;
         let Some(hold) = hold else {
             // All was in before the pager let go of it, and its shim died before it had written that nobody holds it any more.
-            if self.record.as_ref().is_some_and(|record| record.all_in.is_some()) {
+            if let Some(record) = self.record.as_mut().filter(|record| record.all_in.is_some()) {
+                record.missing = None;
                 return Ok(());
             }
             let what = "Nobody holds the workload's missing memory any more";

@@ -19,6 +19,10 @@ const SOCKET: &str = "pager.sock";
 /// The same while it is made.
 const NEW: &str = "pager.sock.new";
 
+/// What a door answers behind which nobody lives, or whose pager ends just now.
+const GONE: [io::ErrorKind; 3] =
+    [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset];
+
 /// Descriptors in one message.
 const AT_ONCE: usize = 200;
 
@@ -115,14 +119,13 @@ impl Line {
 /// make a second one of the same memory.
 pub(super) fn take(dir: &Path) -> io::Result<Option<Given>> {
     let line = socket()?;
-    match with_address(dir, SOCKET, |address| Ok(connect(&line, address)?)) {
-        Err(gone) if matches!(gone.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Ok(None);
-        }
-        connected => connected?,
-    }
     let mut buffer = vec![0; AT_ONCE * 4];
-    let (len, files) = scm::receive(&line, &mut buffer, RecvFlags::empty())?;
+    let first = with_address(dir, SOCKET, |address| Ok(connect(&line, address)?))
+        .and_then(|()| scm::receive(&line, &mut buffer, RecvFlags::empty()));
+    let (len, files) = match first {
+        Err(error) if GONE.contains(&error.kind()) => return Ok(None),
+        first => first?,
+    };
     if len == 0 {
         return Ok(None);
     }
