@@ -145,6 +145,25 @@ fn heavy_what_does_not_converge_goes_on_by_post_copy_and_arrives_whole() {
     stage.end().unwrap();
 }
 
+/// However long that one takes: what a second one sent would be written again as well.
+#[test]
+fn heavy_a_hybrid_makes_one_round_and_the_rest_follows() {
+    let mut stage = stage(Subject::Strict { bytes: 48 << 20, rate: 16_000 }, Some(LINK_BYTES_PER_S));
+    let before = stage.written_per_s().unwrap();
+    let moved = stage.carry(&options("--method hybrid")).unwrap();
+    let rounds = moved.events.iter().filter_map(|event| match &event.what {
+        What::Round(done) => Some(done),
+        _ => None,
+    });
+    let rounds: Vec<_> = rounds.filter(|done| !done.round.last).collect();
+    assert_eq!(rounds.len(), 1, "{rounds:?}");
+    assert!(rounds[0].round.duration_us > 1_000_000, "too short to be told from others: {rounds:?}");
+    assert!(follows(&moved) > 0, "{:?}", moved.summary);
+    assert_eq!(moved.summary.predicted_downtime_us, None, "what is left does not travel in the pause");
+    full_speed(&mut stage, before);
+    stage.end().unwrap();
+}
+
 /// Bytes that came after the resume.
 fn follows(moved: &Move) -> u64 {
     let placed = moved.events.iter().filter_map(|event| match &event.what {

@@ -81,9 +81,12 @@ impl SourceRole {
             let (Next::Another { downtime_us }
             | Next::Last { downtime_us }
             | Next::Stuck { downtime_us, .. }) = next;
-            self.ground.recorder.round(RoundDone { predicted_downtime_us: Some(downtime_us), ..done });
+            // Of a hybrid one round is all that is asked, and its pause is not that of what is left.
+            let hybrid = method == Method::Hybrid;
+            let predicted_downtime_us = (!hybrid).then_some(downtime_us);
+            self.ground.recorder.round(RoundDone { predicted_downtime_us, ..done });
             self.ground.node.stands_at("ROUND");
-            if matches!(next, Next::Another { .. }) && method != Method::Hybrid {
+            if matches!(next, Next::Another { .. }) && !hybrid {
                 continue;
             }
             let late = stagings == 0 && began.elapsed() > STAGED_FOR;
@@ -94,15 +97,16 @@ impl SourceRole {
                 self.wait_until_taken(hash)?;
                 hashes.push(hash);
                 stagings += 1;
-                continue;
+                if !hybrid {
+                    continue;
+                }
             }
-            if !looked_long && looked.elapsed() > LOOK_MAX {
+            if !hybrid && !looked_long && looked.elapsed() > LOOK_MAX {
                 // There are many files. Whatever was written to memory meanwhile is better found by a round than in the pause.
                 looked_long = true;
                 continue;
             }
-            // Of a hybrid that is all that is asked of rounds.
-            if method == Method::Hybrid {
+            if hybrid {
                 self.set_aside(&mut live, request, hashes)?;
                 return Ok(live);
             }
