@@ -60,13 +60,26 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
+    /// In the middle of an execve (also when its parent goes on) the memory is the new one, and where its arguments are is not known yet.
+    fn at_rest(pid: i32) -> Identity {
+        let begin = Instant::now();
+        loop {
+            let found = Identity::of(pid).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            match found {
+                Some(found) if found.is_of(pid) => return found,
+                _ => assert!(begin.elapsed() < Duration::from_secs(60), "it does not come to rest"),
+            }
+        }
+    }
+
     #[test]
     fn an_execve_and_an_end_are_noticed() {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "read line; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
         let pid = child.id() as i32;
-        let before = Identity::of(pid).unwrap().unwrap();
+        let before = at_rest(pid);
         assert!(before.is_of(pid) && !before.is_of(std::process::id() as i32));
         child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
         let begin = Instant::now();
@@ -74,16 +87,7 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(60), "it does not execute the program");
             std::thread::sleep(Duration::from_millis(1));
         }
-        let begin = Instant::now();
-        // In the middle of it the memory is the new one, and where its arguments are is not known yet.
-        let after = loop {
-            let after = Identity::of(pid).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
-            match after {
-                Some(after) if after.is_of(pid) => break after,
-                _ => assert!(begin.elapsed() < Duration::from_secs(60), "it does not come to rest"),
-            }
-        };
+        let after = at_rest(pid);
         assert!(after.is_of(pid) && !before.is_of(pid));
         child.kill().unwrap();
         child.wait().unwrap();
