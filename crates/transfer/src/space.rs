@@ -15,6 +15,9 @@ pub struct SpaceId(#[n(0)] pub u32);
 /// Size of the pages in which memory is counted, bytes.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// What one page table covers, bytes.
+pub const BLOCK_BYTES: u64 = 2 << 20;
+
 /// A run of pages: `start` and `len` in bytes, both multiples of [`PAGE_SIZE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct Range {

@@ -166,7 +166,7 @@ impl Live {
 
     /// What was written again of what the target has, and may follow after the resume: the target is to give it back.
     pub fn set_aside(&mut self) -> Result<Vec<Missing>, RoundError> {
-        let may = self.agreed.as_deref().map(layout::may_be_missing).unwrap_or_default();
+        let may = self.may_follow();
         Ok(missing::of(self.engine.set_aside(&may)?))
     }
 
@@ -233,7 +233,7 @@ impl Live {
 
     /// After [`Self::stand_still`]: what may be left for later is, and is looked for. The target's puppets become what was captured meanwhile.
     pub fn leave(&mut self) -> Result<(), RoundError> {
-        self.later = self.agreed.as_deref().map(layout::may_be_missing).unwrap_or_default();
+        self.later = self.may_follow();
         if let Some(follows) = &self.follows {
             follows.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.later);
         }
@@ -348,6 +348,11 @@ impl Live {
             compressed: figures.compression.on,
             predicted_downtime_us: None,
         }
+    }
+
+    /// Where pages may follow after the resume, as the target's puppets are.
+    fn may_follow(&self) -> BTreeMap<SpaceId, RangeSet> {
+        self.agreed.as_deref().map(layout::may_be_missing).unwrap_or_default()
     }
 
     /// The target's puppets look like this from here on.

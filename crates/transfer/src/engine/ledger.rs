@@ -2,11 +2,8 @@
 
 use super::range_set::RangeSet;
 use super::space::Found;
-use crate::space::Range;
+use crate::space::{BLOCK_BYTES, Range};
 use std::collections::BTreeMap;
-
-/// What is set aside together, bytes: what one page table covers.
-const BLOCK_BYTES: u64 = 2 << 20;
 
 /// What is known of one space between scans. *Pending* and *held* err to the safe side: they may be too large, never too small.
 /// *Zeroed* may be too small, never too large.

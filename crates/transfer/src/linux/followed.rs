@@ -7,15 +7,12 @@
 
 use super::tracker::{TaskTracker, mappings_of, range, whole};
 use crate::engine::{Found, RangeSet, TrackedSpace, Untracked};
-use crate::space::{Range, SpaceId};
+use crate::space::{BLOCK_BYTES, Range, SpaceId};
 use ferry_sys::pagemap::{IS_FILE, Pagemap, Query};
 use ferry_sys::proc::maps::Mapping;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// What one page table covers, bytes.
-const BLOCK_BYTES: u64 = 2 << 20;
 
 /// Empty runs that are looked at again in the pause, the longest: each costs a call.
 const RUNS_MAX: usize = 256;

@@ -488,7 +488,7 @@ impl<'a> Process<'a> {
     }
 
     fn say_all_in(&mut self) {
-        // Not on the way that goes before everything: the source reads and hashes all of it now.
+        // Not on the way that goes before everything: the source may have to read some of it once more.
         let Some(way) = self.ways.last_mut() else { return };
         let pages: Vec<(SpaceId, RangeSet)> =
             self.known.delivered.pages.iter().map(|(space, pages)| (*space, pages.to_set())).collect();
