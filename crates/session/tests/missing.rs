@@ -8,6 +8,7 @@ mod common;
 use common::{LONG, Place};
 use ferry_process::capsule::{pack_upper, unpack_upper};
 use ferry_process::layout::may_be_missing;
+use ferry_session::shim::Spec;
 use ferry_session::shim::client::Client;
 use ferry_session::shim::envelope::Envelope;
 use ferry_session::shim::protocol::{Exit, PagerStatus, Phase};
@@ -72,6 +73,7 @@ fn main() {
         Trial::test("a_way_that_is_cut_and_given_anew_loses_nothing", common::run(cut)),
         Trial::test("pages_that_never_come_freeze_it_for_good", common::run(held)),
         Trial::test("what_cannot_be_missing_is_refused", common::run(refused)),
+        Trial::test("what_waits_for_pages_is_opened_with_the_draft", common::run(opened_early)),
         Trial::test("what_was_there_before_and_is_missing_again_is_not_seen", common::run(stale)),
         Trial::test("nothing_reads_memory_that_is_missing", common::run(not_whole)),
         Trial::test("faults_are_served_while_the_rest_follows", common::run(latency)),
@@ -164,6 +166,16 @@ impl Move {
     }
 
     fn prepared(name: &str, slow: Duration, change: impl FnOnce(&mut Vec<Missing>)) -> (Self, Vec<Missing>) {
+        Self::prepared_early(name, slow, change, |_, _, _| {})
+    }
+
+    /// `early` has the target's shim before it is told what the workload is, and hears that, too.
+    fn prepared_early(
+        name: &str,
+        slow: Duration,
+        change: impl FnOnce(&mut Vec<Missing>),
+        early: impl FnOnce(&mut Client, &Spec, &[u8]),
+    ) -> (Self, Vec<Missing>) {
         let place = Place::new();
         // Where a capsule finds it: memory file systems of the host are not those of the capsule.
         let programs = tempfile::tempdir_in("/var/tmp").unwrap();
@@ -183,6 +195,7 @@ impl Move {
         pack_upper(&place.dir("from"), &mut files).unwrap();
         unpack_upper(&place.dir("to"), &mut files.as_slice()).unwrap();
         std::fs::copy(place.dir("from").join("contents"), place.dir("to").join("contents")).unwrap();
+        early(&mut to, &spec, &state);
         let targets = to.prepare(spec, state, false).unwrap();
         let source = LinuxSource::open(spaces).unwrap();
         let sink = LinuxSink::open(targets.clone()).unwrap();
@@ -434,6 +447,32 @@ fn stale() {
     assert_eq!(moving.pager().missing_bytes, bytes);
     let status = moving.resume().end();
     assert!(status.placed_bytes > bytes / 2, "{status:?} of {bytes}");
+}
+
+/// Userfaultfds that a shim holds.
+fn held_by(shim: &mut Client) -> usize {
+    let shim = shim.status().unwrap().shim_pid;
+    let open = std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap();
+    let is_one = |path: PathBuf| path.as_os_str() == "anon_inode:[userfaultfd]";
+    open.filter(|entry| entry.as_ref().is_ok_and(|entry| std::fs::read_link(entry.path()).is_ok_and(is_one)))
+        .count()
+}
+
+fn opened_early() {
+    let draft = |to: &mut Client, spec: &Spec, state: &[u8]| {
+        to.draft(spec.clone(), state.to_vec(), false, false).unwrap();
+        assert_eq!(held_by(to), 0, "of a draft of which no pages can follow");
+        for _ in 0..2 {
+            to.draft(spec.clone(), state.to_vec(), false, true).unwrap();
+            assert_ne!(held_by(to), 0);
+        }
+    };
+    let (mut moving, missing) = Move::prepared_early("pages", Duration::ZERO, |_| {}, draft);
+    let before = held_by(&mut moving.to);
+    assert!(before >= missing.len(), "{before} of {}", missing.len());
+    moving.to.finish_missing(missing).unwrap();
+    assert!(held_by(&mut moving.to) <= before, "in the pause another one was opened");
+    moving.resume().end();
 }
 
 fn refused() {

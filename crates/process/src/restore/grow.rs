@@ -8,6 +8,7 @@ use ferry_sys::proc::{self, status};
 use ferry_sys::ptrace::{self, Registers, Stop};
 use ferry_sys::remote::{Layout, Machine, Program, Reach, Site, Tracee};
 use ferry_sys::schedule::Affinity;
+use ferry_sys::userfaultfd::MissingPages;
 use std::collections::BTreeMap;
 
 /// Options of every puppet: it dies with its tracer, and no filter stands in the way of remote calls.
@@ -24,6 +25,8 @@ pub(super) struct Puppet {
     pub(super) base: Registers,
     /// Killed already (a zombie to be, or a stand-in).
     pub(super) dead: bool,
+    /// Opened early, for pages that may follow when it runs.
+    pub(super) pages: Option<MissingPages>,
 }
 
 impl Puppet {
@@ -222,7 +225,7 @@ impl Family {
             left.swap_remove(at);
             let base = settle(tid).map_err(Error::host("stop a puppet"))?;
             let tracee = Tracee { tid, ns_pid: pid, ns_tid: pid };
-            self.puppets.insert(pid, Puppet { pid, threads: vec![tracee], base, dead: false });
+            self.puppets.insert(pid, Puppet { pid, threads: vec![tracee], base, dead: false, pages: None });
         }
         match left.first() {
             None => Ok(()),

@@ -1,9 +1,10 @@
 //! Pages that follow when the tree runs already: the puppets' userfaultfds, and what is missing under them.
 //!
-//! Each address space opens its own, by a remote call; from then on everything is done from outside. What is missing is registered last of
-//! all, when nothing runs in a puppet any more: from that moment whoever touches such a page waits, and nobody of Ferry's may read the
+//! Each address space opens its own, by a remote call, as a draft's already where that is wished for; from then on everything is done from
+//! outside. What is missing is registered last of all, when nothing runs in a puppet any more: from that moment whoever touches such a page waits, and nobody of Ferry's may read the
 //! memory of these processes before all of it is there.
 
+use super::grow::Family;
 use super::puppets::Puppets;
 use super::turns::Turns;
 use super::{Error, passing};
@@ -18,6 +19,9 @@ use ferry_transfer::space::{Range, SpaceId};
 
 /// Calls in one batch: far fewer than fit.
 const CALLS_MAX: usize = 512;
+
+/// Userfaultfds that are opened after one draft, the most: each is a descriptor here.
+const EARLY_MAX: usize = 256;
 
 /// Whatever is mapped, the zero page too: a page that was only looked at would keep the one that follows away.
 const ANYTHING: Query =
@@ -40,22 +44,26 @@ pub(super) struct Opened {
     held: Held,
 }
 
-/// Opens a userfaultfd in every puppet that pages are missing of.
+/// A userfaultfd of every puppet that pages are missing of: the one that was opened early, or one that is opened now.
 pub(super) fn open(puppets: &mut Puppets, missing: &[Missing]) -> Result<Vec<Opened>, Error> {
     check(puppets, missing)?;
     let mut opened = Vec::new();
     for each in missing.iter().filter(|each| !each.ranges.is_empty()) {
         let pid = whose(puppets, each.space)?;
-        let family = &mut puppets.family;
-        let args = [userfaultfd::FLAGS as u64];
-        let fd = family.call(pid, "open a userfaultfd", userfaultfd::SYSCALL, &args)?;
-        let host_pid = family.actor(pid)?.0.tid;
-        let taken = passing::take(host_pid, i32::try_from(fd).unwrap_or(-1));
-        family.call(pid, "close the userfaultfd", libc::SYS_close, &[fd])?;
-        let pages = MissingPages::begin(taken?).map_err(Error::host("use a userfaultfd"))?;
+        let early = puppets.family.puppets.get_mut(&pid).and_then(|puppet| puppet.pages.take());
+        let pages = early.map_or_else(|| open_one(&mut puppets.family, pid), Ok)?;
         opened.push(Opened { pid, held: Held { space: each.space, pages, missing: each.ranges.clone() } });
     }
     Ok(opened)
+}
+
+fn open_one(family: &mut Family, pid: i32) -> Result<MissingPages, Error> {
+    let args = [userfaultfd::FLAGS as u64];
+    let fd = family.call(pid, "open a userfaultfd", userfaultfd::SYSCALL, &args)?;
+    let host_pid = family.actor(pid)?.0.tid;
+    let taken = passing::take(host_pid, i32::try_from(fd).unwrap_or(-1));
+    family.call(pid, "close the userfaultfd", libc::SYS_close, &[fd])?;
+    MissingPages::begin(taken?).map_err(Error::host("use a userfaultfd"))
 }
 
 /// Exactly what is asked for can be missing, or nothing is.
@@ -83,6 +91,27 @@ fn whose(puppets: &Puppets, space: SpaceId) -> Result<i32, Error> {
 }
 
 impl Puppets {
+    /// Opens the userfaultfds of a draft by which pages may follow later, where there is none yet: none is opened in the pause then. As
+    /// long as nothing is registered with them they do nothing. Repeatable; to be called after each draft that may come to that. What cannot
+    /// be opened now is tried again at the end, which then says why.
+    pub fn expect_missing(&mut self) {
+        let may = may_be_missing(&self.state);
+        let spaces = self.state.tasks.iter().filter_map(|task| Some((task.pid, SpaceId(task.space?))));
+        let without = |pid: &i32| {
+            self.family.puppets.get(pid).is_some_and(|puppet| !puppet.dead && puppet.pages.is_none())
+        };
+        let wanted = spaces.filter(|(_, space)| may.contains_key(space)).map(|(pid, _)| pid).filter(without);
+        let wanted: Vec<i32> = wanted.take(EARLY_MAX).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let _turns = Turns::begin(&self.family);
+        for pid in wanted {
+            let Ok(pages) = open_one(&mut self.family, pid) else { return };
+            self.family.puppets.entry(pid).and_modify(|puppet| puppet.pages = Some(pages));
+        }
+    }
+
     /// Gives back what was filled already and will be missing: what is done now need not be done when the workload stands still.
     ///
     /// # Errors

@@ -96,7 +96,8 @@ impl TargetRole {
     fn take_draft(&mut self, begin: &Begin) -> Result<()> {
         self.pause = None;
         let draft = self.take_bytes()?;
-        let spaces = self.ask(|shim| shim.draft(begin.spec.clone(), draft, begin.clone))?;
+        let may_follow = self.post_copy;
+        let spaces = self.ask(|shim| shim.draft(begin.spec.clone(), draft, begin.clone, may_follow))?;
         self.incoming()?.fill_rounds(spaces)?;
         self.ground.node.stands_at("DRAFT");
         self.ground.link.send(&control::Message::Ready).map_err(|e| planning::link_error(&e))

@@ -93,8 +93,12 @@ impl Server {
             Request::Look => workload.look().map(|()| Answer::Done),
             Request::Thaw => workload.thaw().map(|()| Answer::Done),
             Request::Ground { spec, clocks } => workload.ground(&spec, clocks).map(|()| Answer::Done),
-            Request::Draft { spec, draft, as_clone } => {
-                Ok(Answer::Prepared { spaces: workload.draft(&spec, &draft, as_clone == Some(true))? })
+            Request::Draft { spec, draft, as_clone, may_follow } => {
+                let spaces = workload.draft(&spec, &draft, as_clone == Some(true))?;
+                if may_follow == Some(true) {
+                    workload.expect_missing();
+                }
+                Ok(Answer::Prepared { spaces })
             }
             Request::GiveBack { missing } => workload.give_back(&missing).map(|()| Answer::Done),
             Request::Prepare { spec, state, as_clone } => {

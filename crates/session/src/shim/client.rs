@@ -290,8 +290,15 @@ impl Client {
     }
 
     /// [`Request::Draft`]: where the memory goes for now.
-    pub fn draft(&mut self, spec: Spec, draft: Vec<u8>, as_clone: bool) -> Result<Vec<SpaceAccess>> {
-        match self.call(&Request::Draft { spec, draft: draft.into(), as_clone: Some(as_clone) })? {
+    pub fn draft(
+        &mut self,
+        spec: Spec,
+        draft: Vec<u8>,
+        as_clone: bool,
+        may_follow: bool,
+    ) -> Result<Vec<SpaceAccess>> {
+        let (as_clone, may_follow) = (Some(as_clone), Some(may_follow));
+        match self.call(&Request::Draft { spec, draft: draft.into(), as_clone, may_follow })? {
             Answer::Prepared { spaces } => Ok(spaces),
             other => Err(unexpected(&other)),
         }

@@ -221,6 +221,9 @@ pub enum Request {
         /// The workload becomes a remote clone, as in [`Request::Prepare`].
         #[n(2)]
         as_clone: Option<bool>,
+        /// Pages may follow after the resume: what that takes is opened early.
+        #[n(3)]
+        may_follow: Option<bool>,
     },
 }
 

@@ -144,6 +144,13 @@ impl Workload {
         Ok(spaces)
     }
 
+    /// Pages may follow after this draft has become whole.
+    pub(super) fn expect_missing(&mut self) {
+        if let Some(Building::Draft { puppets, .. }) = &mut self.building {
+            puppets.expect_missing();
+        }
+    }
+
     /// Puppets of a draft give back memory that will be missing when they are complete. Nothing is left if that fails.
     pub(super) fn give_back(&mut self, missing: &[Missing]) -> Result<()> {
         let Some(Building::Draft { puppets, .. }) = &mut self.building else {

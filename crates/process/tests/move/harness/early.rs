@@ -53,7 +53,8 @@ pub fn move_over(source: &Capsule, directory: &Path, drafts: u32) -> (Capsule, i
             }
         });
         eprintln!("draft {number} in {:?}", begin.elapsed());
-        let (puppets, _) = puppets.as_ref().unwrap();
+        let (puppets, _) = puppets.as_mut().unwrap();
+        puppets.expect_missing();
         held.check(puppets);
         held.write(puppets, content, false);
     }
