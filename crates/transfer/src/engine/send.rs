@@ -100,14 +100,23 @@ fn hand_over(
 
 /// Takes the pages that are zero out of `bytes`, which `ranges` have: what is left of the ranges, and what was taken out.
 pub(crate) fn without_zeros(ranges: &[Range], bytes: &mut Vec<u8>) -> (Vec<Range>, Vec<Range>) {
-    let (mut content, mut zero) = (Vec::new(), Vec::new());
+    without(ranges, bytes, is_zero)
+}
+
+/// Takes the pages that are `wanted` out of `bytes`, which `ranges` have: what is left of the ranges, and what was taken out.
+pub(crate) fn without(
+    ranges: &[Range],
+    bytes: &mut Vec<u8>,
+    mut wanted: impl FnMut(&[u8]) -> bool,
+) -> (Vec<Range>, Vec<Range>) {
+    let (mut left, mut taken) = (Vec::new(), Vec::new());
     let (mut at, mut kept) = (0, 0);
     for page in ranges.iter().flat_map(pages) {
         let end = at + page.len as usize;
-        if is_zero(&bytes[at..end]) {
-            push(&mut zero, page);
+        if wanted(&bytes[at..end]) {
+            push(&mut taken, page);
         } else {
-            push(&mut content, page);
+            push(&mut left, page);
             if kept < at {
                 bytes.copy_within(at..end, kept);
             }
@@ -116,7 +125,7 @@ pub(crate) fn without_zeros(ranges: &[Range], bytes: &mut Vec<u8>) -> (Vec<Range
         at = end;
     }
     bytes.truncate(kept);
-    (content, zero)
+    (left, taken)
 }
 
 /// Cuts a set into batches of at most [`BATCH_BYTES`].

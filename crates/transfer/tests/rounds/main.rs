@@ -1,6 +1,7 @@
 //! The carrier over streams and its other end, over socket pairs: everything arrives, whatever is packed; both sides come to the same
 //! hash; what breaks, breaks on both sides, and nothing is written afterwards.
 
+mod held;
 mod memory;
 
 use ferry_transfer::engine::{Carrier, RangeSet};
@@ -141,6 +142,27 @@ fn twenty_thousand_scattered_pages_cost_hardly_more_than_their_content() {
     drop(carrier);
     // Without its end it is not whole, however much was settled.
     assert!(receiver.finish().is_err());
+}
+
+#[test]
+fn content_that_does_not_fit_its_ranges_is_refused_and_the_next_still_arrives() {
+    let (ours, theirs) = pairs(1);
+    let taken = Arc::new(Memory::default());
+    let receiver = Receiver::begin(theirs, taken.clone()).unwrap();
+    let mut carrier = StreamCarrier::begin(ours, &Settings::default()).unwrap();
+    let half = Range { start: 0, len: PAGE_SIZE / 2 };
+    let rest = Range { start: PAGE_SIZE / 2, len: PAGE_SIZE / 2 };
+    for (ranges, bytes) in
+        [(vec![page(1)], 100), (vec![page(1)], 2 * PAGE_SIZE), (vec![half, rest], PAGE_SIZE)]
+    {
+        let error = carrier.pages(SpaceId(1), ranges, vec![1; bytes as usize]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+    let expected = Memory::default();
+    hand_over(&mut carrier, &expected, SpaceId(1), &[(1, Some((7, true)))]).unwrap();
+    carrier.settle().unwrap();
+    assert!(expected.same(&taken));
+    assert_eq!(carrier.finish().unwrap(), receiver.finish().unwrap().1);
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub const HEADER_BYTES: usize = 32;
 /// Size of an entry of the table, bytes.
 pub const ENTRY_BYTES: usize = 12;
 
+/// Size of the number of a page that the target holds, bytes.
+pub const POSITION_BYTES: usize = 4;
+
 /// Pages follow.
 const KIND_PAGES: u16 = 1;
 /// The ranges are all zero; no content follows.
@@ -41,6 +44,9 @@ const KIND_HAVE: u16 = 7;
 const KIND_ALL_IN: u16 = 8;
 /// On demand, from the source: it comes to the same hash.
 const KIND_AGREED: u16 = 9;
+
+/// Pages that the target holds; their positions in its offer follow, `u32` each. The version stays as it is: only who has offered gets these.
+const KIND_HELD: u16 = 10;
 
 /// The content is one lz4 block.
 const FLAG_LZ4: u16 = 1;
@@ -96,6 +102,16 @@ pub enum Frame {
         space: SpaceId,
         /// Ranges in the table.
         ranges: usize,
+    },
+    /// A table follows, and then for each page of its ranges where it is in the list that the target has offered. Never sent to a target that
+    /// has not, so one that does not know this kind does not see it.
+    Held {
+        /// The space.
+        space: SpaceId,
+        /// Ranges in the table.
+        ranges: usize,
+        /// Bytes of memory.
+        bytes: usize,
     },
     /// End of a round.
     Settle {
@@ -159,6 +175,13 @@ impl Header {
                 header.space = U32::new(space.0);
                 header.ranges = U32::new(ranges as u32);
             }
+            Frame::Held { space, ranges, bytes } => {
+                header.kind = U16::new(KIND_HELD);
+                header.space = U32::new(space.0);
+                header.ranges = U32::new(ranges as u32);
+                header.bytes = U32::new(bytes as u32);
+                header.body = U32::new(positions_bytes(bytes) as u32);
+            }
             Frame::Settle { round } => {
                 (header.kind, header.sequence) = (U16::new(KIND_SETTLE), U64::new(round));
             }
@@ -213,6 +236,7 @@ impl Header {
             KIND_HAVE => Frame::Have { space, ranges },
             KIND_PAGES => Frame::Pages { space, ranges, bytes, body, compressed },
             KIND_ZERO => Frame::Zero { space, ranges },
+            KIND_HELD => Frame::Held { space, ranges, bytes },
             kind => return Err(invalid(format!("A frame of unknown kind {kind}"))),
         };
         if number != sequence {
@@ -226,6 +250,12 @@ impl Header {
             Frame::Pages { .. } => {
                 bytes <= BYTES_MAX && body > 0 && if compressed { body < bytes } else { body == bytes }
             }
+            Frame::Held { .. } => {
+                bytes > 0
+                    && bytes <= BYTES_MAX
+                    && bytes.is_multiple_of(PAGE_SIZE as usize)
+                    && body == positions_bytes(bytes)
+            }
             _ => bytes == 0 && body == 0,
         };
         if fits {
@@ -234,6 +264,12 @@ impl Header {
             Err(invalid(format!("A frame of {bytes} bytes in {body} is out of bounds")))
         }
     }
+}
+
+/// How long the positions of so many bytes of memory are.
+#[must_use]
+pub const fn positions_bytes(bytes: usize) -> usize {
+    bytes / PAGE_SIZE as usize * POSITION_BYTES
 }
 
 /// Reads a header.
@@ -302,7 +338,7 @@ pub fn unpack(packed: &[u8], content: &mut [u8]) -> io::Result<()> {
     }
 }
 
-/// For the fuzzer: a whole frame in a slice, with its ranges and content.
+/// For the fuzzer: a whole frame in a slice, with its ranges and content; of held pages it is their positions.
 ///
 /// # Errors
 /// As the receiver's.
@@ -311,6 +347,7 @@ pub fn decode(bytes: &[u8], sequence: u64) -> io::Result<(Frame, Vec<Range>, Vec
     let frame = header(bytes, sequence)?;
     let (ranges, wanted, body, compressed) = match frame {
         Frame::Pages { ranges, bytes, body, compressed, .. } => (ranges, bytes, body, compressed),
+        Frame::Held { ranges, bytes, .. } => (ranges, bytes, positions_bytes(bytes), false),
         Frame::Zero { ranges, .. } | Frame::Ask { ranges, .. } | Frame::Have { ranges, .. } => {
             (ranges, 0, 0, false)
         }
@@ -329,11 +366,10 @@ pub fn decode(bytes: &[u8], sequence: u64) -> io::Result<(Frame, Vec<Range>, Vec
     if sum != wanted as u64 {
         return Err(invalid(format!("Ranges of {sum} bytes for {wanted}")));
     }
-    let mut content = vec![0; wanted];
-    if compressed {
-        unpack(body, &mut content)?
-    } else {
-        content.copy_from_slice(body)
+    if !compressed {
+        return Ok((frame, ranges, body.to_vec()));
     }
+    let mut content = vec![0; wanted];
+    unpack(body, &mut content)?;
     Ok((frame, ranges, content))
 }

@@ -10,17 +10,21 @@
 //! its place. Between two of them no page comes twice, so streams need no order among each other. Both sides hash what they sent or
 //! put in its place ([`digest`]); the sums must agree.
 //!
+//! What the target [holds](held) by content is not sent: the first round looks each page up and sends its number instead.
+//!
 //! When one stream fails, all do: the sender is not used again, and the receiver ends every thread before it says so.
 
 mod compress;
 pub mod digest;
 pub mod frame;
+pub mod held;
 mod queue;
 mod receiver;
 mod sender;
 
 pub(super) use compress::Decider;
 pub use compress::{Compression, Verdict};
+pub use held::{Held, Offer, PageName};
 pub use receiver::Receiver;
 pub use sender::{Figures, Settings, StreamCarrier};
 

@@ -2,14 +2,15 @@
 
 use super::super::{Stream, invalid};
 use super::digest::{RoundDigest, Rounds};
-use super::frame::{self, BYTES_MAX, ENTRY_BYTES, Frame, HEADER_BYTES, Header};
+use super::frame::{self, BYTES_MAX, ENTRY_BYTES, Frame, HEADER_BYTES, Header, POSITION_BYTES};
+use super::held::Held;
 use super::{LOOK_EVERY, SILENCE_MAX};
 use crate::engine::Filler;
-use crate::space::SpaceId;
+use crate::space::{PAGE_SIZE, Range, SpaceId};
 use ferry_model::ids::Hash;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
@@ -17,6 +18,8 @@ use zerocopy::IntoBytes;
 /// What all threads share.
 struct Shared {
     filler: RwLock<Arc<dyn Filler>>,
+    /// What was offered to the sender; none if nothing was.
+    held: OnceLock<Arc<dyn Held>>,
     state: Mutex<State>,
     /// Nobody wants anything more.
     stop: AtomicBool,
@@ -49,6 +52,7 @@ impl Receiver {
         }
         let shared = Arc::new(Shared {
             filler: RwLock::new(filler),
+            held: OnceLock::new(),
             state: Mutex::default(),
             stop: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
@@ -73,6 +77,11 @@ impl Receiver {
         *self.shared.filler.write().unwrap_or_else(PoisonError::into_inner) = filler;
     }
 
+    /// Pages that the sender gives by number come from `held`. To be called before they are offered to it, and once: the first call counts.
+    pub fn hold(&self, held: Arc<dyn Held>) {
+        let _ = self.shared.held.set(held);
+    }
+
     /// How many rounds are in their places, and the hash over them: the sender must come to the same.
     #[must_use]
     pub fn settled(&self) -> (u64, Hash) {
@@ -80,7 +89,7 @@ impl Receiver {
         (state.rounds.count(), state.rounds.finish())
     }
 
-    /// Bytes of memory that are in their places, zeros left out.
+    /// Bytes of memory that are in their places, those that were held here included, zeros left out.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.shared.bytes.load(Ordering::Relaxed)
@@ -189,6 +198,7 @@ impl<'a> Line<'a> {
                     self.digest.add(space, &self.table, &[]);
                     self.shared.filler().zero(space, &ranges)?;
                 }
+                Frame::Held { space, ranges, bytes } => self.held(space, ranges, bytes)?,
                 Frame::Settle { round } => {
                     self.shared.settle(round, &mut self.digest)?;
                     self.stream.write_all(Header::new(&Frame::Settled { round }, 0).as_bytes())?;
@@ -210,11 +220,7 @@ impl<'a> Line<'a> {
         body: usize,
         compressed: bool,
     ) -> io::Result<()> {
-        self.table(ranges)?;
-        let (ranges, sum) = frame::read_table(&self.table)?;
-        if sum != bytes as u64 || bytes > BYTES_MAX {
-            return Err(invalid(format!("Ranges of {sum} bytes for {bytes}")));
-        }
+        let ranges = self.table_of(ranges, bytes)?;
         let came = if compressed { &mut self.body } else { &mut self.content };
         came.resize(body, 0);
         fill(&mut self.stream, came, self.shared, Some(SILENCE_MAX))?;
@@ -222,10 +228,43 @@ impl<'a> Line<'a> {
             self.content.resize(bytes, 0);
             frame::unpack(&self.body, &mut self.content)?;
         }
+        self.place(space, &ranges)
+    }
+
+    /// Pages that are held here: only their positions come.
+    fn held(&mut self, space: SpaceId, ranges: usize, bytes: usize) -> io::Result<()> {
+        let held = self.shared.held.get().ok_or_else(|| invalid("Pages by number, and none were offered"))?;
+        let ranges = self.table_of(ranges, bytes)?;
+        self.body.resize(frame::positions_bytes(bytes), 0);
+        fill(&mut self.stream, &mut self.body, self.shared, Some(SILENCE_MAX))?;
+        self.content.resize(bytes, 0);
+        let (positions, _) = self.body.as_chunks::<POSITION_BYTES>();
+        for (position, page) in positions.iter().zip(self.content.chunks_exact_mut(PAGE_SIZE as usize)) {
+            let position = u32::from_le_bytes(*position);
+            held.read(position, page).map_err(|error| {
+                io::Error::new(error.kind(), format!("Page {position} of those held here: {error}"))
+            })?;
+        }
+        // What is hashed is what is put in its place: a wrong page shows as one that was altered on the way does.
+        self.place(space, &ranges)
+    }
+
+    /// Hashes the content and puts it in its place.
+    fn place(&mut self, space: SpaceId, ranges: &[Range]) -> io::Result<()> {
         self.digest.add(space, &self.table, &self.content);
-        self.shared.filler().write_ranges(space, &ranges, &self.content)?;
-        self.shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.shared.filler().write_ranges(space, ranges, &self.content)?;
+        self.shared.bytes.fetch_add(self.content.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Reads a table of so many bytes of memory.
+    fn table_of(&mut self, ranges: usize, bytes: usize) -> io::Result<Vec<Range>> {
+        self.table(ranges)?;
+        let (ranges, sum) = frame::read_table(&self.table)?;
+        if sum != bytes as u64 || bytes > BYTES_MAX {
+            return Err(invalid(format!("Ranges of {sum} bytes for {bytes}")));
+        }
+        Ok(ranges)
     }
 
     fn table(&mut self, ranges: usize) -> io::Result<()> {

@@ -6,13 +6,14 @@ use super::SILENCE_MAX;
 use super::compress::{Compression, Decider, Verdict};
 use super::digest::{RoundDigest, Rounds};
 use super::frame::{self, BYTES_MAX, Frame, HEADER_BYTES, Header, RANGES_MAX};
+use super::held::Offer;
 use super::queue::{Job, Next, Queue};
-use crate::engine::Carrier;
-use crate::space::{Range, SpaceId};
+use crate::engine::{Carrier, without};
+use crate::space::{PAGE_SIZE, Range, SpaceId};
 use ferry_model::ids::Hash;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use zerocopy::IntoBytes;
@@ -29,8 +30,10 @@ pub struct Settings {
 /// What went over so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
-    /// Bytes of memory, zeros left out.
+    /// Bytes of memory whose content was sent: zeros and what the target holds left out.
     pub memory_bytes: u64,
+    /// Bytes of memory that were not sent because the target holds them.
+    pub held_bytes: u64,
     /// Bytes on the link before encryption, with headers and tables.
     pub wire_bytes: u64,
     /// Whether frames are packed now, and why.
@@ -42,7 +45,9 @@ struct Shared {
     queue: Queue,
     cap: Option<Cap>,
     decider: Mutex<Decider>,
+    offer: OnceLock<Offer>,
     memory_bytes: AtomicU64,
+    held_bytes: AtomicU64,
     wire_bytes: AtomicU64,
 }
 
@@ -66,7 +71,9 @@ impl StreamCarrier {
             queue: Queue::new(streams.len()),
             cap: settings.bandwidth_bytes_per_s.map(Cap::new),
             decider: Mutex::new(Decider::new(settings.compression)),
+            offer: OnceLock::new(),
             memory_bytes: AtomicU64::new(0),
+            held_bytes: AtomicU64::new(0),
             wire_bytes: AtomicU64::new(0),
         });
         let mut carrier =
@@ -85,6 +92,11 @@ impl StreamCarrier {
         Ok(carrier)
     }
 
+    /// What the target holds: the first round sends none of it. To be called before its first page, and once: the first call counts.
+    pub fn offer(&self, offer: Offer) {
+        let _ = self.shared.offer.set(offer);
+    }
+
     /// The hash over all rounds that have been settled: the receiver must come to the same.
     #[must_use]
     pub fn hash(&self) -> Hash {
@@ -96,6 +108,7 @@ impl StreamCarrier {
     pub fn figures(&self) -> Figures {
         Figures {
             memory_bytes: self.shared.memory_bytes.load(Ordering::Relaxed),
+            held_bytes: self.shared.held_bytes.load(Ordering::Relaxed),
             wire_bytes: self.shared.wire_bytes.load(Ordering::Relaxed),
             compression: self.shared.decider().verdict(),
         }
@@ -122,6 +135,11 @@ impl Carrier for StreamCarrier {
     fn pages(&mut self, space: SpaceId, ranges: Vec<Range>, bytes: Vec<u8>) -> io::Result<()> {
         if bytes.len() > BYTES_MAX || ranges.len() > RANGES_MAX {
             return Err(invalid(format!("{} bytes in {} ranges at once", bytes.len(), ranges.len())));
+        }
+        // A thread takes them apart page by page.
+        let whole = ranges.iter().all(|range| range.len.is_multiple_of(PAGE_SIZE));
+        if !whole || ranges.iter().map(|range| range.len).sum::<u64>() != bytes.len() as u64 {
+            return Err(invalid(format!("{} bytes for ranges of other pages", bytes.len())));
         }
         self.shared.queue.push(Job { space, ranges, bytes: Some(bytes) })
     }
@@ -172,12 +190,14 @@ struct Line<'a> {
     sequence: u64,
     head: Vec<u8>,
     packed: Vec<u8>,
+    held: Vec<u8>,
+    positions: Vec<u8>,
 }
 
 impl<'a> Line<'a> {
     fn new(stream: Box<dyn Stream>, shared: &'a Shared) -> Self {
-        let (head, packed) = (Vec::new(), Vec::new());
-        Self { stream, shared, digest: RoundDigest::default(), sequence: 0, head, packed }
+        let (head, packed, held, positions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { stream, shared, digest: RoundDigest::default(), sequence: 0, head, packed, held, positions }
     }
 
     fn run(&mut self) -> io::Result<()> {
@@ -185,7 +205,7 @@ impl<'a> Line<'a> {
         let mut round = 0;
         loop {
             match self.shared.queue.next(round)? {
-                Next::Send(job) => self.send(job)?,
+                Next::Send(job) => self.send(job, round == 0)?,
                 Next::Settle(now) => {
                     self.settle(now)?;
                     round = now;
@@ -199,23 +219,77 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn send(&mut self, job: Job) -> io::Result<()> {
-        let Job { space, ranges, bytes } = job;
+    /// Sends a job: in the first round what the target holds apart from the rest. Later ones have what was just written, which it cannot.
+    fn send(&mut self, job: Job, first: bool) -> io::Result<()> {
+        let Job { space, mut ranges, bytes } = job;
+        let Some(mut bytes) = bytes else {
+            self.begin(space, &ranges, &[])?;
+            return self.write(&Frame::Zero { space, ranges: ranges.len() }, &[]);
+        };
+        if let Some(offer) = self.shared.offer.get().filter(|_| first) {
+            ranges = self.held(offer, space, &ranges, &mut bytes)?;
+        }
+        if !ranges.is_empty() {
+            self.pages(space, &ranges, &bytes)?;
+        }
+        self.shared.queue.give_back(bytes);
+        Ok(())
+    }
+
+    fn pages(&mut self, space: SpaceId, ranges: &[Range], content: &[u8]) -> io::Result<()> {
+        self.begin(space, ranges, content)?;
+        let compressed = self.pack(content);
+        let packed = std::mem::take(&mut self.packed);
+        let body = if compressed { packed.as_slice() } else { content };
+        let (ranges, bytes) = (ranges.len(), content.len());
+        self.write(&Frame::Pages { space, ranges, bytes, body: body.len(), compressed }, body)?;
+        self.packed = packed;
+        self.shared.memory_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes what the target holds out of `bytes` and says where it has it; the ranges of the rest.
+    fn held(
+        &mut self,
+        offer: &Offer,
+        space: SpaceId,
+        ranges: &[Range],
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<Vec<Range>> {
+        let (mut held, mut positions) = (std::mem::take(&mut self.held), std::mem::take(&mut self.positions));
+        held.clear();
+        positions.clear();
+        let (rest, taken) = without(ranges, bytes, |page| {
+            let position = offer.find(page);
+            if let Some(position) = position {
+                positions.extend_from_slice(&position.to_le_bytes());
+                held.extend_from_slice(page);
+            }
+            position.is_some()
+        });
+        if !taken.is_empty() {
+            // The target hashes what it holds: only the same content comes to the same hash.
+            self.begin(space, &taken, &held)?;
+            self.write(&Frame::Held { space, ranges: taken.len(), bytes: held.len() }, &positions)?;
+            self.shared.held_bytes.fetch_add(held.len() as u64, Ordering::Relaxed);
+        }
+        (self.held, self.positions) = (held, positions);
+        Ok(rest)
+    }
+
+    /// Begins a frame: its table, with room for the header, and its hash.
+    fn begin(&mut self, space: SpaceId, ranges: &[Range], content: &[u8]) -> io::Result<()> {
         self.head.clear();
         self.head.resize(HEADER_BYTES, 0);
-        frame::write_table(&ranges, &mut self.head)?;
-        let content = bytes.as_deref().unwrap_or_default();
+        frame::write_table(ranges, &mut self.head)?;
         self.digest.add(space, &self.head[HEADER_BYTES..], content);
-        let compressed = !content.is_empty() && self.pack(content);
-        let body = if compressed { self.packed.as_slice() } else { content };
-        let frame = if bytes.is_some() {
-            Frame::Pages { space, ranges: ranges.len(), bytes: content.len(), body: body.len(), compressed }
-        } else {
-            Frame::Zero { space, ranges: ranges.len() }
-        };
-        self.head[..HEADER_BYTES].copy_from_slice(Header::new(&frame, self.sequence).as_bytes());
-        self.sequence += 1;
+        Ok(())
+    }
 
+    /// Sends the frame that was begun, within the cap.
+    fn write(&mut self, frame: &Frame, body: &[u8]) -> io::Result<()> {
+        self.head[..HEADER_BYTES].copy_from_slice(Header::new(frame, self.sequence).as_bytes());
+        self.sequence += 1;
         let wire = self.head.len() + body.len();
         let begin = Instant::now();
         if let Some(cap) = &self.shared.cap {
@@ -223,14 +297,11 @@ impl<'a> Line<'a> {
         }
         self.stream.write_all(&self.head)?;
         self.stream.write_all(body)?;
-        if !body.is_empty() {
+        // The short ones say nothing about the link.
+        if matches!(frame, Frame::Pages { .. }) {
             self.shared.decider().wrote(wire, begin.elapsed());
         }
-        self.shared.memory_bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
         self.shared.wire_bytes.fetch_add(wire as u64, Ordering::Relaxed);
-        if let Some(bytes) = bytes {
-            self.shared.queue.give_back(bytes);
-        }
         Ok(())
     }
 
