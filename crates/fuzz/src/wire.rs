@@ -53,7 +53,7 @@ pub fn frame_seeds() -> Vec<Vec<u8>> {
 
 /// Reads a frame of a round. One that is accepted has ranges in order that have as many bytes as its content, within the limits.
 pub fn round(bytes: &[u8]) {
-    use rounds::frame::{BYTES_MAX, Frame, RANGES_MAX, decode};
+    use rounds::frame::{BYTES_MAX, Frame, RANGES_MAX, decode, positions_bytes};
     let Ok((frame, ranges, content)) = decode(bytes, 5) else { return };
     assert!(ranges.len() <= RANGES_MAX && content.len() <= BYTES_MAX);
     assert!(ranges.iter().all(|range| range.len > 0 && range.start.checked_add(range.len).is_some()));
@@ -61,9 +61,13 @@ pub fn round(bytes: &[u8]) {
     if let Frame::Pages { .. } = frame {
         assert_eq!(ranges.iter().map(|range| range.len).sum::<u64>(), content.len() as u64);
     }
+    if let Frame::Held { bytes, .. } = frame {
+        assert!(bytes <= BYTES_MAX && content.len() == positions_bytes(bytes));
+        assert_eq!(ranges.iter().map(|range| range.len).sum::<u64>(), bytes as u64);
+    }
 }
 
-/// Pages as they are, packed pages, and zeros.
+/// Pages as they are, packed pages, zeros, and pages that the target holds.
 #[must_use]
 pub fn round_seeds() -> Vec<Vec<u8>> {
     use rounds::frame::{Frame, Header, pack, write_table};
@@ -88,6 +92,7 @@ pub fn round_seeds() -> Vec<Vec<u8>> {
         whole(&pages(&content, false), &content),
         whole(&pages(&packed, true), &packed),
         whole(&Frame::Zero { space, ranges: 2 }, &[]),
+        whole(&Frame::Held { space, ranges: 2, bytes: 0x3000 }, &[9, 0, 0, 0, 0, 0, 0, 0, 7, 1, 0, 0]),
     ]
 }
 
