@@ -164,6 +164,9 @@ pub fn round(done: &RoundDone) -> String {
     let one = &done.round;
     let name = if one.last { "last round".to_owned() } else { format!("round {}", one.number) };
     let mut text = format!("{name}, {} in {}", bytes(one.sent_bytes), span_us(one.duration_us));
+    if done.reused_bytes > 0 {
+        text.push_str(&format!(", {} were there already", bytes(done.reused_bytes)));
+    }
     if let Some(sent) = one.bytes_per_s() {
         text.push_str(&format!(", {}/s sent", bytes(sent)));
     }

@@ -22,6 +22,8 @@ pub struct Fleet {
     /// The hosts with a node.
     pub nodes: Vec<Host>,
     daemons: Vec<Process>,
+    /// Of every `ferry node up`, besides where it listens.
+    options: Vec<String>,
 }
 
 impl Fleet {
@@ -30,7 +32,16 @@ impl Fleet {
     /// # Errors
     /// What could not be made, or what a command of `ferry node` said.
     pub fn start(ferry: &Path, specs: Vec<HostSpec>) -> Result<Self> {
-        let mut fleet = Self { lab: Lab::new(ferry)?, nodes: Vec::new(), daemons: Vec::new() };
+        Self::start_with(ferry, specs, &[])
+    }
+
+    /// As [`Self::start`], with further options for every `ferry node up`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(ferry: &Path, specs: Vec<HostSpec>, options: &[&str]) -> Result<Self> {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut fleet = Self { lab: Lab::new(ferry)?, nodes: Vec::new(), daemons: Vec::new(), options };
         for (number, mut spec) in specs.into_iter().enumerate() {
             // Hosts have been up for different times; a clock that is not carried along is noticed.
             if spec.clock_ahead_s == 0 {
@@ -44,7 +55,7 @@ impl Fleet {
             } else {
                 host.ok(&[FERRY, "node", "init", "--name", host.name()])?;
             }
-            fleet.daemons.push(node_up(&host)?);
+            fleet.daemons.push(node_up(&host, &fleet.options)?);
             fleet.nodes.push(host);
         }
         Ok(fleet)
@@ -55,7 +66,7 @@ impl Fleet {
     /// # Errors
     /// It does not come up.
     pub fn restart_node(&mut self, number: usize) -> Result<()> {
-        self.daemons[number] = node_up(&self.nodes[number])?;
+        self.daemons[number] = node_up(&self.nodes[number], &self.options)?;
         Ok(())
     }
 
@@ -66,9 +77,11 @@ impl Fleet {
     }
 }
 
-fn node_up(host: &Host) -> Result<Process> {
+fn node_up(host: &Host, options: &[String]) -> Result<Process> {
     let listen = format!("{}:{PORT}", host.address());
-    let daemon = host.spawn(&[FERRY, "node", "up", "--listen", &listen, "--bridge", BRIDGE])?;
+    let mut command = vec![FERRY, "node", "up", "--listen", &listen, "--bridge", BRIDGE];
+    command.extend(options.iter().map(String::as_str));
+    let daemon = host.spawn(&command)?;
     let deadline = Instant::now() + NODE_MAX;
     while host.run(&[FERRY, "node", "status"])?.code != 0 {
         if daemon.has_ended() || Instant::now() > deadline {

@@ -113,6 +113,9 @@ impl Node {
         if self.identity.is_authority() {
             push_members(&self.peers);
         }
+        if let Err(error) = ferry_session::movement::Node::visits(self).tidy() {
+            tracing::warn!(%error, "what is kept of workloads that have left could not be looked through");
+        }
         let (found, restarted) = self.workloads.reconnect();
         tracing::info!(workloads = found, shims_restarted = restarted, "workloads found");
         for id in self.workloads.ids_on_disk() {

@@ -27,6 +27,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Bridge that workloads with an address of their own are put on.
     pub bridge: String,
+    /// Most bytes of memory that are kept of workloads that have left; 0: none.
+    pub visits_bytes_max: u64,
     /// The program `ferry`, to start shims with.
     pub ferry: PathBuf,
 }

@@ -10,3 +10,4 @@ pub mod imaging;
 pub mod journal;
 pub mod movement;
 pub mod shim;
+pub mod visits;

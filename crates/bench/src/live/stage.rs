@@ -42,6 +42,15 @@ pub enum Subject {
         /// Pages that it writes in a second.
         rate: u64,
     },
+    /// As [`Self::Writer`], between hosts that keep what it was when it left, or keep nothing.
+    Returning {
+        /// Its memory.
+        bytes: u64,
+        /// Pages that it writes in a second.
+        rate: u64,
+        /// Whether they do.
+        kept: bool,
+    },
     /// redis-server, with clients that write and verify.
     Redis {
         /// Its values, MiB.
@@ -116,7 +125,7 @@ impl Stage {
             built_beside("ferry").ok_or_else(|| io::Error::other("the program ferry is not built"))?;
         let redis = match subject {
             Subject::Redis { .. } => Some(find_redis()?),
-            Subject::Writer { .. } | Subject::Strict { .. } => None,
+            _ => None,
         };
         let spec = |name: &str| {
             let spec = HostSpec::new(name).install(program, PROGRAM);
@@ -125,7 +134,11 @@ impl Stage {
                 None => spec,
             }
         };
-        let mut fleet = Fleet::start(&ferry, vec![spec("alpha"), spec("beta")])?;
+        let keep: &[&str] = match subject {
+            Subject::Returning { kept: true, .. } => &["--visits-max", "64G"],
+            _ => &[],
+        };
+        let mut fleet = Fleet::start_with(&ferry, vec![spec("alpha"), spec("beta")], keep)?;
         let gamma = fleet.lab.add(spec("gamma"))?;
         let net = format!("{ADDRESS}/24");
         let run = [FERRY, "run", "--name", NAME, "--net", &net, "--"].map(str::to_owned);
@@ -313,7 +326,9 @@ impl Stage {
 
 fn command(subject: &Subject) -> Vec<String> {
     let line = match subject {
-        Subject::Writer { bytes, rate } => format!("{PROGRAM} --writer --bytes {bytes} --rate {rate}"),
+        Subject::Writer { bytes, rate } | Subject::Returning { bytes, rate, .. } => {
+            format!("{PROGRAM} --writer --bytes {bytes} --rate {rate}")
+        }
         Subject::Strict { bytes, rate } => {
             format!("{PROGRAM} --writer --strict --bytes {bytes} --rate {rate}")
         }

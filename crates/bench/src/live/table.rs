@@ -7,7 +7,7 @@ use crate::report::{Row, median};
 use ferry_model::api::Move;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Pages written in a second, usually.
 pub const RATE: u64 = 20_000;
@@ -15,6 +15,12 @@ pub const RATE: u64 = 20_000;
 const RATE_FAST: u64 = 60_000;
 /// What the link carries that is slower than the writer, bytes in a second.
 const SLOW_LINK_BYTES_PER_S: u64 = 128 << 20;
+/// What an idle workload's own life writes in a second, pages.
+const RATE_SLOW: u64 = 1000;
+/// A usual link between hosts, bytes in a second: 1 Gbit/s.
+const USUAL_LINK_BYTES_PER_S: u64 = 125_000_000;
+/// How long a workload that comes back was away.
+const AWAY: Duration = Duration::from_secs(5);
 /// Beside twice the workload's memory: hosts, their files, what pages wait in. MiB.
 const BESIDE_MIB: u64 = 1536;
 /// What redis takes for a MiB of its values, percent.
@@ -41,6 +47,8 @@ pub enum Group {
     Idle,
     /// redis under load
     Redis,
+    /// A workload that comes back to a host that has kept what it was, or has not
+    Return,
 }
 
 /// The groups that the table consists of.
@@ -109,6 +117,7 @@ impl Bench {
             Group::SlowLink => self.slow_link(found)?,
             Group::Idle => self.idle(found)?,
             Group::Redis => self.redis(found)?,
+            Group::Return => self.come_back(found)?,
         }
         say(&format!("{group:?} took {:.0} s", began.elapsed().as_secs_f64()));
         Ok(())
@@ -195,6 +204,19 @@ impl Bench {
         Ok(())
     }
 
+    /// Twice: as it is, and where both hosts keep what it was. There the first move finds nothing yet.
+    fn come_back(&self, found: &mut Found) -> io::Result<()> {
+        let Some(mib) = self.sizes.first().copied() else { return Ok(()) };
+        for (kept, name) in [(false, "nothing"), (true, "what it was")] {
+            let what = format!("back after {} s over 1 Gbit/s, {mib} MiB, host kept {name}", AWAY.as_secs());
+            let subject = Subject::Returning { bytes: mib << 20, rate: RATE_SLOW, kept };
+            let bench = Self { rounds: self.rounds + usize::from(kept), ..self.clone() };
+            let Some(moves) = bench.moves(&what, "pre-copy", &subject, 4 * mib, found)? else { continue };
+            found.rows.extend(Samples::of(&moves[usize::from(kept)..]).rows(&what, None, None));
+        }
+        Ok(())
+    }
+
     fn moves(
         &self,
         what: &str,
@@ -224,6 +246,10 @@ impl Bench {
         let mut stage = Stage::set(subject).map_err(failed)?;
         if matches!(subject, Subject::Writer { rate: RATE_FAST, .. }) {
             stage.limit_links(SLOW_LINK_BYTES_PER_S).map_err(failed)?;
+        }
+        if matches!(subject, Subject::Returning { .. }) {
+            stage.limit_links(USUAL_LINK_BYTES_PER_S).map_err(failed)?;
+            stage.calm = AWAY;
         }
         let mut options = vec!["--method".to_owned(), method.to_owned()];
         options.extend(self.options.iter().cloned());

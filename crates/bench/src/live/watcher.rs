@@ -60,7 +60,7 @@ impl Watcher {
     /// It cannot be started, or is not answered.
     pub fn start(host: &Host, subject: &Subject) -> Result<Self, Failure> {
         let (mut watcher, ready) = match subject {
-            Subject::Writer { .. } | Subject::Strict { .. } => {
+            Subject::Writer { .. } | Subject::Strict { .. } | Subject::Returning { .. } => {
                 let connect = format!("{ADDRESS}:{PORT}");
                 let mut line = Dialogue::start(host, &[PROGRAM, "--client", &connect], ANSWER_MAX)?;
                 let ready = line.hear()?;

@@ -73,6 +73,9 @@ pub fn figures(story: &Story) -> Vec<(&'static str, String)> {
     }
     if sums.rounds > 0 {
         figures.push(("zero, not sent", bytes(sums.zero_bytes)));
+        if sums.reused_bytes > 0 {
+            figures.push(("there from an earlier visit", bytes(sums.reused_bytes)));
+        }
         figures.push(("on the wire", bytes(sums.wire_bytes)));
     }
     if let Some(pages) = &sums.follow {

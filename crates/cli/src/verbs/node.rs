@@ -60,6 +60,9 @@ enum Command {
         /// Bridge that workloads with an address of their own are put on
         #[arg(long, value_name = "NAME", env = "FERRY_BRIDGE", default_value = "ferry0")]
         bridge: String,
+        /// Keep this much of the memory of workloads that have left, readable by root only: who comes back brings only what has changed. Without it, nothing is kept
+        #[arg(long, value_name = "SIZE", value_parser = values::size)]
+        visits_max: Option<u64>,
     },
     /// Print a token by which one host can join, once, under this name
     Token {
@@ -105,7 +108,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
             context.only_here("node init")?;
             init(context, name)?;
         }
-        Command::Up { listen, api_listen, advertise, bridge } => {
+        Command::Up { listen, api_listen, advertise, bridge, visits_max } => {
             context.only_here("node up")?;
             let config = Config {
                 state: context.state().to_owned(),
@@ -114,6 +117,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
                 api_listen,
                 advertise,
                 bridge,
+                visits_bytes_max: visits_max.unwrap_or(0),
                 ferry: std::env::current_exe().map_err(|cause| Error::from_source(Kind::Unable, &cause))?,
             };
             start_log();

@@ -19,6 +19,8 @@ pub struct Node {
     pub name: String,
     dir: PathBuf,
     up: Option<Child>,
+    /// Of `ferry node up`, besides where it listens.
+    options: Vec<String>,
 }
 
 /// Several nodes of one fleet.
@@ -30,10 +32,16 @@ pub struct Fleet {
 impl Fleet {
     /// A fleet whose nodes are up and know each other; the first is the authority's.
     pub fn of(names: &[&str]) -> Self {
+        Self::with(names, &[])
+    }
+
+    /// As [`Self::of`], with more options for each `ferry node up`.
+    pub fn with(names: &[&str], options: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("ferry-fleet-").tempdir().unwrap();
         let mut nodes: Vec<Node> = Vec::new();
         for name in names {
-            let mut node = Node { name: (*name).to_owned(), dir: dir.path().join(name), up: None };
+            let options = options.iter().map(|option| (*option).to_owned()).collect();
+            let mut node = Node { name: (*name).to_owned(), dir: dir.path().join(name), up: None, options };
             match nodes.first() {
                 None => drop(node.ok(&["node", "init", "--name", name])),
                 Some(first) => {
@@ -87,6 +95,7 @@ impl Node {
             std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("node.log")).unwrap();
         let mut command =
             self.command(&["node", "up", "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
+        command.args(&self.options);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.up = Some(child);
         until("the node answers", || std::os::unix::net::UnixStream::connect(self.socket()).is_ok());

@@ -30,6 +30,11 @@ pub struct RoundDone {
     /// How long the pause was expected to be, had it begun right after this round, microseconds.
     #[n(4)]
     pub predicted_downtime_us: Option<u64>,
+    /// Bytes that the target had of an earlier visit: told, not sent.
+    #[n(5)]
+    #[cbor(default)]
+    #[serde(default)]
+    pub reused_bytes: u64,
 }
 
 impl From<Round> for RoundDone {

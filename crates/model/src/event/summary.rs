@@ -25,6 +25,9 @@ pub struct Summary {
     pub sent_in_pause_bytes: u64,
     /// Bytes of memory that were all zero: told, not sent.
     pub zero_bytes: u64,
+    /// Bytes of memory that the target had of an earlier visit: told, not sent.
+    #[serde(default)]
+    pub reused_bytes: u64,
     /// Bytes that the page streams carried, after compression. 0 where there were no rounds: then it is not counted.
     pub wire_bytes: u64,
     /// Pages that followed after the resume, where some did.
@@ -69,6 +72,7 @@ pub fn summary(events: &[Event]) -> Summary {
     sums.rounds = u32::try_from(running.clone().count()).unwrap_or(u32::MAX);
     sums.predicted_downtime_us = running.next_back().and_then(|done| done.predicted_downtime_us);
     sums.zero_bytes = sum(|done| done.round.zero_bytes);
+    sums.reused_bytes = sum(|done| done.reused_bytes);
     sums.wire_bytes = sum(|done| done.wire_bytes);
     if rounds.is_empty() {
         sums.sent_bytes = progress.values().copied().fold(0, u64::saturating_add);
@@ -108,7 +112,13 @@ mod tests {
 
     fn round(number: u32, last: bool, sent_bytes: u64, predicted_downtime_us: Option<u64>) -> What {
         let round = Round { number, last, sent_bytes, zero_bytes: 10, ..Round::default() };
-        What::Round(RoundDone { predicted_downtime_us, wire_bytes: sent_bytes / 2, ..round.into() })
+        let reused_bytes = if number == 0 { 7 } else { 0 };
+        What::Round(RoundDone {
+            predicted_downtime_us,
+            reused_bytes,
+            wire_bytes: sent_bytes / 2,
+            ..round.into()
+        })
     }
 
     #[test]
@@ -134,6 +144,7 @@ mod tests {
                 downtime_us: Some(30),
                 spent: vec![Spent { cause: Cause::Memory, us: 10 }, Spent { cause: Cause::Resume, us: 1 }],
                 predicted_downtime_us: Some(80),
+                reused_bytes: 7,
                 outage_us: Some(33),
                 rounds: 2,
                 sent_bytes: 1150,

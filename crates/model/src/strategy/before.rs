@@ -51,7 +51,9 @@ impl Before {
 /// What the link carried in a second: in the first round, which is the longest, else all memory in the time that it took.
 fn bandwidth(events: &[Event]) -> Option<u64> {
     let round = events.iter().find_map(|event| match &event.what {
-        What::Round(done) if done.round.sent_bytes >= TELLING_BYTES => done.round.bytes_per_s(),
+        What::Round(done) if done.round.sent_bytes >= TELLING_BYTES && done.reused_bytes == 0 => {
+            done.round.bytes_per_s()
+        }
         _ => None,
     });
     let in_pause = || {

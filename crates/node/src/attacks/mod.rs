@@ -77,6 +77,7 @@ impl TestNode {
             api_listen: Some(api.clone()),
             advertise: None,
             bridge: "ferry0".to_owned(),
+            visits_bytes_max: 0,
             ferry: "/nonexistent".into(),
         };
         let node = Node::new(

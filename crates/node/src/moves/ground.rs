@@ -14,6 +14,7 @@ use ferry_session::decider::Journals;
 use ferry_session::facts::{self, Place};
 use ferry_session::journal::Shared;
 use ferry_session::movement;
+use ferry_session::visits::Visits;
 use ferry_transfer::wire::Stream;
 use ferry_transfer::wire::greeting::Purpose;
 use std::io;
@@ -44,6 +45,10 @@ impl movement::Node for Node {
 
     fn directory(&self, id: WorkloadId) -> PathBuf {
         self.workloads.directory(id)
+    }
+
+    fn visits(&self) -> Visits {
+        Visits::new(&self.config().state, self.config().visits_bytes_max)
     }
 
     fn program(&self) -> PathBuf {

@@ -127,6 +127,7 @@ mod tests {
             api_listen: None,
             advertise: None,
             bridge: "b0".into(),
+            visits_bytes_max: 0,
             ferry: "/nonexistent".into(),
         };
         let open = || {

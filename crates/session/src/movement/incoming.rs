@@ -5,6 +5,7 @@
 
 use super::recorder::Recorder;
 use super::{memory, planning};
+use crate::visits::Visit;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::ids::Hash;
 use ferry_transfer::access::SpaceAccess;
@@ -54,6 +55,13 @@ impl Incoming {
             }
         }
         Ok(())
+    }
+
+    /// The source may tell pages of this instead of sending them.
+    pub fn hold(&self, visit: Arc<Visit>) {
+        if let Flow::Rounds(receiver) = &self.flow {
+            receiver.hold(visit);
+        }
     }
 
     /// Whether pages still come as they should: the source only sees that a stream broke.

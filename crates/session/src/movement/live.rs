@@ -26,7 +26,7 @@ use ferry_transfer::engine::{Engine, Found, RangeSet, RoundError, TrackedSpace};
 use ferry_transfer::linux::{FollowedTask, Later, ObjectSpace, SharedObjects, StillSpace, TaskTracker};
 use ferry_transfer::space::{Range, SpaceId};
 use ferry_transfer::wire::Stream;
-use ferry_transfer::wire::rounds::{Compression, Settings, StreamCarrier};
+use ferry_transfer::wire::rounds::{Compression, Offer, Settings, StreamCarrier};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -59,6 +59,8 @@ pub(super) struct Live {
     streams: u32,
     /// Bytes on the link before the last round.
     wire_bytes: u64,
+    /// Bytes that the target had already.
+    reused_bytes: u64,
     planned_bytes: u64,
     /// Most of it follows after the resume: where, as soon as that is known.
     follows: Option<Later>,
@@ -116,6 +118,7 @@ impl Live {
             carrier,
             streams: count,
             wire_bytes: 0,
+            reused_bytes: 0,
             planned_bytes,
             follows,
             later: BTreeMap::new(),
@@ -154,6 +157,11 @@ impl Live {
         }
         self.agree(state);
         Ok(Some(tracked.draft))
+    }
+
+    /// The target has these pages of an earlier visit: in the first round they are told, not sent.
+    pub fn offer(&self, offer: Offer) {
+        self.carrier.offer(offer);
     }
 
     /// One round while it runs.
@@ -334,11 +342,15 @@ impl Live {
     }
 
     fn note(&mut self, round: Round) -> RoundDone {
-        if round.sent_bytes >= TELLING_BYTES {
+        let figures = self.carrier.figures();
+        let reused_bytes = figures.held_bytes - self.reused_bytes;
+        self.reused_bytes = figures.held_bytes;
+        let round = Round { sent_bytes: round.sent_bytes.saturating_sub(reused_bytes), ..round };
+        // To look for what the target has takes its time, too.
+        if round.sent_bytes >= TELLING_BYTES && reused_bytes == 0 {
             self.bandwidth = self.bandwidth.max(round.bytes_per_s().unwrap_or(0));
         }
         self.rounds.push(round);
-        let figures = self.carrier.figures();
         let wire_bytes = figures.wire_bytes - self.wire_bytes;
         self.wire_bytes = figures.wire_bytes;
         RoundDone {
@@ -347,6 +359,7 @@ impl Live {
             streams: self.streams,
             compressed: figures.compression.on,
             predicted_downtime_us: None,
+            reused_bytes,
         }
     }
 

@@ -12,6 +12,7 @@ mod drain;
 mod estimate;
 mod files;
 mod ground;
+mod held;
 pub mod hold;
 mod images;
 mod incoming;

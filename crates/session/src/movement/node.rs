@@ -1,6 +1,7 @@
 //! What a move needs of the node around it. The node implements it over its peers, policy and directories; tests over a socket pair.
 
 use crate::journal::Shared;
+use crate::visits::Visits;
 use ferry_model::error::Result;
 use ferry_model::facts::{Holding, HostFacts};
 use ferry_model::handover::Registry;
@@ -47,6 +48,11 @@ pub trait Node: Send + Sync + 'static {
 
     /// The state directory of a workload; it need not exist yet. Shim, capsule and journal live in it.
     fn directory(&self, id: WorkloadId) -> PathBuf;
+
+    /// What is kept of the memory of workloads that have left.
+    fn visits(&self) -> Visits {
+        Visits::new(&self.state(), 0)
+    }
 
     /// The program `ferry`, to start shims with.
     fn program(&self) -> PathBuf;

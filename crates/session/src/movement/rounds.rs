@@ -66,6 +66,9 @@ impl SourceRole {
         let mut share_percent = 100;
         loop {
             self.look(&mut live, hashes)?;
+            if std::mem::take(&mut self.target_holds) > 0 {
+                live.offer(self.which_held()?);
+            }
             if !self.staged && self.capsule {
                 // Now that the target's capsule has its inside.
                 stage.add_memory(live.memory_points());

@@ -26,6 +26,7 @@ use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outco
 use ferry_model::ids::{Epoch, Hash, WorkloadId};
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
+use ferry_transfer::access::SpaceAccess;
 use ferry_transfer::wire::control::{self, Bulk};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -61,6 +62,10 @@ pub(super) struct SourceRole {
     pub(super) sent_beside: Option<SentBeside>,
     /// The target has said that its puppets are as captured.
     pub(super) ready: bool,
+    /// Pages that the target has of an earlier visit, until it was asked which.
+    pub(super) target_holds: u64,
+    /// Where its memory is, for what this host keeps of it.
+    pub(super) left: Vec<SpaceAccess>,
     /// It stands still.
     pub(super) pause: Option<Pause>,
     /// What made it give up first; later reasons follow from it.
@@ -111,6 +116,8 @@ pub(super) fn run(
         stage: None,
         sent_beside: None,
         ready: false,
+        target_holds: 0,
+        left: Vec::new(),
         pause: None,
         failure: None,
         committing: None,
@@ -256,6 +263,9 @@ impl SourceRole {
         let Some(Captured { bytes, envelope, spaces }) = self.captured.take() else {
             return Err(Error::new(Kind::Bug, "The workload was not captured"));
         };
+        if self.ground.node.visits().is_on() {
+            self.left.clone_from(&spaces);
+        }
 
         self.ground.recorder.phase(Phase::State);
         let mut stage = self.stage.take().ok_or_else(|| Error::new(Kind::Bug, "No files"))?;
@@ -287,6 +297,10 @@ impl SourceRole {
         let hash = receipt(&hashes, memory);
         self.ground.recorder.phase(Phase::Prepared);
         driver.feed(Input::Sent(self.receipt(hash)), self).map_err(|e| stopped(&e))
+    }
+
+    pub(super) fn workload(&self) -> WorkloadId {
+        self.workload
     }
 
     fn shim(&mut self) -> Result<&mut Client> {
@@ -342,6 +356,7 @@ impl World for SourceRole {
                 if let Some(mut serving) = self.serving.take() {
                     serving.end();
                 }
+                self.keep_visit();
                 match files::destroy(&self.ground.node, self.workload) {
                     Ok(()) => {
                         (self.shim, self.tracking) = (None, None);
@@ -399,6 +414,7 @@ impl Role for SourceRole {
                 self.failure.get_or_insert(error);
                 return Err(reason);
             }
+            control::Message::Holds { pages } => self.target_holds = pages,
             _ => {}
         }
         Ok(())
@@ -463,6 +479,8 @@ pub(super) fn recover(
         stage: None,
         sent_beside: None,
         ready: false,
+        target_holds: 0,
+        left: Vec::new(),
         pause: None,
         failure,
         committing: None,

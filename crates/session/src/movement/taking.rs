@@ -32,6 +32,7 @@ const STATE_BYTES_MAX: u64 = crate::shim::protocol::MESSAGE_BYTES_MAX as u64 - 4
 impl TargetRole {
     /// Files, state and memory, until the memory is on its way. What follows is the handover's.
     pub(super) fn take(&mut self, begin: &Begin) -> Result<()> {
+        self.offer_held();
         // Started while the workload still runs at the source: a new process takes longer than all that it will do.
         let shim = Client::spawn(&self.ground.node.program(), &self.directory, false);
         let no_shim = |e| Error::from_source(Kind::Unable, &e).context("No shim could be started");
@@ -45,6 +46,7 @@ impl TargetRole {
                 control::Message::Bulk { kind: Bulk::Draft } => self.take_draft(begin)?,
                 control::Message::Bulk { kind: Bulk::Aside } => self.take_aside()?,
                 control::Message::Bulk { kind: Bulk::State } => return self.take_state(begin),
+                control::Message::WhichHeld => self.tell_held()?,
                 control::Message::Handover { message } => {
                     let message: Option<Message> = minicbor::decode(&message).ok();
                     if let Some(Message { body: Body::Abort { reason }, key }) = message

@@ -12,6 +12,7 @@ use super::recorder::Recorder;
 use super::{files, missing, planning, receipt};
 use crate::handover::{Act, Driver, Stopped, World};
 use crate::shim::{self, Client, Spec};
+use crate::visits::Visit;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::event::{Cause, Event, What};
 use ferry_model::handover::{Answer, Body, Cas, Entry, Input, Key, Message, Outcome, Receipt, Target};
@@ -50,6 +51,8 @@ pub(super) struct TargetRole {
     pub(super) drain: Option<Drain>,
     /// It stands still at its source, or is about to.
     pub(super) pause: Option<Pause>,
+    /// What is here of an earlier visit.
+    pub(super) visit: Option<Arc<Visit>>,
 }
 
 /// Takes part in a move that `peer` began, from its first question on. Returns when it is over; `None` when it was only a question.
@@ -125,6 +128,7 @@ impl TargetRole {
             ways,
             drain: None,
             pause: None,
+            visit: None,
         }
     }
 
@@ -246,6 +250,7 @@ impl World for TargetRole {
                         self.deliver();
                         // Nobody waits for its streams to end.
                         self.incoming.take().into_iter().for_each(Incoming::leave);
+                        self.forget_visit(true);
                         Some(Input::Thawed)
                     }
                     Err(error) => {
@@ -257,6 +262,7 @@ impl World for TargetRole {
             Act::Destroy => match files::destroy(&self.ground.node, self.ground.key.id) {
                 Ok(()) => {
                     (self.shim, self.pause) = (None, None);
+                    self.forget_visit(false);
                     self.ground.node.departed(self.ground.key.id, None);
                     Some(Input::Destroyed)
                 }

@@ -25,5 +25,6 @@ pub use carrier::{Carrier, Filler, Local};
 pub use range_set::RangeSet;
 pub use rounds::{Engine, RoundError};
 pub use send::BATCH_BYTES;
-pub(crate) use send::{is_zero, without, without_zeros};
+pub use send::is_zero;
+pub(crate) use send::{without, without_zeros};
 pub use space::{Found, TrackedSpace, Untracked};

@@ -164,7 +164,7 @@ fn pages(range: &Range) -> impl Iterator<Item = Range> + use<> {
     (range.start..range.end()).step_by(PAGE_SIZE as usize).map(|start| Range { start, len: PAGE_SIZE })
 }
 
-/// Whether a page is.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+/// Whether a page is all zeros.
+pub fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(64).all(|part| part.iter().fold(0, |sum, byte| sum | byte) == 0)
 }

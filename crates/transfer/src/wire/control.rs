@@ -9,6 +9,7 @@
 //! T  Handover(reserved)
 //! S  Bulk(files) Chunk.. End staged while the workload runs; again, what changed since, when it is frozen
 //! T  Taken
+//! T  Holds                   of an earlier visit it has pages; WhichHeld, Bulk(held) Chunk.. End before the first round
 //! S  Bulk(draft) Chunk.. End pre-copy, before a round: what the workload looks like now; answered by Ready
 //! S  Bulk(state) Chunk.. End execution state of the frozen workload
 //! T  Ready                   spaces exist: the page streams may fill them
@@ -161,6 +162,17 @@ pub enum Message {
         #[n(0)]
         frames: Vec<ByteVec>,
     },
+    /// Target: of the last visit of this workload it has pages, and tells which if it is asked. A source that does not know this
+    /// sends all pages.
+    #[n(41)]
+    Holds {
+        /// How many.
+        #[n(0)]
+        pages: u64,
+    },
+    /// Source: which are they? Answered by [`Bulk::Held`].
+    #[n(42)]
+    WhichHeld,
 }
 
 /// What a [`Message::Bulk`] announces.
@@ -182,6 +194,9 @@ pub enum Bulk {
     /// Pages of the same kind that the target has and that were written again, before the workload is stopped: it gives them back.
     #[n(5)]
     Aside,
+    /// From the target: the names of the pages that it holds, [`super::rounds::NAME_BYTES`] each. A page is told by its place in this list.
+    #[n(6)]
+    Held,
 }
 
 /// Sends a message.
