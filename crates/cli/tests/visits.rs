@@ -33,8 +33,8 @@ fn goes_on(node: &Node) {
 /// The last move away from a host.
 fn last_of(node: &Node) -> String {
     let moves = node.json(&["moves", "ls"]);
-    let away = moves.as_array().unwrap().iter().filter(|one| one["source"] == node.name.as_str());
-    away.last().unwrap()["id"].as_str().unwrap().to_owned()
+    let mut away = moves.as_array().unwrap().iter().filter(|one| one["source"] == node.name.as_str());
+    away.next_back().unwrap()["id"].as_str().unwrap().to_owned()
 }
 
 /// Moves it; what the target had already, what was sent, and how many bytes that were on the wire, as the report says.
@@ -63,6 +63,8 @@ fn who_comes_back_brings_only_what_has_changed() {
     until("what it was is on disk", || kept(alpha).len() == 1);
     let [reused, sent, wire] = moved(beta, alpha, &[]);
     assert!(reused > 30 * MIB && sent < 8 * MIB && wire < 9 * MIB, "{reused} {sent} {wire}");
+    let status = alpha.ok(&["node", "status"]);
+    assert!(status.contains(" of at most 1.0 GiB of the memory of workloads that have left"), "{status}");
     let report = beta.ok(&["moves", "report", &last_of(beta)]);
     assert!(report.contains("there from an earlier visit"), "{report}");
     // It is here now: what was kept of it goes; and beta keeps what has left it.

@@ -205,6 +205,8 @@ impl Node {
             operators: members.present_operators(now_unix()).map(operator).collect(),
             workloads: self.workloads.count(),
             moves: self.moves_running(),
+            visits_bytes: ferry_session::movement::Node::visits(self).bytes().unwrap_or(0),
+            visits_bytes_max: self.config.visits_bytes_max,
             uptime_seconds: self.began.elapsed().as_secs(),
         }
     }

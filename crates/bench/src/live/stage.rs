@@ -2,7 +2,7 @@
 
 use super::counters::{self, Counters};
 use super::watcher::{REDIS_PORT, Watcher};
-use crate::stalls::Stalls;
+use crate::stalls::{Stalls, now_us};
 use ferry_lab::{FERRY, Fleet, Host, HostSpec, Process, built_beside};
 use ferry_model::api::{Move, MoveState};
 use ferry_model::event::{Event, What};
@@ -70,6 +70,7 @@ pub struct Stage {
     pub calm: Duration,
     stalls: Stalls,
     outage: Outage,
+    began_us: u64,
 }
 
 /// Why there is no figure.
@@ -105,6 +106,8 @@ pub struct Outage {
     pub own_us: u64,
     /// The same, of what at least one processor stood still: whoever was on that one waited for it.
     pub alone_us: u64,
+    /// When the longest began, by the wall clock, microseconds; 0 where none was worth telling.
+    pub from_us: u64,
 }
 
 impl Stage {
@@ -146,7 +149,16 @@ impl Stage {
         let watcher = Watcher::start(&gamma, subject)?;
         let outage = Outage::default();
         let stalls = Stalls::watch();
-        Ok(Self { fleet, watcher, third: gamma, at: 0, calm: Duration::from_millis(500), stalls, outage })
+        Ok(Self {
+            fleet,
+            watcher,
+            third: gamma,
+            at: 0,
+            calm: Duration::from_millis(500),
+            stalls,
+            outage,
+            began_us: 0,
+        })
     }
 
     /// Limits what each of the two hosts can receive, bytes in a second.
@@ -167,6 +179,7 @@ impl Stage {
     pub fn carry(&mut self, options: &[String]) -> Result<Move, Failure> {
         std::thread::sleep(self.calm);
         self.watcher.mark()?;
+        self.began_us = now_us();
         let output = self.begin(options)?.wait(MOVE_MAX)?;
         let told = output.stdout.lines().find_map(|line| serde_json::from_str::<Move>(line).ok());
         let mut moved = match told {
@@ -211,6 +224,12 @@ impl Stage {
         Ok((after - before) as f64 / began.elapsed().as_secs_f64())
     }
 
+    /// How long after the last move was asked for the longest wait began, microseconds.
+    #[must_use]
+    pub fn longest_at_us(&self) -> u64 {
+        self.outage.from_us.saturating_sub(self.began_us)
+    }
+
     /// How long clients waited in the last move.
     #[must_use]
     pub fn outage(&self) -> Outage {
@@ -224,10 +243,14 @@ impl Stage {
     /// They do not flow, or whoever watches saw a fault.
     fn wait_for_replies(&mut self) -> Result<Outage, Failure> {
         let (end, mut outage, mut first) = (Instant::now() + REPLIES_MAX, Outage::default(), true);
+        let mut longest = 0;
         loop {
             let seen = self.watcher.mark()?;
             outage.us = outage.us.max(seen.gap_us);
             for wait in &seen.waits {
+                if wait.us() > longest {
+                    (longest, outage.from_us) = (wait.us(), wait.from_us);
+                }
                 let still = self.stalls.within(wait);
                 outage.own_us = outage.own_us.max(wait.us().saturating_sub(still.all_us));
                 outage.alone_us = outage.alone_us.max(wait.us().saturating_sub(still.any_us));

@@ -268,9 +268,10 @@ impl Bench {
             let ms =
                 |us: Option<u64>| us.map_or_else(|| "?".to_owned(), |us| format!("{:.1}", us as f64 / 1e3));
             let (outage, still, total) = (ms(sums.outage_us), ms(sums.downtime_us), ms(sums.total_us));
+            let at = ms(Some(stage.longest_at_us()));
             let (own, alone) = (ms(Some(stage.outage().own_us)), ms(Some(stage.outage().alone_us)));
             say(&format!(
-                "{what}: move {number}: waited {outage} ms ({own} without the machine's own, {alone} without a processor's), stood still {still} ms, total {total} ms"
+                "{what}: move {number}: waited {outage} ms ({own} without the machine's own, {alone} without a processor's), longest wait from {at} ms on, stood still {still} ms, total {total} ms"
             ));
             if let Some(dir) = &self.moves {
                 std::fs::create_dir_all(dir)?;

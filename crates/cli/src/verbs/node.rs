@@ -243,6 +243,11 @@ fn print_status(status: &NodeStatus, out: &mut dyn Write) -> std::io::Result<()>
     for operator in &status.operators {
         writeln!(out, "operator {}, until {}", operator.name, date(operator.expires_unix))?;
     }
+    if status.visits_bytes_max > 0 {
+        let (kept, most) =
+            (crate::output::bytes(status.visits_bytes), crate::output::bytes(status.visits_bytes_max));
+        writeln!(out, "keeps {kept} of at most {most} of the memory of workloads that have left")?;
+    }
     let here = if status.authority.here { " (here)" } else { "" };
     writeln!(out, "authority {}{here}, fingerprint {}", status.authority.node, status.authority.fingerprint)?;
     writeln!(out, "{} workloads, {} moves under way", status.workloads, status.moves)

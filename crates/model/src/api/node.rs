@@ -30,6 +30,12 @@ pub struct NodeStatus {
     pub workloads: usize,
     /// Moves under way.
     pub moves: usize,
+    /// What is kept on its disk of the memory of workloads that have left, bytes.
+    #[serde(default)]
+    pub visits_bytes: u64,
+    /// How much of that may be kept, bytes; 0: nothing is.
+    #[serde(default)]
+    pub visits_bytes_max: u64,
     /// Seconds since the node began.
     pub uptime_seconds: u64,
 }

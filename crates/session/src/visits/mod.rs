@@ -116,6 +116,14 @@ impl Visits {
         remove(&self.place(id))
     }
 
+    /// How much is kept, bytes.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn bytes(&self) -> io::Result<u64> {
+        Ok(self.all()?.iter().map(|(_, _, bytes)| bytes).sum())
+    }
+
     /// What a node does first: nothing half written is left, and no more than is allowed.
     ///
     /// # Errors

@@ -92,7 +92,7 @@ fn no_more_is_kept_than_is_allowed_and_the_oldest_goes_first() {
     // What does not fit alone is kept in part.
     assert_eq!(keep(&visits, 4, &[memory(dir.path(), &[1, 2, 3, 4, 5, 6, 7, 8])]), 4 * PAGE_SIZE);
     assert_eq!(content(&visits.find(id(4)).unwrap()), [1, 2, 3, 4]);
-    assert!(visits.all().unwrap().iter().map(|(_, _, bytes)| bytes).sum::<u64>() <= 4 * one);
+    assert!(visits.bytes().unwrap() <= 4 * one);
 }
 
 #[test]
