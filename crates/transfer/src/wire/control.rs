@@ -194,7 +194,7 @@ pub enum Bulk {
     /// Pages of the same kind that the target has and that were written again, before the workload is stopped: it gives them back.
     #[n(5)]
     Aside,
-    /// From the target: the names of the pages that it holds, [`super::rounds::NAME_BYTES`] each. A page is told by its place in this list.
+    /// From the target: the names of the pages that it holds, [`super::rounds::held::NAME_BYTES`] each. A page is told by its place in this list.
     #[n(6)]
     Held,
 }
