@@ -1,9 +1,12 @@
 //! Pages that a target still has of an earlier visit of the workload: kept by the host that it leaves, offered when it comes back.
 
+use super::ground::Ground;
 use super::planning;
 use super::source::SourceRole;
 use super::target::TargetRole;
 use ferry_model::error::{Error, Kind, Result};
+use ferry_model::handover::{Answer, Key};
+use ferry_model::ids::HostName;
 use ferry_model::planning::Method;
 use ferry_transfer::wire::bulk::{BulkReader, BulkWriter};
 use ferry_transfer::wire::control::{Bulk, Message};
@@ -67,10 +70,18 @@ impl TargetRole {
     /// Tells the source if there is something of an earlier visit. It asks for it when it is about to send rounds, or does not.
     pub(super) fn offer_held(&mut self) {
         let in_rounds = matches!(self.method, Method::Auto | Method::PreCopy | Method::Hybrid);
-        self.visit = self.ground.node.visits().find(self.ground.key.id).filter(|_| in_rounds).map(Arc::new);
+        let visits = self.ground.node.visits();
+        self.visit = visits.find(self.ground.key.id).filter(|_| in_rounds && self.is_owners()).map(Arc::new);
         if let Some(visit) = &self.visit {
             let _ = self.ground.link.send(&Message::Holds { pages: visit.pages() });
         }
+    }
+
+    /// Whether the source is who has the workload now, by what this host knows of where it went. Another one that only calls something by its
+    /// name is not to hear what was in its memory.
+    fn is_owners(&self) -> bool {
+        let Ground { node, key, peer, .. } = &self.ground;
+        may_hear(&node.registry().read(key.id), key, peer)
     }
 
     /// Says which pages it has; from then on the source may count on them.
@@ -97,5 +108,39 @@ impl TargetRole {
             // To give room on a disk back takes a while.
             let _ = std::thread::Builder::new().name("ferry-visit".into()).spawn(move || visits.forget(id));
         }
+    }
+}
+
+/// Whether `peer` may hear what is kept of a workload, as a registry has answered.
+fn may_hear(answer: &Answer, key: &Key, peer: &HostName) -> bool {
+    match answer {
+        Answer::Is(record) | Answer::Won(record) => record.id == key.id && record.owner == *peer,
+        Answer::Refused(_) | Answer::Unknown => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferry_model::handover::{Record, Standing};
+    use ferry_model::ids::{BootId, Epoch, MoveId, WorkloadId};
+
+    #[test]
+    fn only_who_has_the_workload_hears_what_was_in_its_memory() {
+        let host = |name: &str| HostName::new(name).unwrap();
+        let key = Key { id: WorkloadId([3; 16]), epoch: Epoch(2), mv: MoveId([7; 16]) };
+        let record = |id, owner: &str| Record {
+            id: WorkloadId([id; 16]),
+            epoch: Epoch(2),
+            owner: host(owner),
+            boot_id: BootId([9; 16]),
+            standing: Standing::Running,
+            mv: None,
+            hash: None,
+        };
+        assert!(may_hear(&Answer::Is(record(3, "beta")), &key, &host("beta")));
+        assert!(!may_hear(&Answer::Is(record(3, "beta")), &key, &host("mallory")));
+        assert!(!may_hear(&Answer::Is(record(4, "beta")), &key, &host("beta")));
+        assert!(!may_hear(&Answer::Unknown, &key, &host("beta")));
     }
 }
