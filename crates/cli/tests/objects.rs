@@ -44,6 +44,12 @@ fn main() -> std::process::ExitCode {
         trials.push(trial(format!("warm::{name}"), move || judged(warm(&source))));
     }
     trials.push(trial("uneven::threads".to_owned(), move || judged(uneven(&threads))));
+    for method in ["pre-copy", "post-copy", "hybrid", "auto"] {
+        let writers = support::sources().join("writers.c");
+        trials.push(trial(format!("uneven::writers_by_{method}"), move || {
+            judged(uneven_live(&writers, method))
+        }));
+    }
     assert!(trials.len() > 60, "the programs in tests/objects were not found");
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -108,6 +114,12 @@ fn unmoved(source: &Path) -> Verdict {
 fn uneven(source: &Path) -> Verdict {
     let program = build(source)?;
     there_and_back(support::uneven_fleet(&[(&program, PLACE)])?)
+}
+
+/// As [`uneven`], while it runs: what is mapped from the file it brings is there in the pause only.
+fn uneven_live(source: &Path, method: &str) -> Verdict {
+    let program = build(source)?;
+    there_and_back_by(method, support::uneven_fleet(&[(&program, PLACE)])?)
 }
 
 /// To the other host and back: what went wrong by the first move is seen, and what only a second one breaks as well.

@@ -181,6 +181,15 @@ impl Stage {
         }
     }
 
+    /// Whether the target has none of `path`, as the workload sees it, or another one: it comes along, and is in its place for good in the
+    /// pause only.
+    pub fn brings(&self, path: &[u8]) -> bool {
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        let above = |end: &usize| self.beneath.contains_key(&path[..*end]);
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        ends.chain([path.len()]).any(|end| above(&end))
+    }
+
     /// From here on sends what is in these memory file systems, by mount point: the target's capsule has them, too.
     pub fn add_memory(&mut self, points: Vec<String>) {
         let tree = |point| Tree {

@@ -19,7 +19,7 @@ use ferry_model::strategy::measured::{Measured, Round};
 use ferry_model::strategy::options::{Compress, LiveOptions};
 use ferry_process::layout;
 use ferry_process::live::direct;
-use ferry_process::records::memory::{ObjectKind, vma};
+use ferry_process::records::memory::{Backing, ObjectKind, vma};
 use ferry_process::records::{self, State};
 use ferry_transfer::access::{Missing, SpaceAccess};
 use ferry_transfer::engine::{Engine, Found, RangeSet, RoundError, TrackedSpace};
@@ -140,9 +140,14 @@ impl Live {
         }
     }
 
-    /// Takes in what the workload looks like now. Some: the target has to make its puppets so before the next round.
-    pub fn follow(&mut self, tracked: Tracked) -> Result<Option<Vec<u8>>> {
-        let Envelope { state, last_pid, .. } = Envelope::from_bytes(&tracked.draft)?;
+    /// Takes in what the workload looks like now. Some: the target has to make its puppets so before the next round. Files that `late` says
+    /// are there in the pause only: their mappings are no part of that, and what is private to these travels in the pause, too.
+    pub fn follow(&mut self, mut tracked: Tracked, late: &dyn Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
+        let mut envelope = Envelope::from_bytes(&tracked.draft)?;
+        if leave_out(&mut envelope.state, late) {
+            tracked.draft = envelope.to_bytes();
+        }
+        let Envelope { state, last_pid, .. } = envelope;
         self.unsure.extend(tracked.untracked.iter().map(|each| each.pid));
         self.doubt_shared(last_pid);
         for (id, pid, userfaultfd) in tracked.spaces {
@@ -386,6 +391,19 @@ impl Live {
         }
         self.agreed = Some(Arc::new(state));
     }
+}
+
+/// Takes the mappings of files that are `late` out of a draft; whether there were any.
+fn leave_out(draft: &mut State, late: &dyn Fn(&[u8]) -> bool) -> bool {
+    let mut some = false;
+    for space in &mut draft.spaces {
+        space.vmas.retain(|vma| {
+            let is = matches!(&vma.backing, Backing::File { path, .. } if late(path));
+            some |= is;
+            !is
+        });
+    }
+    some
 }
 
 /// Where a space has memory of its own.

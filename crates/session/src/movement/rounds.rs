@@ -65,7 +65,7 @@ impl SourceRole {
         let (began, mut stagings, mut looked_long) = (Instant::now(), 0, false);
         let mut share_percent = 100;
         loop {
-            self.look(&mut live, hashes)?;
+            self.look(&mut live, stage, hashes)?;
             if std::mem::take(&mut self.target_holds) > 0 {
                 live.offer(self.which_held()?);
             }
@@ -163,12 +163,13 @@ impl SourceRole {
     pub(super) fn only_a_look(
         &mut self,
         request: &Request,
+        stage: &Stage,
         streams: Vec<Box<dyn Stream>>,
         hashes: &mut Vec<Hash>,
     ) -> Result<Live> {
         let mut live = Live::following(streams, &request.live)?;
         live.adopt(std::mem::take(&mut self.watched));
-        self.look(&mut live, hashes)?;
+        self.look(&mut live, stage, hashes)?;
         let done = live.round(Watch::new(&mut self.ground.link, &self.ground.recorder, 0))?;
         self.ground.recorder.round(done);
         Ok(live)
@@ -309,9 +310,9 @@ impl SourceRole {
     }
 
     /// Looks at the workload, and has the target make its puppets so.
-    fn look(&mut self, live: &mut Live, hashes: &mut Vec<Hash>) -> Result<()> {
+    fn look(&mut self, live: &mut Live, stage: &Stage, hashes: &mut Vec<Hash>) -> Result<()> {
         let tracked = self.ask(Client::track)?;
-        let Some(draft) = live.follow(tracked)? else { return Ok(()) };
+        let Some(draft) = live.follow(tracked, &|path| stage.brings(path))? else { return Ok(()) };
         hashes.push(self.bulk(Bulk::Draft, |to| std::io::Write::write_all(to, &draft))?);
         self.wait_for("the target's puppets", |message| matches!(message, Message::Ready))
     }

@@ -243,7 +243,7 @@ impl SourceRole {
             Method::PostCopy => {
                 let streams = std::mem::take(&mut streams);
                 self.open_ways(&request.live)?;
-                self.live = Some(self.only_a_look(request, streams, &mut hashes)?);
+                self.live = Some(self.only_a_look(request, &stage, streams, &mut hashes)?);
             }
             _ => {}
         }

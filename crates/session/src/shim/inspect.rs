@@ -48,7 +48,11 @@ impl Workload {
             found.iter_mut().filter(|each| each.binding == Binding::Value && each.name.starts_with('/'))
         {
             let path = format!("/proc/{root}/root{}", resource.name);
-            resource.hash = File::open(path).and_then(|file| self.hashes.of(&file)).ok();
+            let read = |file: File| Ok((self.hashes.of(&file)?, file.metadata()?.len()));
+            if let Ok((hash, bytes)) = File::open(path).and_then(read) {
+                // A process that has ended since it was looked at could not say how long its files are.
+                (resource.hash, resource.bytes) = (Some(hash), bytes);
+            }
         }
         match &self.capsule {
             Some(capsule) => found.extend(inspect::capsule::capsule(capsule)?),

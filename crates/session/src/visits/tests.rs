@@ -1,3 +1,5 @@
+//! What is kept: found by content, never more than allowed, never given out damaged, never half.
+
 use super::*;
 use ferry_transfer::access::Via;
 use ferry_transfer::space::{Range, SpaceId};

@@ -26,15 +26,16 @@ impl LinuxSink {
 impl LinuxSink {
     /// The space, if all of `ranges` were prepared for.
     fn prepared(&self, space: SpaceId, ranges: &[Range]) -> io::Result<&Opened> {
-        match self.opened.get(&space) {
-            Some((opened, prepared))
-                if ranges.iter().all(|range| space::covers(prepared, range.start, range.len)) =>
-            {
-                Ok(opened)
-            }
-            _ => {
-                let first = ranges.first().map_or(0, |range| range.start);
-                let what = format!("memory at {first:#x} of space {} was not prepared for", space.0);
+        let opened = self.opened.get(&space);
+        let there = |range: &&Range| {
+            opened.is_some_and(|(_, prepared)| space::covers(prepared, range.start, range.len))
+        };
+        match (opened, ranges.iter().find(|range| !there(range))) {
+            (Some((opened, _)), None) => Ok(opened),
+            (_, wrong) => {
+                let Range { start, len } = wrong.copied().unwrap_or(Range { start: 0, len: 0 });
+                let what =
+                    format!("{len} bytes of memory at {start:#x} of space {} were not prepared for", space.0);
                 Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
             }
         }
