@@ -164,6 +164,25 @@ fn heavy_a_hybrid_makes_one_round_and_the_rest_follows() {
     stage.end().unwrap();
 }
 
+/// Each is faster than what it spares, and what follows is in few pieces.
+#[test]
+fn heavy_a_hybrid_makes_more_rounds_while_they_get_smaller() {
+    let mut stage = stage(Subject::Strict { bytes: 512 << 20, rate: 16_000 }, None);
+    let before = stage.written_per_s().unwrap();
+    let moved = stage.carry(&options("--method hybrid")).unwrap();
+    let rounds = moved.events.iter().filter_map(|event| match &event.what {
+        What::Round(done) if !done.round.last => Some(done.round.sent_bytes),
+        _ => None,
+    });
+    let rounds: Vec<u64> = rounds.collect();
+    assert!(rounds.len() > 1, "{rounds:?}");
+    assert!(rounds.windows(2).all(|pair| pair[1] <= pair[0] / 2), "{rounds:?}");
+    let follows = follows(&moved);
+    assert!(follows > 0 && follows < rounds[0] / 4, "{follows} after {rounds:?}");
+    full_speed(&mut stage, before);
+    stage.end().unwrap();
+}
+
 /// Bytes that came after the resume.
 fn follows(moved: &Move) -> u64 {
     let placed = moved.events.iter().filter_map(|event| match &event.what {

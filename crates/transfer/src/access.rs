@@ -17,7 +17,7 @@ pub struct SpaceAccess {
     #[n(1)]
     pub via: Via,
     /// At a source: the ranges that hold content. At a target: those that may be written. Ascending and disjoint.
-    #[n(2)]
+    #[cbor(n(2), with = "crate::packed")]
     pub ranges: Vec<Range>,
 }
 
@@ -47,6 +47,6 @@ pub struct Missing {
     #[n(0)]
     pub space: SpaceId,
     /// Which pages: ascending, disjoint, not empty.
-    #[n(1)]
+    #[cbor(n(1), with = "crate::packed")]
     pub ranges: Vec<Range>,
 }

@@ -8,6 +8,7 @@
 pub mod access;
 pub mod engine;
 pub mod linux;
+mod packed;
 pub mod pager;
 pub mod space;
 pub mod wire;

@@ -88,7 +88,16 @@ proptest! {
         prop_assert!(
             pre_copy::predict(&wilder, &limits).downtime_us >= pre_copy::predict(&measured, &limits).downtime_us
         );
-        prop_assert!(hybrid::predict(&wilder).sent_bytes >= hybrid::predict(&measured).sent_bytes);
+    }
+
+    /// Each of its rounds at most half of the one before: all of them together send at most twice the memory, and the rest follows once.
+    #[test]
+    fn a_hybrid_sends_at_most_three_times_its_memory(measured in any_measured()) {
+        let hybrid = hybrid::predict(&measured);
+        prop_assert!(hybrid.rounds >= 1);
+        prop_assert!(hybrid.sent_bytes <= 3 * measured.bytes, "{:?}", hybrid);
+        let still = hybrid::predict(&Measured { dirty_bytes_per_s: 0, ..measured });
+        prop_assert!(hybrid.sent_bytes >= still.sent_bytes);
     }
 
     #[test]

@@ -80,6 +80,7 @@ impl Puppets {
         self.family.shielded = shields(&self.state, followed);
         self.family.grow(&followed.births, &new.tasks, cgroup)?;
         let old = std::mem::replace(&mut self.state, new);
+        self.keep_given(&old, last);
         self.map_all(&old, followed, None, last)?;
         self.complete = last;
         Ok(())

@@ -8,20 +8,26 @@ use super::grow::Family;
 use super::puppets::Puppets;
 use super::turns::Turns;
 use super::{Error, passing};
-use crate::layout::may_be_missing;
+use crate::layout::{kept, may_be_missing};
+use crate::records::State;
 use crate::records::memory::Space;
 use ferry_sys::pagemap::{IS_GUARD, IS_PRESENT, IS_SWAPPED, Pagemap, Query};
 use ferry_sys::remote::Program;
 use ferry_sys::userfaultfd::{self, MissingPages};
 use ferry_transfer::access::Missing;
 use ferry_transfer::engine::RangeSet;
-use ferry_transfer::space::{Range, SpaceId};
+use ferry_transfer::space::{Range, SpaceId, covers};
+use std::collections::BTreeMap;
 
 /// Calls in one batch: far fewer than fit.
 const CALLS_MAX: usize = 512;
 
 /// Userfaultfds that are opened after one draft, the most: each is a descriptor here.
 const EARLY_MAX: usize = 256;
+
+/// So few pieces are given back without a look at which of them are there: a call for nothing costs less than the page tables of a large
+/// memory, of which a look is 4 ms for each GiB.
+const UNSEEN_MAX: usize = 4096;
 
 /// Whatever is mapped, the zero page too: a page that was only looked at would keep the one that follows away.
 const ANYTHING: Query =
@@ -70,13 +76,16 @@ fn open_one(family: &mut Family, pid: i32) -> Result<MissingPages, Error> {
 fn check(puppets: &Puppets, missing: &[Missing]) -> Result<(), Error> {
     let may = may_be_missing(&puppets.state);
     for (at, each) in missing.iter().enumerate() {
-        let given = RangeSet::new(each.ranges.clone());
-        let ascends = given.bytes() == each.ranges.iter().fold(0, |sum, range| range.len.saturating_add(sum));
+        let ascends = each.ranges.windows(2).all(|pair| match pair {
+            [one, next] => one.start.saturating_add(one.len) <= next.start,
+            _ => true,
+        });
         if !ascends || missing[..at].iter().any(|other| other.space == each.space) {
             return Err(Error::Damaged(format!("the missing pages of space {}", each.space.0)));
         }
-        let wrong = may.get(&each.space).map_or(given.clone(), |may| given.difference(may));
-        if let Some(Range { start, len }) = wrong.ranges().first() {
+        let may = may.get(&each.space).map(RangeSet::ranges).unwrap_or_default();
+        if let Some(Range { start, len }) = each.ranges.iter().find(|each| !covers(may, each.start, each.len))
+        {
             let (space, what) = (each.space.0, "cannot follow later");
             return Err(Error::Damaged(format!("{len} bytes at {start:#x} of space {space} {what}")));
         }
@@ -112,14 +121,29 @@ impl Puppets {
         }
     }
 
-    /// Gives back what was filled already and will be missing: what is done now need not be done when the workload stands still.
+    /// Gives back what was filled already and will be missing: what is done now need not be done when the workload stands still. Nothing is
+    /// to be filled there from now on but by a draft's round.
     ///
     /// # Errors
     /// Something of it cannot follow later; or the kernel refuses. Then they are to be dropped.
     pub fn give_back(&mut self, missing: &[Missing]) -> Result<(), Error> {
         check(self, missing)?;
         let _turns = Turns::begin(&self.family);
-        empty(self, missing)
+        empty(self, missing)?;
+        for each in missing {
+            let given = self.given.entry(each.space).or_default();
+            *given = given.union(&RangeSet::new(each.ranges.clone()));
+        }
+        Ok(())
+    }
+
+    /// The puppets were `old` until now: what was given back is still empty where nothing has changed. After a draft there may be another round.
+    pub(super) fn keep_given(&mut self, old: &State, last: bool) {
+        let kept = if last && !self.given.is_empty() { kept(old, &self.state) } else { BTreeMap::new() };
+        self.given.retain(|space, given| {
+            *given = kept.get(space).map(|kept| given.intersection(kept)).unwrap_or_default();
+            !given.is_empty()
+        });
     }
 }
 
@@ -127,26 +151,36 @@ impl Puppets {
 pub(super) fn empty(puppets: &mut Puppets, missing: &[Missing]) -> Result<(), Error> {
     for each in missing {
         let pid = whose(puppets, each.space)?;
+        let wanted = RangeSet::new(each.ranges.clone());
+        let wanted = puppets.given.get(&each.space).map_or(wanted.clone(), |given| wanted.difference(given));
         let family = &mut puppets.family;
+        if wanted.ranges().len() <= UNSEEN_MAX {
+            give_back(family, pid, &wanted)?;
+            continue;
+        }
         let host_pid = family.actor(pid)?.0.tid;
         let failed = || Error::host(format!("look for pages of process {pid}"));
         let pagemap = Pagemap::open(host_pid).map_err(failed())?;
-        let wanted = RangeSet::new(each.ranges.clone());
         let Some((first, last)) = wanted.ranges().first().zip(wanted.ranges().last()) else { continue };
         let there = pagemap.scan(first.start, last.end(), &ANYTHING).map_err(failed())?;
         let there = there
             .iter()
             .map(|region| Range { start: region.start, len: region.end - region.start })
             .collect();
-        for part in wanted.intersection(&there).ranges().chunks(CALLS_MAX) {
-            let mut program = Program::new(family.layout());
-            for Range { start, len } in part {
-                let args = [*start, *len, libc::MADV_DONTNEED as u64];
-                program.call("give back pages that are missing again", libc::SYS_madvise, &args);
-            }
-            family.run(pid, &mut program)?;
-            program.check(0..program.len())?;
+        give_back(family, pid, &wanted.intersection(&there))?;
+    }
+    Ok(())
+}
+
+fn give_back(family: &mut Family, pid: i32, pages: &RangeSet) -> Result<(), Error> {
+    for part in pages.ranges().chunks(CALLS_MAX) {
+        let mut program = Program::new(family.layout());
+        for Range { start, len } in part {
+            let args = [*start, *len, libc::MADV_DONTNEED as u64];
+            program.call("give back pages that are missing again", libc::SYS_madvise, &args);
         }
+        family.run(pid, &mut program)?;
+        program.check(0..program.len())?;
     }
     Ok(())
 }

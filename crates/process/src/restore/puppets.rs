@@ -18,6 +18,7 @@ use ferry_sys::proc::maps::Mapping;
 use ferry_sys::ptrace::{self, Stop};
 use ferry_sys::remote::{Machine, Stats};
 use ferry_transfer::access::{Missing, SpaceAccess, Via};
+use ferry_transfer::engine::RangeSet;
 use ferry_transfer::space::{Range, SpaceId};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -70,6 +71,8 @@ pub struct Puppets {
     pub(super) files: BTreeMap<Vec<u8>, (u64, u64)>,
     /// Threads and all: no draft any more.
     pub(super) complete: bool,
+    /// What was given back, and has not been filled since.
+    pub(super) given: BTreeMap<SpaceId, RangeSet>,
 }
 
 impl Puppets {
@@ -126,6 +129,7 @@ impl Puppets {
             without_exe: BTreeSet::new(),
             files: BTreeMap::new(),
             complete: last,
+            given: BTreeMap::new(),
         };
         puppets.state = if last { state.clone() } else { puppets.available(state) };
         for object in &state.objects {

@@ -117,6 +117,7 @@ impl SourceRole {
         }
         hashes.push(self.bulk(Bulk::Missing, |to| to.write_all(&bytes))?);
         let Left { missing, places } = left;
+        let missing = (missing, Hash::of(&bytes));
         let serving = Serving::begin(ways, &self.directory, &places, missing, bandwidth_bytes_per_s_max)?;
         self.serving = Some(serving);
         Ok(())
@@ -124,8 +125,12 @@ impl SourceRole {
 
     /// What the target must be able to prove.
     pub(super) fn receipt(&self, hash: Hash) -> Receipt {
-        let left = self.serving.as_ref().map(Serving::missing);
-        Receipt { hash, missing_pages: left.map_or(0, missing::pages), missing: left.map(missing::hash) }
+        let left = self.serving.as_ref().map(Serving::left);
+        Receipt {
+            hash,
+            missing_pages: left.map_or(0, |(pages, _)| pages),
+            missing: left.map(|(_, hash)| hash),
+        }
     }
 
     /// Serves the pages that were left behind; asked again and again until the target has them all.

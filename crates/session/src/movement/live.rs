@@ -15,6 +15,7 @@ use ferry_model::event::RoundDone;
 use ferry_model::ids::Hash;
 use ferry_model::strategy::before::BANDWIDTH_ASSUMED;
 use ferry_model::strategy::convergence;
+use ferry_model::strategy::hybrid;
 use ferry_model::strategy::measured::{Measured, Round};
 use ferry_model::strategy::options::{Compress, LiveOptions};
 use ferry_process::layout;
@@ -175,6 +176,12 @@ impl Live {
             Ok(round) => Ok(self.note(round)),
             Err(error) => Err(failed(error, watch)),
         }
+    }
+
+    /// Whether another round of a hybrid is worth it: what would be sent in it is looked for, and is not looked for again if there is one.
+    pub fn is_worth_another(&mut self) -> Result<bool, RoundError> {
+        let sent = self.rounds.last().map_or(0, |round| round.sent_bytes.saturating_add(round.zero_bytes));
+        Ok(hybrid::is_worth_another(self.engine.scan_ahead()?, sent))
     }
 
     /// What was written again of what the target has, and may follow after the resume: the target is to give it back.

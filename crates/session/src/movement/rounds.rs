@@ -17,7 +17,7 @@ use ferry_model::event::{Cause, Phase, RoundDone};
 use ferry_model::ids::Hash;
 use ferry_model::plan::Plan;
 use ferry_model::planning::Method;
-use ferry_model::strategy::convergence::{self, Next};
+use ferry_model::strategy::convergence::{self, Limits, Next};
 use ferry_model::strategy::measured::Round;
 use ferry_model::strategy::remedy::{self, Possible, Remedy};
 use ferry_process::layout;
@@ -84,12 +84,16 @@ impl SourceRole {
             let (Next::Another { downtime_us }
             | Next::Last { downtime_us }
             | Next::Stuck { downtime_us, .. }) = next;
-            // Of a hybrid one round is all that is asked, and its pause is not that of what is left.
+            // Of a hybrid the pause is not that of what is left.
             let hybrid = method == Method::Hybrid;
             let predicted_downtime_us = (!hybrid).then_some(downtime_us);
             self.ground.recorder.round(RoundDone { predicted_downtime_us, ..done });
             self.ground.node.stands_at("ROUND");
-            if matches!(next, Next::Another { .. }) && !hybrid {
+            let another = match hybrid {
+                true => self.is_worth_another(&mut live, &limits)?,
+                false => matches!(next, Next::Another { .. }),
+            };
+            if another {
                 continue;
             }
             let late = stagings == 0 && began.elapsed() > STAGED_FOR;
@@ -134,6 +138,14 @@ impl SourceRole {
                 Remedy::Stop => return Ok(live),
             }
         }
+    }
+
+    /// Whether a hybrid is to make another round.
+    fn is_worth_another(&mut self, live: &mut Live, limits: &Limits) -> Result<bool> {
+        let more = (live.rounds().len() as u64) < u64::from(limits.rounds_max);
+        let worth = if more { live.is_worth_another() } else { Ok(false) };
+        worth
+            .map_err(|error| live::failed(error, Watch::new(&mut self.ground.link, &self.ground.recorder, 0)))
     }
 
     /// What is written will follow after the resume: the streams for it, and the target gives back what it has in these places. Each time

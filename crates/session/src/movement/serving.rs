@@ -7,7 +7,7 @@
 use super::node::Node;
 use ferry_model::error::{Error, Kind, Result};
 use ferry_model::handover::Key;
-use ferry_model::ids::{HostName, MoveId, WorkloadId};
+use ferry_model::ids::{Hash, HostName, MoveId, WorkloadId};
 use ferry_sys::proc::stat;
 use ferry_sys::schedule;
 use ferry_transfer::access::{Missing, SpaceAccess, Via};
@@ -91,6 +91,7 @@ pub(super) struct Serving {
     ways: Ways,
     source: Arc<Frozen>,
     missing: Arc<Vec<Missing>>,
+    left: (u64, Hash),
     started: Vec<(i32, u64)>,
     cap: Option<Arc<Cap>>,
     progress: Arc<Progress>,
@@ -112,12 +113,12 @@ impl Served {
 }
 
 impl Serving {
-    /// Serves `missing`, which lies where `places` says, and writes that down in `directory`.
+    /// Serves `missing`, whose hash was said to the target, and which lies where `places` says; writes that down in `directory`.
     pub fn begin(
         ways: Ways,
         directory: &Path,
         places: &[SpaceAccess],
-        missing: Vec<Missing>,
+        (missing, hash): (Vec<Missing>, Hash),
         bandwidth_bytes_per_s_max: Option<u64>,
     ) -> Result<Self> {
         let unable = |e: io::Error| {
@@ -135,7 +136,7 @@ impl Serving {
         let offered = Offered { mv: ways.mv, spaces, started, bandwidth_bytes_per_s_max };
         let bytes = minicbor::to_vec(&offered).unwrap_or_default();
         std::fs::write(directory.join(FILE), bytes).map_err(unable)?;
-        Self::of(ways, offered, missing).map_err(unable)
+        Self::of(ways, offered, (missing, hash)).map_err(unable)
     }
 
     /// Goes on after a restart of the node.
@@ -153,12 +154,13 @@ impl Serving {
             return Err(io::ErrorKind::NotFound.into());
         }
         let missing = offered.spaces.iter();
-        let missing =
+        let missing: Vec<Missing> =
             missing.map(|each| Missing { space: each.space, ranges: each.ranges.clone() }).collect();
-        Self::of(ways, offered, missing)
+        let hash = Hash::of(&super::missing::to_bytes(&missing));
+        Self::of(ways, offered, (missing, hash))
     }
 
-    fn of(ways: Ways, offered: Offered, missing: Vec<Missing>) -> io::Result<Self> {
+    fn of(ways: Ways, offered: Offered, (missing, hash): (Vec<Missing>, Hash)) -> io::Result<Self> {
         let pages = super::missing::pages(&missing);
         let source = Frozen {
             source: LinuxSource::open(offered.spaces)?,
@@ -171,6 +173,7 @@ impl Serving {
             ways,
             source: Arc::new(source),
             missing: Arc::new(missing),
+            left: (pages, hash),
             started: offered.started,
             cap: offered.bandwidth_bytes_per_s_max.map(Cap::new).map(Arc::new),
             progress: Arc::default(),
@@ -178,9 +181,9 @@ impl Serving {
         })
     }
 
-    /// What is served.
-    pub fn missing(&self) -> &[Missing] {
-        &self.missing
+    /// What was left behind: how many pages, and the hash of the set as it was said.
+    pub fn left(&self) -> (u64, Hash) {
+        self.left
     }
 
     /// Whether a part of the frozen copy does not exist any more: its pages will never come.

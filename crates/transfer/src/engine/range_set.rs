@@ -1,4 +1,5 @@
-//! A set of pages as ranges: ascending, disjoint, not touching. All operations go over both sets once.
+//! A set of pages as ranges: ascending, disjoint, not touching. All operations go over both sets once, and copy long runs of the larger one
+//! as they are: one of hundreds of thousands of pieces is cut by a few mappings while a workload stands still.
 
 use crate::space::Range;
 
@@ -39,31 +40,43 @@ impl RangeSet {
     /// What is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        let mut set = Self(Vec::with_capacity(self.0.len() + other.0.len()));
-        let (mut a, mut b) = (self.0.iter().peekable(), other.0.iter().peekable());
-        loop {
-            let next = match (a.peek(), b.peek()) {
-                (Some(x), Some(y)) if x.start <= y.start => a.next(),
-                (Some(_), None) => a.next(),
-                _ => b.next(),
-            };
-            let Some(range) = next else { return set };
-            set.append(range.start, range.end());
+        let (mut many, few) =
+            if self.0.len() < other.0.len() { (&other.0[..], self) } else { (&self.0[..], other) };
+        let mut set = Self(Vec::with_capacity(many.len() + few.0.len()));
+        for range in &few.0 {
+            // Not those that it touches: they become one with it.
+            let before = skipped(many, |other| other.end() < range.start);
+            set.0.extend_from_slice(&many[..before]);
+            many = &many[before..];
+            let within = skipped(many, |other| other.start <= range.end());
+            let touched = many[..within].first().zip(many[..within].last());
+            let (start, end) = touched.map_or((range.start, range.end()), |(first, last)| {
+                (first.start.min(range.start), last.end().max(range.end()))
+            });
+            set.append(start, end);
+            many = &many[within..];
         }
+        set.0.extend_from_slice(many);
+        set
     }
 
     /// What is in both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        let mut set = Self::default();
-        let (mut i, mut j) = (0, 0);
-        while let (Some(a), Some(b)) = (self.0.get(i), other.0.get(j)) {
-            set.append(a.start.max(b.start), a.end().min(b.end()));
-            if a.end() <= b.end() {
-                i += 1;
-            } else {
-                j += 1;
+        let (mut many, few) =
+            if self.0.len() < other.0.len() { (&other.0[..], self) } else { (&self.0[..], other) };
+        let mut set = Self(Vec::with_capacity(many.len() + few.0.len()));
+        for range in &few.0 {
+            many = &many[skipped(many, |other| other.end() <= range.start)..];
+            let within = skipped(many, |other| other.end() <= range.end());
+            if let Some((first, rest)) = many[..within].split_first() {
+                set.append(first.start.max(range.start), first.end());
+                set.0.extend_from_slice(rest);
             }
+            if let Some(last) = many.get(within) {
+                set.append(last.start.max(range.start), range.end());
+            }
+            many = &many[within..];
         }
         set
     }
@@ -71,21 +84,26 @@ impl RangeSet {
     /// What is in this one and not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        let mut set = Self::default();
-        let mut j = 0;
-        for range in &self.0 {
-            let mut at = range.start;
-            while other.0.get(j).is_some_and(|hole| hole.end() <= at) {
-                j += 1;
+        let mut set = Self(Vec::with_capacity(self.0.len() + other.0.len()));
+        let (mut ranges, mut holes) = (&self.0[..], &other.0[..]);
+        while let Some(range) = ranges.first() {
+            holes = &holes[skipped(holes, |hole| hole.end() <= range.start)..];
+            let Some(hole) = holes.first() else { break };
+            let before = skipped(ranges, |range| range.end() <= hole.start);
+            if before > 0 {
+                set.0.extend_from_slice(&ranges[..before]);
+                ranges = &ranges[before..];
+                continue;
             }
-            let mut k = j;
-            while let Some(hole) = other.0.get(k).filter(|hole| hole.start < range.end()) {
+            let mut at = range.start;
+            for hole in holes.iter().take_while(|hole| hole.start < range.end()) {
                 set.append(at, hole.start);
                 at = at.max(hole.end());
-                k += 1;
             }
             set.append(at, range.end());
+            ranges = &ranges[1..];
         }
+        set.0.extend_from_slice(ranges);
         set
     }
 
@@ -105,4 +123,15 @@ impl FromIterator<Range> for RangeSet {
     fn from_iter<I: IntoIterator<Item = Range>>(ranges: I) -> Self {
         Self::new(ranges.into_iter().collect())
     }
+}
+
+/// How many of `ranges`, of which first some are `before` and then none, are: found in steps that double, so that a long run costs little and
+/// a short one, too.
+fn skipped(ranges: &[Range], before: impl Fn(&Range) -> bool) -> usize {
+    let mut step = 1;
+    while step < ranges.len() && before(&ranges[step - 1]) {
+        step *= 2;
+    }
+    let from = step / 2;
+    from + ranges[from..ranges.len().min(step)].partition_point(before)
 }

@@ -56,8 +56,8 @@ pub struct Engine<S> {
     missed: Vec<(SpaceId, io::Error)>,
     rounds: u32,
     scanned: Option<Instant>,
-    /// A scan that the next round need not make.
-    ahead: Option<Scan>,
+    /// A scan that the next round need not make, and whether everything stood still at it.
+    ahead: Option<(Scan, bool)>,
     /// Spaces that have been scanned since everything stands still, and of which the same is known still.
     still: BTreeSet<SpaceId>,
 }
@@ -199,6 +199,16 @@ impl<S: TrackedSpace> Engine<S> {
         Ok(spaces.collect())
     }
 
+    /// The scan with which the next round begins while the workload runs, by itself, for whoever decides whether there is to be one: how many
+    /// bytes the target does not have as they are.
+    ///
+    /// # Errors
+    /// As [`Self::round`].
+    pub fn scan_ahead(&mut self) -> Result<u64, RoundError> {
+        self.ahead = Some((self.look(When::Running)?, false));
+        Ok(self.pending_bytes())
+    }
+
     /// The scan with which [`Self::still_round`] begins, or the last round, by itself: for whoever waits for what it finds, and not for the
     /// pages.
     ///
@@ -209,7 +219,7 @@ impl<S: TrackedSpace> Engine<S> {
         if scan.is_err() {
             self.still.clear();
         }
-        self.ahead = Some(scan?);
+        self.ahead = Some((scan?, true));
         Ok(())
     }
 
@@ -317,11 +327,11 @@ impl<S: TrackedSpace> Engine<S> {
     ) -> Result<(Round, BTreeMap<SpaceId, RangeSet>), RoundError> {
         let last = matches!(when, When::Stopped(_));
         let settled = last && !self.still.is_empty();
-        let ahead = self.ahead.take().filter(|_| !matches!(when, When::Running));
-        let Scan { begin, since_scan_us, dirty_bytes, scan_us } = match ahead {
-            Some(scan) if last => scan.and(&self.look(when)?),
-            Some(scan) => scan,
-            None => self.look(when)?,
+        let running = matches!(when, When::Running);
+        let Scan { begin, since_scan_us, dirty_bytes, scan_us } = match self.ahead.take() {
+            Some((scan, still)) if still != running && last => scan.and(&self.look(when)?),
+            Some((scan, still)) if still != running => scan,
+            _ => self.look(when)?,
         };
         let mut round = Round { number: self.rounds, last, dirty_bytes, scan_us, ..Round::default() };
         let mut delivered = Vec::with_capacity(self.spaces.len());

@@ -44,11 +44,13 @@ impl Absent {
     /// `ranges` of `space`, missing where they were.
     #[must_use]
     pub fn new(space: SpaceId, ranges: &[Range]) -> Self {
-        let mut absent = Self::default();
-        for range in ranges {
-            absent.insert(Piece { at: *range, space, from: range.start });
+        // Of what ascends a tree is made at once, which may be done in a pause for hundreds of thousands of pieces.
+        let pieces = ranges.iter().filter(|range| range.len > 0);
+        Self {
+            pieces: pieces.map(|range| (range.start, (range.len, space, range.start))).collect(),
+            bytes: ranges.iter().map(|range| range.len).sum(),
+            displaced: false,
         }
-        absent
     }
 
     /// Whether it waits for nothing.

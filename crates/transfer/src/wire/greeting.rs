@@ -12,11 +12,12 @@ use std::io::{self, Read, Write};
 /// First bytes of a connection, both ways.
 pub const MAGIC: [u8; 8] = *b"FERRY\r\n\x1a";
 
-/// Oldest version that this build speaks. 1 had another hash over pages that follow, and set nothing aside.
-pub const VERSION_MIN: u32 = 2;
+/// Oldest version that this build speaks. 1 had another hash over pages that follow, and set nothing aside; 2
+/// said sets of pages in arrays.
+pub const VERSION_MIN: u32 = 3;
 
 /// Newest version that this build speaks.
-pub const VERSION_MAX: u32 = 2;
+pub const VERSION_MAX: u32 = 3;
 
 /// Longest greeting, bytes.
 const GREETING_BYTES_MAX: usize = 4096;

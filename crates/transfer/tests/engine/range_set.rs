@@ -5,9 +5,13 @@ use ferry_transfer::space::Range;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
+/// A few near each other, or very many.
 fn any_ranges() -> impl Strategy<Value = Vec<Range>> {
-    let range = (0..60_u64, 0..8_u64).prop_map(|(start, len)| Range { start, len });
-    proptest::collection::vec(range, 0..12)
+    let of = |places: u64, count: usize| {
+        let range = (0..places, 0..8_u64).prop_map(|(start, len)| Range { start, len });
+        proptest::collection::vec(range, 0..count)
+    };
+    prop_oneof![3 => of(60, 12), 1 => of(4000, 12), 2 => of(4000, 600)]
 }
 
 fn pages(ranges: &[Range]) -> BTreeSet<u64> {

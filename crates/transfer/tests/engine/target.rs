@@ -34,6 +34,11 @@ impl Target {
         self.0.lock().unwrap().refused
     }
 
+    /// Whether something was filled here.
+    pub fn holds(&self, space: SpaceId, address: u64) -> bool {
+        self.0.lock().unwrap().pages.contains_key(&(space.0, address / PAGE_SIZE))
+    }
+
     /// Maps what `draft` says. What was kept of each space: all that is the same as before, or nothing if it has to be built anew.
     pub fn reconcile(&self, draft: Draft, anew: bool) -> BTreeMap<SpaceId, RangeSet> {
         let mut filled = self.0.lock().unwrap();

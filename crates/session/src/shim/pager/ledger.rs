@@ -5,6 +5,7 @@
 
 use super::standing::Standing;
 use ferry_sys::userfaultfd::{EventLog, What};
+use ferry_transfer::access::Missing;
 use ferry_transfer::pager::{Absent, Piece};
 use ferry_transfer::space::{Range, SpaceId};
 use ferry_transfer::wire::demand::{Delivered, PageSum};
@@ -48,9 +49,39 @@ struct Snapshot {
 struct Resident {
     #[n(0)]
     fd: i32,
-    /// Where they are missing, bytes, their space, their address there.
+    /// Of pages that are missing elsewhere than where they come from: where, bytes, their space, their address there.
     #[n(1)]
     pieces: Vec<(u64, u64, SpaceId, u64)>,
+    /// The others. An older Ferry named all of them above.
+    #[n(2)]
+    in_place: Option<Vec<Missing>>,
+}
+
+impl Resident {
+    fn of(fd: i32, absent: &Absent) -> Self {
+        let (mut pieces, mut in_place) = (Vec::new(), Vec::<Missing>::new());
+        for Piece { at, space, from } in absent.pieces() {
+            if at.start != from {
+                pieces.push((at.start, at.len, space, from));
+                continue;
+            }
+            match in_place.last_mut().filter(|last| last.space == space) {
+                Some(last) => last.ranges.push(at),
+                None => in_place.push(Missing { space, ranges: vec![at] }),
+            }
+        }
+        Self { fd, pieces, in_place: Some(in_place) }
+    }
+
+    fn absent(self) -> Absent {
+        let elsewhere = self.pieces.into_iter();
+        let elsewhere =
+            elsewhere.map(|(start, len, space, from)| Piece { at: Range { start, len }, space, from });
+        let in_place = self.in_place.into_iter().flatten().flat_map(|Missing { space, ranges }| {
+            ranges.into_iter().map(move |at| Piece { at, space, from: at.start })
+        });
+        in_place.chain(elsewhere).collect()
+    }
 }
 
 impl Ledger {
@@ -80,13 +111,8 @@ impl Ledger {
 
     /// Writes down what all events so far have come to.
     pub(super) fn write(&self, known: &Known) -> io::Result<()> {
-        let piece = |piece: Piece| (piece.at.start, piece.at.len, piece.space, piece.from);
         let snapshot = Snapshot {
-            residents: known
-                .residents
-                .iter()
-                .map(|(fd, absent)| Resident { fd: *fd, pieces: absent.pieces().map(piece).collect() })
-                .collect(),
+            residents: known.residents.iter().map(|(fd, absent)| Resident::of(*fd, absent)).collect(),
             delivered: known
                 .delivered
                 .pages
@@ -110,13 +136,8 @@ impl Ledger {
         file.read_exact_at(&mut bytes, 0)?;
         let snapshot: Snapshot = minicbor::decode(&bytes)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("What the pager knew: {e}")))?;
-        let piece = |(start, len, space, from)| Piece { at: Range { start, len }, space, from };
         let mut known = Known {
-            residents: snapshot
-                .residents
-                .into_iter()
-                .map(|each| (each.fd, each.pieces.into_iter().map(piece).collect()))
-                .collect(),
+            residents: snapshot.residents.into_iter().map(|each| (each.fd, each.absent())).collect(),
             delivered: Delivered {
                 pages: snapshot
                     .delivered
