@@ -140,9 +140,10 @@ pub fn carry_by(method: &str, from: &Host, to: &Host) -> Verdict {
         if moving.has_ended() || Instant::now() > deadline {
             let _ = std::fs::remove_file(&armed);
             return Err(format!(
-                "the move did not come to its resume: {}{}{}{}",
+                "the move did not come to its resume: {}{}{}{}{}",
                 moving.stdout(),
                 moving.stderr(),
+                try_ferry(from, &["logs", NAME])?.stdout,
                 shim_logs(from),
                 shim_logs(to)
             ));

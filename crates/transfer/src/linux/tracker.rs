@@ -26,6 +26,10 @@ use ferry_sys::userfaultfd::WriteTracker;
 use std::io;
 use std::os::fd::OwnedFd;
 
+/// Where mappings may begin and end: less is refused by the kernel (its smallest address for them is this one unless somebody has set another).
+const FIRST: u64 = 0x1_0000;
+const LAST: u64 = 0x7fff_ffff_f000;
+
 /// First address that belongs to the kernel: what the mappings list there (`[vsyscall]`) is not memory of the task.
 const KERNEL: u64 = 1 << 63;
 
@@ -185,12 +189,18 @@ impl TaskTracker {
     fn track(&self, mappings: &[Mapping], loose: &RangeSet) -> io::Result<(RangeSet, Vec<Untracked>)> {
         let (mut fresh, mut untracked) = (Vec::new(), Vec::new());
         let mut rest = loose.ranges();
-        for mapping in mappings.iter().filter(|mapping| !mapping.shared) {
+        for (at, mapping) in mappings.iter().enumerate().filter(|(_, mapping)| !mapping.shared) {
             rest = &rest[rest.partition_point(|range| range.end() <= mapping.start)..];
             if rest.first().is_none_or(|range| range.start >= mapping.end) {
                 continue;
             }
-            match self.tracker.track(mapping.start, mapping.end - mapping.start) {
+            let Range { start, len } = with_gaps(mappings, at);
+            let tracked = self.tracker.track(start, len).or_else(|error| match gone(&error) {
+                true => Err(error),
+                // What has come there meanwhile cannot be tracked.
+                false => self.tracker.track(mapping.start, mapping.end - mapping.start),
+            });
+            match tracked {
                 Ok(()) => fresh.push(whole(mapping)),
                 Err(error) if gone(&error) => return Err(TrackError::Gone { pid: self.pid }.into()),
                 Err(error) => untracked.push(Untracked {
@@ -206,6 +216,16 @@ impl TaskTracker {
         }
         Ok((RangeSet::new(fresh), untracked))
     }
+}
+
+/// A mapping with the gaps around it. The list is read before anything is done by it, and the task goes on meanwhile: what it maps anew in the
+/// place of one that has gone may be larger. The border of what is tracked would cut that in two, and its `mremap` would fail; in a gap
+/// there is nothing to be cut.
+fn with_gaps(mappings: &[Mapping], at: usize) -> Range {
+    let Mapping { start, end, .. } = mappings[at];
+    let start = at.checked_sub(1).map_or(FIRST, |before| mappings[before].end).min(start);
+    let end = mappings.get(at + 1).map_or(LAST, |behind| behind.start).max(end);
+    Range { start, len: end - start }
 }
 
 impl TrackedSpace for TaskTracker {
@@ -246,9 +266,13 @@ impl TrackedSpace for TaskTracker {
     fn disarm(&mut self) -> io::Result<()> {
         self.all = true;
         let Ok(mappings) = mappings_of(self.pid) else { return Ok(()) };
-        for mapping in mappings.iter().filter(|mapping| !mapping.shared || self.shared.have(mapping)) {
+        let ours = |mapping: &Mapping| !mapping.shared || self.shared.have(mapping);
+        for (at, mapping) in mappings.iter().enumerate().filter(|(_, mapping)| ours(mapping)) {
+            let Range { start, len } = with_gaps(&mappings, at);
             // One that is not tracked, or is gone by now, is refused: what counts is what is left, below.
-            let _ = self.tracker.untrack(mapping.start, mapping.end - mapping.start);
+            if self.tracker.untrack(start, len).is_err() {
+                let _ = self.tracker.untrack(mapping.start, mapping.end - mapping.start);
+            }
         }
         let end = mappings.last().map_or(0, |mapping| mapping.end);
         let left = Pagemap::open(self.pid)?.scan(0, end, &Query::PRIVATE_CONTENT)?;
@@ -313,5 +337,24 @@ fn name(mapping: &Mapping) -> String {
         format!("{start:#x}-{end:#x}")
     } else {
         format!("{} at {start:#x}-{end:#x}", String::from_utf8_lossy(&mapping.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_tracked_reaches_over_gaps_to_its_neighbours() {
+        let mapping = |start, end| Mapping { start, end, ..Mapping::default() };
+        let all =
+            [mapping(0x40_0000, 0x50_0000), mapping(0x50_0000, 0x60_0000), mapping(0x90_0000, 0xa0_0000)];
+        let reach = |at| with_gaps(&all, at);
+        assert_eq!(reach(0), Range { start: FIRST, len: 0x50_0000 - FIRST });
+        assert_eq!(reach(1), Range { start: 0x50_0000, len: 0x40_0000 });
+        assert_eq!(reach(2), Range { start: 0x60_0000, len: LAST - 0x60_0000 });
+        // Where the kernel lets a program map more than others.
+        let odd = [mapping(0x1000, 0x2000), mapping(LAST, LAST + 0x1000)];
+        assert_eq!((with_gaps(&odd, 0).start, with_gaps(&odd, 1).end()), (0x1000, LAST + 0x1000));
     }
 }
