@@ -48,12 +48,7 @@ pub fn draw(story: &Story) -> String {
             [from, y, to - from, BAR],
             &format!("{name}: {took}, from {}", span_us(phase.begin_us)),
         );
-        // Behind the bar, or before it where there is no room.
-        if to.max(from + 1.5) + 70.0 < RIGHT {
-            drawing.text("", to.max(from + 1.5) + 6.0, y + 11.0, took);
-        } else {
-            drawing.text("end", from - 6.0, y + 11.0, took);
-        }
+        beside(&mut drawing, [from, to], y, &took);
         y += ROW;
     }
     if with_rounds {
@@ -152,13 +147,7 @@ fn magnified(drawing: &mut Drawing, story: &Story, pause: &Pause, top: f64) -> f
         let took = span_us(us);
         drawing.text("end", LEFT - 12.0, y + 11.0, name);
         drawing.bar(class, [begin, y, end - begin, BAR], &format!("{name}: {took}"));
-        if end + 70.0 < RIGHT {
-            drawing.text("", end.max(begin + 1.5) + 6.0, y + 11.0, took);
-        } else if begin - 70.0 > LEFT {
-            drawing.text("end", begin - 6.0, y + 11.0, took);
-        } else {
-            drawing.text("on", begin + 8.0, y + 10.5, took);
-        }
+        beside(drawing, [begin, end], y, &took);
         y += ROW;
     };
     row("stood still", "still-soft edge", 0, pause.us());
@@ -169,6 +158,18 @@ fn magnified(drawing: &mut Drawing, story: &Story, pause: &Pause, top: f64) -> f
         row("a client waited", "outside", 0, outage);
     }
     bottom + 10.0
+}
+
+/// How long a bar took: behind it, or before it, or where it fills the picture, on it.
+fn beside(drawing: &mut Drawing, [begin, end]: [f64; 2], y: f64, took: &str) {
+    let end = end.max(begin + 1.5);
+    if end + 70.0 < RIGHT {
+        drawing.text("", end + 6.0, y + 11.0, took);
+    } else if begin - 70.0 > LEFT {
+        drawing.text("end", begin - 6.0, y + 11.0, took);
+    } else {
+        drawing.text("on", begin + 8.0, y + 10.5, took);
+    }
 }
 
 fn span(us: f64) -> String {
@@ -213,6 +214,19 @@ fn describe(story: &Story) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_long_a_bar_took_stands_where_there_is_room() {
+        let label = |begin, end| {
+            let mut drawing = Drawing::default();
+            beside(&mut drawing, [begin, end], 0.0, "20.31 s");
+            drawing.finish("x", 20.0, "", "")
+        };
+        assert!(label(LEFT, LEFT + 50.0).contains(r#"class="" x="218.00""#));
+        assert!(label(RIGHT - 5.0, RIGHT).contains(r#"class="end" x="949.00""#));
+        // Not over the name of its row.
+        assert!(label(LEFT + 5.0, RIGHT).contains(r#"class="on" x="175.00""#));
+    }
 
     #[test]
     fn ticks_of_bytes_are_few_and_round() {
