@@ -152,7 +152,10 @@ pub(super) fn empty(puppets: &mut Puppets, missing: &[Missing]) -> Result<(), Er
     for each in missing {
         let pid = whose(puppets, each.space)?;
         let wanted = RangeSet::new(each.ranges.clone());
-        let wanted = puppets.given.get(&each.space).map_or(wanted.clone(), |given| wanted.difference(given));
+        let wanted = match puppets.given.get(&each.space) {
+            Some(given) => wanted.difference(given),
+            None => wanted,
+        };
         let family = &mut puppets.family;
         if wanted.ranges().len() <= UNSEEN_MAX {
             give_back(family, pid, &wanted)?;

@@ -115,9 +115,10 @@ impl SourceRole {
             return Err(Error::new(Kind::Unable, "Its memory is in too many pieces to follow later")
                 .hint("--method pre-copy"));
         }
-        hashes.push(self.bulk(Bulk::Missing, |to| to.write_all(&bytes))?);
+        let hash = self.bulk(Bulk::Missing, |to| to.write_all(&bytes))?;
+        hashes.push(hash);
         let Left { missing, places } = left;
-        let missing = (missing, Hash::of(&bytes));
+        let missing = (missing, hash);
         let serving = Serving::begin(ways, &self.directory, &places, missing, bandwidth_bytes_per_s_max)?;
         self.serving = Some(serving);
         Ok(())

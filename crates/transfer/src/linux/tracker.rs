@@ -22,13 +22,12 @@ use crate::engine::{Found, RangeSet, TrackedSpace, Untracked};
 use crate::space::{Range, SpaceId};
 use ferry_sys::pagemap::{self, IS_TRACKED, Pagemap, Part, Query, Region};
 use ferry_sys::proc::{self, maps::Mapping};
-use ferry_sys::userfaultfd::WriteTracker;
+use ferry_sys::userfaultfd::{FIRST, LENGTH, WriteTracker};
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Where mappings may begin and end: less is refused by the kernel (its smallest address for them is this one unless somebody has set another).
-const FIRST: u64 = 0x1_0000;
-const LAST: u64 = 0x7fff_ffff_f000;
+/// Where the addresses of a task end that may be named.
+const LAST: u64 = FIRST + LENGTH;
 
 /// First address that belongs to the kernel: what the mappings list there (`[vsyscall]`) is not memory of the task.
 const KERNEL: u64 = 1 << 63;
